@@ -1,0 +1,42 @@
+// Contract: what the machine needs from its host. Everything below src/host and src/cli reaches the operating system (or,
+// one day, bare metal) through this table only; tests substitute a fake.
+#ifndef POGO_CORE_HOST_H
+#define POGO_CORE_HOST_H
+
+#include "pogo/types.h"
+
+enum host_log { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_INT, LOG_CPU, LOG_MMU, LOG_IO, LOG_ASM, LOG_UNIMP, LOG_GUEST_ERROR, LOG_COUNT };
+
+struct host_ops {
+    // Zeroed, page-aligned memory that stays until mem_free; NULL when there is none. `size` in bytes. Only called while a
+    // machine is built. `name` is for /proc and messages.
+    void *(*mem_alloc)(void *host, const char *name, u64 size);
+    void (*mem_free)(void *host, void *p, u64 size);
+    // Monotonic time in nanoseconds, and the host's time-stamp counter.
+    u64 (*now_ns)(void *host);
+    u64 (*tsc)(void *host);
+    // UTC in nanoseconds since 1970.
+    i64 (*wall_ns)(void *host);
+    // Block the calling vCPU's thread until host_ops.wake(vcpu_id) or `deadline_ns` (monotonic; ~0: none).
+    void (*wait)(void *host, u32 vcpu_id, u64 deadline_ns);
+    void (*wake)(void *host, u32 vcpu_id);
+    // A line for the log category; formatted text without newline. `log_mask` bit n enables category n.
+    void (*log)(void *host, enum host_log category, const char *text);
+};
+
+struct host {
+    const struct host_ops *ops;
+    void *self;    // first argument of every operation
+    u32 log_mask;  // bits 1 << enum host_log
+    u64 tsc_hz;    // frequency of ops->tsc
+};
+
+static inline bool host_logs(const struct host *h, enum host_log category)
+{
+    return (h->log_mask >> category) & 1;
+}
+
+// Format and log. Freestanding: understands %s %c %d %u %x with l, ll, 0 and width only. Dropped unless the category is on.
+void host_logf(const struct host *h, enum host_log category, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+#endif

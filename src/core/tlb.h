@@ -1,0 +1,102 @@
+// The software TLB.
+//
+// One direct-mapped table per *view* (privilege of the access) and *context* (PCID). A tag match proves everything a fast
+// path needs: the page is mapped, the access permitted for that view, it is plain RAM, and for writes also that the guest's
+// dirty bit and our dirty flag are set and no engine holds code from it. Everything else takes the slow path (mmu.h).
+//
+// The probe is `off = a - tag; if (off <= 4096 - size) host = off + page`: one compare for hit, permission and page
+// crossing. An invalid tag is TLB_INVALID, which no canonical address comes within 4096 bytes above.
+#ifndef POGO_CORE_TLB_H
+#define POGO_CORE_TLB_H
+
+#include "pogo/types.h"
+
+#define TLB_BITS 9
+#define TLB_ENTRIES (1u << TLB_BITS)
+#define TLB_CONTEXTS 4
+#define TLB_INVALID 0x8000000000000000ull // not canonical, and nothing canonical is within a page above it
+
+enum tlb_view { TLB_USER, TLB_SUPER, TLB_SUPER_AC, TLB_VIEW_COUNT }; // AC: SMAP lifted by EFLAGS.AC
+
+struct tlb_entry {
+    gva tag_r, tag_w, tag_x;
+    hva page; // host address of the page
+};
+
+struct tlb_meta {
+    gpa page;    // guest-physical page, for flushing by physical page
+    u8 global;   // survives CR3 loads
+    u8 large;    // from a large page: INVLPG of any address in it must find it
+};
+
+struct tlb_table {
+    struct tlb_entry e[TLB_ENTRIES];
+    struct tlb_meta meta[TLB_ENTRIES];
+};
+
+struct tlb_context {
+    u16 pcid;
+    bool used;
+    bool has_large;
+    u64 last_use;
+    struct tlb_table view[TLB_VIEW_COUNT];
+};
+
+struct tlb_stats {
+    u64 miss, fill, flush, flush_page, switch_hit, switch_miss;
+};
+
+struct tlb {
+    struct tlb_table *cur; // the current context's views: cur[enum tlb_view]
+    unsigned cur_ctx;
+    u64 use_clock;
+    struct tlb_stats stats;
+    struct tlb_context ctx[TLB_CONTEXTS];
+};
+
+static inline unsigned tlb_index(gva a)
+{
+    return (unsigned)(a >> 12) & (TLB_ENTRIES - 1);
+}
+
+// Host pointer for an access that lies within one page, or 0: take the slow path.
+static inline hva tlb_read(const struct tlb *t, enum tlb_view view, gva a, unsigned size)
+{
+    const struct tlb_entry *e = &t->cur[view].e[tlb_index(a)];
+    u64 off = a - e->tag_r;
+    return off <= 4096u - size ? e->page + off : 0;
+}
+
+static inline hva tlb_write(const struct tlb *t, enum tlb_view view, gva a, unsigned size)
+{
+    const struct tlb_entry *e = &t->cur[view].e[tlb_index(a)];
+    u64 off = a - e->tag_w;
+    return off <= 4096u - size ? e->page + off : 0;
+}
+
+static inline hva tlb_exec(const struct tlb *t, enum tlb_view view, gva a)
+{
+    const struct tlb_entry *e = &t->cur[view].e[tlb_index(a)];
+    u64 off = a - e->tag_x;
+    return off <= 4095u ? e->page + off : 0;
+}
+
+void tlb_init(struct tlb *t);
+// Everything, global entries and all contexts too.
+void tlb_flush_all(struct tlb *t);
+// Non-global entries of the current context (MOV CR3 without PCID).
+void tlb_flush_nonglobal(struct tlb *t);
+// One linear page of the current context, and global entries for it of every context (INVLPG).
+void tlb_flush_gva(struct tlb *t, gva a);
+// Entries of one PCID: one address, or all non-global ones (INVPCID types 0 and 1).
+void tlb_flush_pcid_gva(struct tlb *t, u16 pcid, gva a);
+void tlb_flush_pcid(struct tlb *t, u16 pcid);
+// All contexts but global entries (INVPCID type 3).
+void tlb_flush_all_nonglobal(struct tlb *t);
+// Make `pcid` current, keeping what its context still holds (MOV CR3 with bit 63 set) or flushing it.
+void tlb_switch_pcid(struct tlb *t, u16 pcid, bool flush);
+// Drop write permission (code was taken from the page, or its dirty flag was cleared) or everything for a physical page.
+void tlb_protect_gpa(struct tlb *t, gpa page);
+void tlb_flush_gpa(struct tlb *t, gpa page);
+
+#endif
