@@ -1,0 +1,48 @@
+// Contract: an execution engine.
+//
+// Between calls the architectural state belongs to vcpu.cpu; while run() is on the stack the engine may keep any part of it
+// elsewhere (host registers, a KVM vcpu). pull_state() makes vcpu.cpu complete, push_state() tells the engine that somebody
+// changed it. Every engine can stop at any instruction boundary, and any other can go on from there.
+#ifndef POGO_CORE_ENGINE_H
+#define POGO_CORE_ENGINE_H
+
+#include "core/vcpu.h"
+
+enum vm_exit_reason {
+    VM_EXIT_BUDGET,   // the instruction budget is used up
+    VM_EXIT_KICK,     // VCPU_REQ_EXIT was set
+    VM_EXIT_HALT,     // HLT with interrupts enabled or not: nothing to do until a request arrives
+    VM_EXIT_SHUTDOWN, // triple fault. SDM 3A 6.15, "Interrupt 8"
+    VM_EXIT_RESET,    // the guest asked for a reset (keyboard controller, port 92, reset register)
+    VM_EXIT_POWEROFF, // the guest asked to be switched off; `code` is the exit status
+    VM_EXIT_DEBUG,    // a breakpoint of the debugger (not the guest's)
+    VM_EXIT_ERROR,    // the engine cannot go on; `message` says why
+    VM_EXIT_COUNT
+};
+
+struct vm_exit {
+    enum vm_exit_reason reason;
+    int code;
+    const char *message; // static or owned by the engine until the next run()
+};
+
+#define ENGINE_NO_BUDGET (~0ull)
+
+struct engine_ops {
+    const char *name;
+    // 0 when usable here; else a negative errno, and *why says what is missing and what to do about it.
+    int (*probe)(const char **why);
+    int (*vcpu_create)(struct vcpu *v);
+    // Run at most `budget` instructions (retired or faulting).
+    struct vm_exit (*run)(struct vcpu *v, u64 budget);
+    void (*pull_state)(struct vcpu *v);
+    void (*push_state)(struct vcpu *v);
+    // Code in [base, base+len) changed or went away: forget what was derived from it.
+    void (*invalidate)(struct vcpu *v, gpa base, u64 len);
+    // Make a run() in another thread return soon. Async-signal-safe.
+    void (*kick)(struct vcpu *v);
+    void (*stats)(struct vcpu *v, char *buf, size_t size);
+    void (*vcpu_destroy)(struct vcpu *v);
+};
+
+#endif

@@ -1,0 +1,67 @@
+// Address translation: the page walk of SDM 3A chapter 4 (32-bit, PSE, PAE, 4-level) and access to linear memory on top of
+// the software TLB. Nothing here raises an exception itself: a fault comes back as a struct mmu_fault for the engine to
+// deliver.
+#ifndef POGO_CORE_MMU_H
+#define POGO_CORE_MMU_H
+
+#include "core/vcpu.h"
+
+enum mmu_access { MMU_READ, MMU_WRITE, MMU_EXEC };
+
+// Page-fault information, as it will be pushed and put into CR2.
+struct mmu_fault {
+    gva addr;
+    u32 error; // X86_PF_*
+};
+
+struct mmu_page {
+    gpa addr;      // of the byte asked for
+    u64 page_size; // 4 KiB, 2 MiB, 4 MiB or 1 GiB
+    bool global;
+    u64 prot;      // X86_PTE_W | X86_PTE_U | X86_PTE_NX, combined over all levels
+    bool dirty;    // the leaf's D bit is now set
+};
+
+// Current view of ordinary data accesses: by CPL and EFLAGS.AC.
+static inline enum tlb_view mmu_view(const struct cpu *c)
+{
+    if (c->cpl == 3)
+        return TLB_USER;
+    return c->rflags & X86_FL_AC ? TLB_SUPER_AC : TLB_SUPER;
+}
+
+// Walk the guest's tables for one access; sets accessed and (for writes) dirty bits atomically in guest memory. Returns true
+// and *page, or false and *fault. Without paging the address is physical. Does not consult or fill the TLB. `a` is canonical in
+// 64-bit mode (engines check that before: it is a segmentation-level fault).
+bool mmu_walk(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view, struct mmu_page *page,
+              struct mmu_fault *fault);
+// The same without side effects and for the debugger: no A/D updates, no permission checks.
+bool mmu_peek(const struct vcpu *v, gva a, gpa *out);
+
+// Slow path of a TLB probe: walk, fill the TLB where the page is plain RAM, and give the host address of `a` or 0 with *gpa
+// set (MMIO, ROM write, hole: use mem_load/mem_store). Returns false with *fault on a page fault.
+bool mmu_fill(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view, hva *host, gpa *phys,
+              struct mmu_fault *fault);
+
+// Linear access of 1, 2, 4 or 8 bytes (may cross a page; then both pages are checked before anything is written, and a fault
+// names the first faulting byte in the page that faults). Returns false with *fault set.
+bool mmu_load(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 *val, struct mmu_fault *fault);
+bool mmu_store(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 val, struct mmu_fault *fault);
+// Any length up to a page: all pages are checked before the first byte moves.
+bool mmu_read_buf(struct vcpu *v, gva a, void *buf, unsigned len, enum tlb_view view, struct mmu_fault *fault);
+bool mmu_write_buf(struct vcpu *v, gva a, const void *buf, unsigned len, enum tlb_view view, struct mmu_fault *fault);
+// Check that [a, a+len) can be accessed, as a real access would fault, without moving data (sets A/D bits as an access would).
+bool mmu_probe(struct vcpu *v, gva a, unsigned len, enum mmu_access access, enum tlb_view view, struct mmu_fault *fault);
+
+// Tell the MMU that a control register changed; flushes what the manuals say. `old` and `new` values of CR0, CR4, EFER;
+// CR3 with its bit 63.
+void mmu_cr0_changed(struct vcpu *v, u64 old);
+void mmu_cr4_changed(struct vcpu *v, u64 old);
+void mmu_efer_changed(struct vcpu *v, u64 old);
+void mmu_cr3_loaded(struct vcpu *v, bool noflush);
+void mmu_a20_changed(struct vcpu *v);
+// Load the four PDPTEs from CR3 (PAE without long mode). Returns false when a present one has reserved bits set: #GP(0), state
+// unchanged. SDM 3A 4.4.1.
+bool mmu_load_pdptes(struct vcpu *v, u64 cr3);
+
+#endif

@@ -1,0 +1,57 @@
+// A virtual processor at work: its architectural state plus what the machine needs to run it (TLB, requests from other
+// threads, links). Engines attach their own state through `engine_state`.
+#ifndef POGO_CORE_VCPU_H
+#define POGO_CORE_VCPU_H
+
+#include <stdatomic.h>
+
+#include "core/cpu.h"
+#include "core/tlb.h"
+
+struct machine;
+struct engine_ops;
+struct cpu_model;
+
+// Bits of vcpu.request: set by any thread (atomic OR), looked at by the engine at instruction boundaries (interp) or at
+// block ends and back edges (bt). Level-like bits stay until the cause goes away; others are cleared by the taker.
+#define VCPU_REQ_INTR 0x01u  // INTR is asserted (level): intc.ack() will give a vector
+#define VCPU_REQ_NMI 0x02u   // edge
+#define VCPU_REQ_SMI 0x04u
+#define VCPU_REQ_INIT 0x08u
+#define VCPU_REQ_SIPI 0x10u
+#define VCPU_REQ_TIMER 0x20u // the machine's clock has a timer due
+#define VCPU_REQ_EXIT 0x40u  // leave engine_ops.run() with VM_EXIT_KICK
+#define VCPU_REQ_TLB 0x80u   // tlb work queued by another vCPU
+#define VCPU_REQ_RESET 0x100u
+
+// The interrupt controller as the processor sees it (PIC, later LAPIC).
+struct vcpu_intc {
+    int (*ack)(void *intc); // acknowledge: vector 0..255, or -1 when the line went away
+    void *intc;
+};
+
+struct vcpu {
+    struct cpu cpu; // first: hot
+    _Atomic u32 request;
+    u32 id;
+    struct machine *machine;
+    const struct cpu_model *model;
+    u64 insns; // instructions retired; faulting ones do not count, each REP iteration batch counts once
+    struct vcpu_intc intc;
+    u8 sipi_vector;
+    const struct engine_ops *engine;
+    void *engine_state;
+    struct tlb tlb;
+};
+
+static inline void vcpu_request(struct vcpu *v, u32 bits)
+{
+    atomic_fetch_or_explicit(&v->request, bits, memory_order_release);
+}
+
+static inline void vcpu_request_clear(struct vcpu *v, u32 bits)
+{
+    atomic_fetch_and_explicit(&v->request, ~bits, memory_order_acq_rel);
+}
+
+#endif
