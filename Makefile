@@ -8,8 +8,12 @@ CC ?= gcc
 HOSTCC ?= $(CC)
 PREFIX ?= /usr/local
 
-ifeq ($(filter $(MODE),rel dbg asan ubsan),)
-$(error MODE=$(MODE): must be one of rel dbg asan ubsan)
+ifeq ($(filter $(MODE),rel dbg asan ubsan fuzz),)
+$(error MODE=$(MODE): must be one of rel dbg asan ubsan fuzz)
+endif
+ifeq ($(MODE),fuzz)
+CC := clang
+HOSTCC := gcc
 endif
 
 B := $(if $(filter rel,$(MODE)),build,build-$(MODE))
@@ -19,6 +23,8 @@ CFLAGS_rel := -O2 -g -DNDEBUG
 CFLAGS_dbg := -Og -g3
 CFLAGS_asan := -O1 -g -fsanitize=address -fno-omit-frame-pointer
 CFLAGS_ubsan := -O1 -g -fsanitize=undefined -fno-sanitize-recover=all
+CFLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+LDFLAGS_fuzz := -fsanitize=address,undefined
 LDFLAGS_asan := -fsanitize=address
 LDFLAGS_ubsan := -fsanitize=undefined
 CPPFLAGS := -Iinclude -Isrc -I$(B)/gen -D_GNU_SOURCE
@@ -41,13 +47,17 @@ POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
 UNIT_TESTS :=
+# Every other program or image that tests/suite refers to: built before `make check` runs it.
+CHECK_BUILDS :=
+# libFuzzer targets: tests/fuzz/NAME.c.
+FUZZ_TESTS :=
 
 GEN := $(B)/gen/isa_gen.h
 
 # --- rules -------------------------------------------------------------------------------------------------------------
 
 .PHONY: all
-all: $(B)/pogo
+all: $(B)/pogo ## build the program (the default)
 
 $(B)/pogo: $(POGO_OBJS) $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
@@ -70,8 +80,75 @@ $(B)/tests/%.o: tests/%.c | $(GEN)
 $(addprefix $(B)/tests/,$(UNIT_TESTS)): $(B)/tests/%: $(B)/tests/%.o $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka -lZydis
 
-.PHONY: clean
-clean:
-	rm -rf build build-dbg build-asan build-ubsan
+$(addprefix $(B)/tests/fuzz/,$(FUZZ_TESTS)): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libpogo.a
+	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ -lZydis
+
+# --- targets for people ------------------------------------------------------------------------------------------------
+#
+# A target that needs more than gcc and make calls tools/setup.sh first, and then make again: the packages must be there
+# before anything is compiled, also under -j.
+
+.PHONY: run check check-long fuzz bench format format-check install clean help
+.PHONY: run-built check-built check-long-built fuzz-built bench-built
+
+run: ## boot the demonstration guest (ARGS: more options for pogo run)
+	@tools/setup.sh run
+	@$(MAKE) --no-print-directory run-built
+
+run-built: $(B)/pogo $(B)/guests/hello.elf
+	$(B)/pogo run -kernel $(B)/guests/hello.elf -nographic -device isa-debug-exit $(ARGS)
+
+check: ## run the tests (T=NAME: only rows of tests/suite that start with NAME; MODE=asan, ubsan, dbg)
+	@tools/setup.sh check
+	@$(MAKE) --no-print-directory check-built
+
+check-built: all $(addprefix $(B)/tests/,$(UNIT_TESTS)) $(CHECK_BUILDS)
+	@tests/run.sh $(B) $(MODE) check $(T)
+
+check-long: ## the long tests: whole decoder space, long oracle runs, guests under QEMU
+	@tools/setup.sh check-long
+	@$(MAKE) --no-print-directory check-long-built
+
+check-long-built: all $(addprefix $(B)/tests/,$(UNIT_TESTS)) $(CHECK_BUILDS)
+	@tests/run.sh $(B) $(MODE) long $(T)
+
+FUZZ_SECONDS ?= 60
+fuzz: ## run every fuzz target for FUZZ_SECONDS (60) seconds
+	@tools/setup.sh fuzz
+	@$(MAKE) --no-print-directory MODE=fuzz fuzz-built
+
+fuzz-built: $(addprefix $(B)/tests/fuzz/,$(FUZZ_TESTS))
+	@for t in $(FUZZ_TESTS); do tests/fuzz/run.sh $(B)/tests/fuzz/$$t $(FUZZ_SECONDS) || exit 1; done
+
+bench: bench-core ## run the benchmarks
+.PHONY: bench-core
+bench-core:
+	@tools/setup.sh run
+	@$(MAKE) --no-print-directory bench-built
+
+# Each prints its own numbers.
+BENCH_PROGRAMS :=
+bench-built: all $(BENCH_PROGRAMS)
+	@for b in $(BENCH_PROGRAMS); do $$b || exit 1; done
+
+# Hand-made tables (*.def) keep the layout they have.
+FORMAT_FILES = $(shell find include src tests guests bench tools -name '*.[ch]' 2>/dev/null)
+format: ## lay out the C sources with clang-format
+	@tools/setup.sh format
+	clang-format -i $(FORMAT_FILES)
+
+format-check: ## fail when `make format` would change something
+	@tools/setup.sh format
+	@clang-format --dry-run --Werror $(FORMAT_FILES) && echo "format-check: $(words $(FORMAT_FILES)) files are laid out"
+
+install: $(B)/pogo ## copy the program to PREFIX/bin (/usr/local; DESTDIR is honoured)
+	install -D -m 755 $(B)/pogo $(DESTDIR)$(PREFIX)/bin/pogo
+
+clean: ## remove everything that was built
+	rm -rf build build-dbg build-asan build-ubsan build-fuzz
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@echo "  MODE=rel|dbg|asan|ubsan selects the build (build/, build-MODE/); -j2 builds in parallel"
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -36,7 +36,7 @@ struct x86_xsave {
     u16 fop;
     u64 fip, fdp; // FIP and FDP as in the 64-bit format; the 32-bit format's selectors are in fcs, fds of struct cpu
     u32 mxcsr, mxcsr_mask;
-    u8 st[8][16];      // ST0..ST7 (top of stack first), 10 bytes used each
+    u8 st[8][16]; // ST0..ST7 (top of stack first), 10 bytes used each
     u8 xmm[16][16];
     u8 rsvd1[96];
     u64 xstate_bv, xcomp_bv;
@@ -53,7 +53,7 @@ enum cpu_activity { CPU_RUNNING, CPU_HALTED, CPU_WAIT_SIPI, CPU_SHUTDOWN };
 // What has to happen before the next instruction; at most one. Set by whoever finds it, consumed by event delivery.
 enum cpu_event_type {
     CPU_EVENT_NONE,
-    CPU_EVENT_EXTERNAL,  // external interrupt, already acknowledged
+    CPU_EVENT_EXTERNAL, // external interrupt, already acknowledged
     CPU_EVENT_NMI,
     CPU_EVENT_EXCEPTION, // hardware exception (fault, trap or abort)
     CPU_EVENT_SOFT_INT,  // INT n
@@ -67,8 +67,8 @@ struct cpu_event {
     bool has_error;
     u8 insn_len; // soft events: length of the instruction, to compute the return address
     u32 error;
-    u64 cr2;    // page faults: the faulting linear address, loaded into CR2 at delivery
-    u32 dr6;    // debug exceptions: bits to merge into DR6 at delivery
+    u64 cr2; // page faults: the faulting linear address, loaded into CR2 at delivery
+    u32 dr6; // debug exceptions: bits to merge into DR6 at delivery
 };
 
 // Interrupt shadow. SDM 3A 6.8.3: one instruction after STI or after a load of SS.
@@ -101,8 +101,8 @@ struct cpu {
     u64 dr[4], dr6, dr7;
     u64 pdpte[4]; // PAE page-directory pointers, loaded by MOV CR3 and the like. SDM 3A 4.4.1
     u8 cpl;
-    u8 activity;     // enum cpu_activity
-    u8 shadow;       // CPU_SHADOW_*
+    u8 activity; // enum cpu_activity
+    u8 shadow;   // CPU_SHADOW_*
     bool nmi_blocked;
     bool nmi_pending; // one NMI is latched while blocked
     u16 fcs, fds;     // x87 instruction and data selectors, kept for the 16- and 32-bit formats

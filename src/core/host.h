@@ -5,7 +5,19 @@
 
 #include "pogo/types.h"
 
-enum host_log { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_INT, LOG_CPU, LOG_MMU, LOG_IO, LOG_ASM, LOG_UNIMP, LOG_GUEST_ERROR, LOG_COUNT };
+enum host_log {
+    LOG_ERROR,
+    LOG_WARN,
+    LOG_INFO,
+    LOG_INT,
+    LOG_CPU,
+    LOG_MMU,
+    LOG_IO,
+    LOG_ASM,
+    LOG_UNIMP,
+    LOG_GUEST_ERROR,
+    LOG_COUNT
+};
 
 struct host_ops {
     // Zeroed, page-aligned memory that stays until mem_free; NULL when there is none. `size` in bytes. Only called while a
@@ -26,9 +38,9 @@ struct host_ops {
 
 struct host {
     const struct host_ops *ops;
-    void *self;    // first argument of every operation
-    u32 log_mask;  // bits 1 << enum host_log
-    u64 tsc_hz;    // frequency of ops->tsc
+    void *self;   // first argument of every operation
+    u32 log_mask; // bits 1 << enum host_log
+    u64 tsc_hz;   // frequency of ops->tsc
 };
 
 static inline bool host_logs(const struct host *h, enum host_log category)
@@ -37,6 +49,7 @@ static inline bool host_logs(const struct host *h, enum host_log category)
 }
 
 // Format and log. Freestanding: understands %s %c %d %u %x with l, ll, 0 and width only. Dropped unless the category is on.
-void host_logf(const struct host *h, enum host_log category, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void host_logf(const struct host *h, enum host_log category, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 #endif

@@ -25,8 +25,8 @@ struct mem_region {
     gpa base;
     u64 size;
     enum mem_kind kind;
-    u8 *host;               // RAM, ROM: first byte
-    _Atomic u8 *page_flags; // RAM, ROM: flags of the first page
+    u8 *host;                  // RAM, ROM: first byte
+    _Atomic u8 *page_flags;    // RAM, ROM: flags of the first page
     const struct dev_ops *ops; // MMIO
     void *dev;
     const char *name;

@@ -18,8 +18,8 @@ struct mmu_page {
     gpa addr;      // of the byte asked for
     u64 page_size; // 4 KiB, 2 MiB, 4 MiB or 1 GiB
     bool global;
-    u64 prot;      // X86_PTE_W | X86_PTE_U | X86_PTE_NX, combined over all levels
-    bool dirty;    // the leaf's D bit is now set
+    u64 prot;   // X86_PTE_W | X86_PTE_U | X86_PTE_NX, combined over all levels
+    bool dirty; // the leaf's D bit is now set
 };
 
 // Current view of ordinary data accesses: by CPL and EFLAGS.AC.
@@ -51,7 +51,8 @@ bool mmu_store(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 val
 bool mmu_read_buf(struct vcpu *v, gva a, void *buf, unsigned len, enum tlb_view view, struct mmu_fault *fault);
 bool mmu_write_buf(struct vcpu *v, gva a, const void *buf, unsigned len, enum tlb_view view, struct mmu_fault *fault);
 // Check that [a, a+len) can be accessed, as a real access would fault, without moving data (sets A/D bits as an access would).
-bool mmu_probe(struct vcpu *v, gva a, unsigned len, enum mmu_access access, enum tlb_view view, struct mmu_fault *fault);
+bool mmu_probe(struct vcpu *v, gva a, unsigned len, enum mmu_access access, enum tlb_view view,
+               struct mmu_fault *fault);
 
 // Tell the MMU that a control register changed; flushes what the manuals say. `old` and `new` values of CR0, CR4, EFER;
 // CR3 with its bit 63.

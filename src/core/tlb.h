@@ -24,9 +24,9 @@ struct tlb_entry {
 };
 
 struct tlb_meta {
-    gpa page;    // guest-physical page, for flushing by physical page
-    u8 global;   // survives CR3 loads
-    u8 large;    // from a large page: INVLPG of any address in it must find it
+    gpa page;  // guest-physical page, for flushing by physical page
+    u8 global; // survives CR3 loads
+    u8 large;  // from a large page: INVLPG of any address in it must find it
 };
 
 struct tlb_table {

@@ -14,8 +14,8 @@ struct cpu_model;
 
 // Bits of vcpu.request: set by any thread (atomic OR), looked at by the engine at instruction boundaries (interp) or at
 // block ends and back edges (bt). Level-like bits stay until the cause goes away; others are cleared by the taker.
-#define VCPU_REQ_INTR 0x01u  // INTR is asserted (level): intc.ack() will give a vector
-#define VCPU_REQ_NMI 0x02u   // edge
+#define VCPU_REQ_INTR 0x01u // INTR is asserted (level): intc.ack() will give a vector
+#define VCPU_REQ_NMI 0x02u  // edge
 #define VCPU_REQ_SMI 0x04u
 #define VCPU_REQ_INIT 0x08u
 #define VCPU_REQ_SIPI 0x10u

@@ -71,19 +71,19 @@ enum isa_encoding { ISA_ENC_LEGACY, ISA_ENC_VEX2, ISA_ENC_VEX3 };
 enum isa_map { ISA_MAP_1, ISA_MAP_0F, ISA_MAP_0F38, ISA_MAP_0F3A, ISA_MAP_COUNT };
 
 struct insn {
-    u16 form;   // enum isa_form
-    u16 op;     // enum isa_op
-    u8 len;     // bytes, 1..15
-    u8 mode;    // enum isa_mode
-    u8 opsize;  // effective operand size in bytes: 2, 4 or 8 (stack and near-branch defaults applied)
-    u8 adsize;  // effective address size in bytes: 2, 4 or 8
-    u8 prefix;  // ISA_PFX_*
-    u8 seg;     // segment of the memory or string-source operand: override or default
-    u8 rex;     // ISA_REX_*
-    u8 enc;     // enum isa_encoding
-    u8 map;     // enum isa_map
-    u8 opcode;  // last opcode byte; its low 4 bits are the condition of JCC, SETCC, CMOVCC
-    u8 modrm;   // raw byte where has_modrm
+    u16 form;  // enum isa_form
+    u16 op;    // enum isa_op
+    u8 len;    // bytes, 1..15
+    u8 mode;   // enum isa_mode
+    u8 opsize; // effective operand size in bytes: 2, 4 or 8 (stack and near-branch defaults applied)
+    u8 adsize; // effective address size in bytes: 2, 4 or 8
+    u8 prefix; // ISA_PFX_*
+    u8 seg;    // segment of the memory or string-source operand: override or default
+    u8 rex;    // ISA_REX_*
+    u8 enc;    // enum isa_encoding
+    u8 map;    // enum isa_map
+    u8 opcode; // last opcode byte; its low 4 bits are the condition of JCC, SETCC, CMOVCC
+    u8 modrm;  // raw byte where has_modrm
     u8 has_modrm;
     u8 opcode_off; // offsets into the instruction's bytes, for re-encoding: opcode byte (VEX: also the opcode) ...
     u8 modrm_off;  // ... ModRM byte ...
@@ -131,13 +131,13 @@ enum isa_class {
 #define ISA_ACC_W 2
 
 // Attributes of a form.
-#define ISA_ATTR_LOCK (1u << 0)    // LOCK allowed with a memory destination
-#define ISA_ATTR_REP (1u << 1)     // REP repeats it (INS, OUTS, MOVS, STOS, LODS)
-#define ISA_ATTR_REPCC (1u << 2)   // REPE/REPNE repeat it (CMPS, SCAS)
-#define ISA_ATTR_X87 (1u << 3)     // uses x87 state: #NM by CR0.EM/TS, waits for #MF unless NOWAIT
+#define ISA_ATTR_LOCK (1u << 0)       // LOCK allowed with a memory destination
+#define ISA_ATTR_REP (1u << 1)        // REP repeats it (INS, OUTS, MOVS, STOS, LODS)
+#define ISA_ATTR_REPCC (1u << 2)      // REPE/REPNE repeat it (CMPS, SCAS)
+#define ISA_ATTR_X87 (1u << 3)        // uses x87 state: #NM by CR0.EM/TS, waits for #MF unless NOWAIT
 #define ISA_ATTR_X87_NOWAIT (1u << 4) // FNxxx: does not check for pending x87 exceptions
-#define ISA_ATTR_MMX (1u << 5)     // uses MMX state: #UD by CR0.EM, #NM by TS, #MF pending
-#define ISA_ATTR_SSE (1u << 6)     // legacy SSE: #UD by CR0.EM or CR4.OSFXSR=0, #NM by TS
+#define ISA_ATTR_MMX (1u << 5)        // uses MMX state: #UD by CR0.EM, #NM by TS, #MF pending
+#define ISA_ATTR_SSE (1u << 6)        // legacy SSE: #UD by CR0.EM or CR4.OSFXSR=0, #NM by TS
 #define ISA_ATTR_AVX (1u << 7)     // VEX vector: #UD unless CR4.OSXSAVE and XCR0[2:1]=11, PE and not v8086; #NM by TS
 #define ISA_ATTR_VEX_GPR (1u << 8) // VEX on general registers (BMI): #UD in real and v8086 mode
 #define ISA_ATTR_FPEXC (1u << 9)   // can set MXCSR exception flags and raise #XM

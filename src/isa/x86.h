@@ -6,8 +6,22 @@
 
 // General registers in encoding order.
 enum x86_gpr {
-    X86_RAX, X86_RCX, X86_RDX, X86_RBX, X86_RSP, X86_RBP, X86_RSI, X86_RDI,
-    X86_R8, X86_R9, X86_R10, X86_R11, X86_R12, X86_R13, X86_R14, X86_R15,
+    X86_RAX,
+    X86_RCX,
+    X86_RDX,
+    X86_RBX,
+    X86_RSP,
+    X86_RBP,
+    X86_RSI,
+    X86_RDI,
+    X86_R8,
+    X86_R9,
+    X86_R10,
+    X86_R11,
+    X86_R12,
+    X86_R13,
+    X86_R14,
+    X86_R15,
     X86_GPR_COUNT
 };
 
@@ -98,20 +112,35 @@ enum x86_sreg { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_LDTR, X86_TR
 #define X86_DR6_BS 0x4000u
 #define X86_DR6_BT 0x8000u
 #define X86_DR6_FIXED 0xffff0ff0u // bits that read as one
-#define X86_DR7_L(n) (1u << ((n) * 2))
-#define X86_DR7_G(n) (2u << ((n) * 2))
+#define X86_DR7_L(n) (1u << ((n)*2))
+#define X86_DR7_G(n) (2u << ((n)*2))
 #define X86_DR7_LE 0x0100u
 #define X86_DR7_GE 0x0200u
 #define X86_DR7_GD 0x2000u
 #define X86_DR7_FIXED 0x0400u
-#define X86_DR7_RW(dr7, n) (((dr7) >> (16 + (n) * 4)) & 3)  // 0 execute, 1 write, 2 I/O, 3 read or write
-#define X86_DR7_LEN(dr7, n) (((dr7) >> (18 + (n) * 4)) & 3) // 0: 1 byte, 1: 2, 2: 8, 3: 4
+#define X86_DR7_RW(dr7, n) (((dr7) >> (16 + (n)*4)) & 3)  // 0 execute, 1 write, 2 I/O, 3 read or write
+#define X86_DR7_LEN(dr7, n) (((dr7) >> (18 + (n)*4)) & 3) // 0: 1 byte, 1: 2, 2: 8, 3: 4
 
 // Exception vectors. SDM 3A 6.3.1.
 enum x86_vector {
-    X86_EXC_DE = 0, X86_EXC_DB = 1, X86_EXC_NMI = 2, X86_EXC_BP = 3, X86_EXC_OF = 4, X86_EXC_BR = 5,
-    X86_EXC_UD = 6, X86_EXC_NM = 7, X86_EXC_DF = 8, X86_EXC_TS = 10, X86_EXC_NP = 11, X86_EXC_SS = 12,
-    X86_EXC_GP = 13, X86_EXC_PF = 14, X86_EXC_MF = 16, X86_EXC_AC = 17, X86_EXC_MC = 18, X86_EXC_XM = 19,
+    X86_EXC_DE = 0,
+    X86_EXC_DB = 1,
+    X86_EXC_NMI = 2,
+    X86_EXC_BP = 3,
+    X86_EXC_OF = 4,
+    X86_EXC_BR = 5,
+    X86_EXC_UD = 6,
+    X86_EXC_NM = 7,
+    X86_EXC_DF = 8,
+    X86_EXC_TS = 10,
+    X86_EXC_NP = 11,
+    X86_EXC_SS = 12,
+    X86_EXC_GP = 13,
+    X86_EXC_PF = 14,
+    X86_EXC_MF = 16,
+    X86_EXC_AC = 17,
+    X86_EXC_MC = 18,
+    X86_EXC_XM = 19,
     X86_EXC_CP = 21
 };
 
@@ -149,9 +178,18 @@ enum x86_vector {
 
 // System descriptor types (S=0). SDM 3A 3.5.
 enum x86_systype {
-    X86_SYS_TSS16_AVAIL = 1, X86_SYS_LDT = 2, X86_SYS_TSS16_BUSY = 3, X86_SYS_CALL16 = 4, X86_SYS_TASK_GATE = 5,
-    X86_SYS_INT16 = 6, X86_SYS_TRAP16 = 7, X86_SYS_TSS_AVAIL = 9, X86_SYS_TSS_BUSY = 11, X86_SYS_CALL = 12,
-    X86_SYS_INT = 14, X86_SYS_TRAP = 15
+    X86_SYS_TSS16_AVAIL = 1,
+    X86_SYS_LDT = 2,
+    X86_SYS_TSS16_BUSY = 3,
+    X86_SYS_CALL16 = 4,
+    X86_SYS_TASK_GATE = 5,
+    X86_SYS_INT16 = 6,
+    X86_SYS_TRAP16 = 7,
+    X86_SYS_TSS_AVAIL = 9,
+    X86_SYS_TSS_BUSY = 11,
+    X86_SYS_CALL = 12,
+    X86_SYS_INT = 14,
+    X86_SYS_TRAP = 15
 };
 
 // Page-table entries. SDM 3A 4.5.
