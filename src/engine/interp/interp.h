@@ -39,6 +39,7 @@ struct interp_memo {
 struct interp {
     struct cpu *c;
     struct vcpu *v;
+    const u8 *insn_bytes; // raw bytes of the instruction being run
     u64 next_rip;
     u64 restart_rsp;    // RSP to restore when the current instruction faults
     enum tlb_view view; // of ordinary data accesses
