@@ -36,10 +36,10 @@ ALL_LDFLAGS := $(LDFLAGS_$(MODE)) -pthread $(LDFLAGS)
 ISA_OBJS :=
 CORE_OBJS :=
 INTERP_OBJS :=
-DEV_OBJS :=
+DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
 BOARD_OBJS :=
 BOOT_OBJS :=
-HOST_OBJS :=
+HOST_OBJS := host/linux.o host/term.o host/file.o
 CLI_OBJS :=
 
 LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(CORE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS))

@@ -1,0 +1,46 @@
+// The small devices of the board: a few bytes of state each, or none.
+#ifndef POGO_DEV_MISC_H
+#define POGO_DEV_MISC_H
+
+#include "core/dev.h"
+
+// Debug exit: a write of `val` ends the guest with status (val << 1) | 1. Reads give zero.
+struct debug_exit {
+    void (*exit)(void *sink, int status);
+    void *sink;
+};
+extern const struct dev_ops debug_exit_ops;
+
+// Debug console (port 0xe9 hack of Bochs): bytes written go out; a read gives 0xe9, which is how guests detect it.
+struct debug_console {
+    void (*tx)(void *peer, u8 byte);
+    void *peer;
+};
+extern const struct dev_ops debug_console_ops;
+
+// Port 0x80 (POST codes, I/O delay), 0xed: remembers the last byte for the dump and gives it back.
+struct post_port {
+    u8 last;
+};
+extern const struct dev_ops post_port_ops;
+
+// Port 0x92, system control port A: bit 0 resets on its rising edge, bit 1 is the A20 gate.
+struct port92 {
+    u8 val;
+    void (*set_a20)(void *sink, bool on);
+    void (*reset_machine)(void *sink);
+    void *sink;
+};
+extern const struct dev_ops port92_ops;
+
+// Test device: what unit-test kernels for virtual machines use. Two windows: at 0xe0 an echo register of 4 bytes (and its
+// neighbours); at 0x2000 + n one byte, whose bit 0 is the level of interrupt input n.
+#define TESTDEV_IRQS 24
+struct testdev {
+    u32 echo;
+    struct irq_line irq[TESTDEV_IRQS];
+};
+extern const struct dev_ops testdev_echo_ops;
+extern const struct dev_ops testdev_irq_ops;
+
+#endif

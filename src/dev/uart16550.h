@@ -1,0 +1,34 @@
+// National Semiconductor 16550A UART. Facts from the PC16550D data sheet; register names as there.
+//
+// Characters take no time: what is written to THR is handed to `tx` at once, and received characters come from `rx` whenever the
+// receiver has room for one. So there are no overruns except in loopback.
+#ifndef POGO_DEV_UART16550_H
+#define POGO_DEV_UART16550_H
+
+#include "core/dev.h"
+
+#define UART_PORTS 8
+#define UART_FIFO_SIZE 16
+
+struct uart {
+    u8 ier, fcr, lcr, mcr, lsr, msr, scr, dll, dlm;
+    u8 fifo[UART_FIFO_SIZE];
+    u8 head, count;    // receiver FIFO; without FIFOs only one entry is used (RBR)
+    bool thre_pending; // THRE interrupt condition: set when THR empties, cleared by reading IIR or writing THR
+    bool irq_level;
+    struct irq_line irq;
+    void (*tx)(void *peer, u8 byte); // may be NULL
+    int (*rx)(void *peer);           // next character, or -1: none; may be NULL
+    void *peer;
+};
+
+extern const struct dev_ops uart_ops;
+
+// Power-on state; keeps irq, tx, rx and peer.
+void uart_reset(void *dev);
+// Take what the peer has, up to the FIFO's room. Called when the peer got something.
+void uart_poll(struct uart *u);
+// The line was held low for a whole character: a break.
+void uart_break(struct uart *u);
+
+#endif

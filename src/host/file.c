@@ -1,0 +1,89 @@
+// Loading whole files. They are read rather than mapped: a mapped file that somebody truncates kills the process.
+
+#include "host/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+// Room for `need` bytes in all: doubled, so that pipes of unknown length cost linear time.
+static int grow(struct file_data *f, u64 *capacity, u64 need)
+{
+    u64 size = *capacity ? *capacity : 65536;
+    u8 *p;
+
+    while (size < need)
+        size *= 2;
+    if (size == *capacity)
+        return 0;
+    p = realloc(f->bytes, size);
+    if (!p)
+        return -ENOMEM;
+    f->bytes = p;
+    *capacity = size;
+    return 0;
+}
+
+// Read to the end; stops one byte beyond `max` so that the caller sees that there was more.
+static int read_all(int fd, u64 max, struct file_data *f)
+{
+    u64 capacity = 0;
+    struct stat st;
+
+    if (fstat(fd, &st))
+        return -errno;
+    if (S_ISDIR(st.st_mode))
+        return -EISDIR;
+    if (S_ISREG(st.st_mode)) {
+        if ((u64)st.st_size > max) {
+            f->size = max + 1; // no need to read what will be refused
+            return 0;
+        }
+        if (grow(f, &capacity, (u64)st.st_size + 1))
+            return -ENOMEM;
+    }
+    while (f->size <= max) {
+        if (grow(f, &capacity, f->size + 1))
+            return -ENOMEM;
+        u64 room = capacity - f->size;
+        ssize_t n = read(fd, f->bytes + f->size, room > 1u << 30 ? 1u << 30 : room);
+        if (n == 0)
+            return 0;
+        if (n > 0)
+            f->size += (u64)n;
+        else if (errno != EINTR)
+            return -errno;
+    }
+    return 0;
+}
+
+int file_load(const char *path, const char *option, u64 max, struct file_data *out, struct error *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int ret;
+
+    *out = (struct file_data){0};
+    if (fd < 0)
+        return error_set(err, -errno, "%s %s: cannot open: %s; check the path and its permissions", option, path,
+                         strerror(errno));
+    ret = read_all(fd, max, out);
+    close(fd);
+    if (ret)
+        error_set(err, ret, "%s %s: cannot read: %s; give a readable file", option, path, strerror(-ret));
+    else if (out->size > max)
+        ret = error_set(err, -EFBIG,
+                        "%s %s: larger than the %llu bytes there is room for; use a smaller file or more memory (-m)",
+                        option, path, (unsigned long long)max);
+    if (ret)
+        file_free(out);
+    return ret;
+}
+
+void file_free(struct file_data *f)
+{
+    free(f->bytes);
+    *f = (struct file_data){0};
+}

@@ -1,0 +1,187 @@
+// host_ops on Linux: memory from memfds, the monotonic clock, futexes for wake-ups, a log file.
+//
+// A wake-up is sticky: wake() before wait() makes that wait() return at once. So a vCPU that looks at its requests, finds none
+// and goes to sleep cannot miss one that came in between, and no lock is held around both.
+
+#include "host/linux.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#define NS_PER_S 1000000000ull
+
+static u64 clock_ns(clockid_t id)
+{
+    struct timespec ts;
+
+    clock_gettime(id, &ts);
+    return (u64)ts.tv_sec * NS_PER_S + (u64)ts.tv_nsec;
+}
+
+static void *linux_mem_alloc(void *host, const char *name, u64 size)
+{
+    int fd = memfd_create(name, MFD_CLOEXEC);
+    void *p = MAP_FAILED;
+
+    (void)host;
+    if (fd < 0)
+        return NULL;
+    if (!ftruncate(fd, (off_t)size))
+        p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    close(fd); // the mapping keeps the memory
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void linux_mem_free(void *host, void *p, u64 size)
+{
+    (void)host;
+    if (p)
+        munmap(p, size);
+}
+
+static u64 linux_now_ns(void *host)
+{
+    (void)host;
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+static u64 linux_tsc(void *host)
+{
+    (void)host;
+    return __rdtsc();
+}
+
+static i64 linux_wall_ns(void *host)
+{
+    (void)host;
+    return (i64)clock_ns(CLOCK_REALTIME);
+}
+
+static void linux_wait(void *host, u32 vcpu_id, u64 deadline_ns)
+{
+    struct linux_host *h = host;
+    _Atomic u32 *word = &h->woken[vcpu_id % LINUX_HOST_MAX_VCPUS];
+    struct timespec ts = {.tv_sec = (time_t)(deadline_ns / NS_PER_S), .tv_nsec = (long)(deadline_ns % NS_PER_S)};
+
+    while (!atomic_exchange(word, 0)) {
+        // The BITSET variant takes an absolute monotonic time.
+        if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, 0, deadline_ns == ~0ull ? NULL : &ts, NULL,
+                    FUTEX_BITSET_MATCH_ANY) < 0 &&
+            errno == ETIMEDOUT)
+            return;
+    }
+}
+
+static void linux_wake(void *host, u32 vcpu_id)
+{
+    struct linux_host *h = host;
+    _Atomic u32 *word = &h->woken[vcpu_id % LINUX_HOST_MAX_VCPUS];
+
+    if (!atomic_exchange(word, 1))
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static const char *const log_names[LOG_COUNT] = {
+    [LOG_ERROR] = "error", [LOG_WARN] = "warn",
+    [LOG_INFO] = "info",   [LOG_INT] = "int",
+    [LOG_CPU] = "cpu",     [LOG_MMU] = "mmu",
+    [LOG_IO] = "io",       [LOG_ASM] = "in_asm",
+    [LOG_UNIMP] = "unimp", [LOG_GUEST_ERROR] = "guest_errors",
+};
+
+const char *linux_host_log_name(enum host_log category)
+{
+    return log_names[category];
+}
+
+static void linux_log(void *host, enum host_log category, const char *text)
+{
+    struct linux_host *h = host;
+
+    fprintf(h->log, "%s: %s\n", log_names[category], text);
+}
+
+static const struct host_ops linux_ops = {
+    .mem_alloc = linux_mem_alloc,
+    .mem_free = linux_mem_free,
+    .now_ns = linux_now_ns,
+    .tsc = linux_tsc,
+    .wall_ns = linux_wall_ns,
+    .wait = linux_wait,
+    .wake = linux_wake,
+    .log = linux_log,
+};
+
+// Frequency as CPUID tells it: leaf 0x15 (SDM 2A, crystal clock ratio), or the hypervisor's timing leaf 0x40000010 (kHz).
+// 0 when it does not.
+static u64 tsc_hz_cpuid(void)
+{
+    u32 a, b, c, d;
+
+    if (__get_cpuid_max(0, NULL) >= 0x15) {
+        __cpuid_count(0x15, 0, a, b, c, d);
+        if (a && b && c)
+            return (u64)c * b / a;
+    }
+    __cpuid(1, a, b, c, d);
+    if (c & (1u << 31)) {
+        __cpuid(0x40000000, a, b, c, d);
+        if (a >= 0x40000010) {
+            __cpuid(0x40000010, a, b, c, d);
+            return (u64)a * 1000;
+        }
+    }
+    return 0;
+}
+
+// Read both clocks as close together as a few tries allow: on a busy host one of them is interrupted now and then.
+static void read_both(u64 *tsc, u64 *ns)
+{
+    u64 best = ~0ull;
+
+    for (int i = 0; i < 8; i++) {
+        u64 before = __rdtsc();
+        u64 now = clock_ns(CLOCK_MONOTONIC);
+        u64 took = __rdtsc() - before;
+
+        if (took < best) {
+            best = took;
+            *tsc = before + took / 2;
+            *ns = now;
+        }
+    }
+}
+
+static u64 tsc_hz_measure(void)
+{
+    struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
+    u64 tsc0 = 0, tsc1 = 0, ns0 = 0, ns1 = 0;
+
+    read_both(&tsc0, &ns0);
+    nanosleep(&pause, NULL);
+    read_both(&tsc1, &ns1);
+    return ns1 > ns0 ? (u64)((unsigned __int128)(tsc1 - tsc0) * NS_PER_S / (ns1 - ns0)) : NS_PER_S;
+}
+
+void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log)
+{
+    u64 hz = tsc_hz_cpuid();
+
+    *h = (struct linux_host){.log = log};
+    h->host = (struct host){.ops = &linux_ops, .self = h, .log_mask = log_mask};
+    h->host.tsc_hz = hz ? hz : tsc_hz_measure();
+}
+
+u64 linux_host_memory(void)
+{
+    struct sysinfo si;
+
+    return sysinfo(&si) ? ~0ull : (u64)si.totalram * si.mem_unit;
+}

@@ -1,0 +1,26 @@
+// host_ops on Linux. Everything that the machine asks of its host goes through one struct linux_host.
+#ifndef POGO_HOST_LINUX_H
+#define POGO_HOST_LINUX_H
+
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "core/host.h"
+
+#define LINUX_HOST_MAX_VCPUS 64
+
+struct linux_host {
+    struct host host; // what the machine is given
+    FILE *log;
+    _Atomic u32 woken[LINUX_HOST_MAX_VCPUS]; // futex words: 1 = a wake-up that wait() has not yet consumed
+};
+
+// Fill *h. `log_mask`: bits 1 << enum host_log; `log`: where lines go, stays the caller's. Measures the TSC where the processor
+// does not tell its frequency (about 10 ms).
+void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log);
+// Name of a log category as the -d option spells it ("int", "cpu", ...).
+const char *linux_host_log_name(enum host_log category);
+// Bytes of memory this machine has, to judge what can be promised to a guest.
+u64 linux_host_memory(void);
+
+#endif

@@ -1,0 +1,14 @@
+// The user's terminal in raw mode: keys go to the guest as they are typed, Ctrl-C too. The terminal is put back on every way
+// out of the process: return, exit(), and the signals that end it.
+#ifndef POGO_HOST_TERM_H
+#define POGO_HOST_TERM_H
+
+#include "pogo/types.h"
+
+// Make `fd` raw when it is a terminal; does nothing else. Returns whether it is one. Output processing stays on, so that a
+// line feed from the guest or from a log still starts a new line.
+bool term_raw(int fd);
+// Put the terminal back; harmless when it is not raw. Async-signal-safe.
+void term_restore(void);
+
+#endif
