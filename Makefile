@@ -52,7 +52,7 @@ CHECK_BUILDS :=
 # libFuzzer targets: tests/fuzz/NAME.c.
 FUZZ_TESTS :=
 
-GEN := $(B)/gen/isa_gen.h
+GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
 
 # --- rules -------------------------------------------------------------------------------------------------------------
 

@@ -160,7 +160,7 @@ struct isa_form_info {
     u32 flags_read;              // X86_FL_* bits
     u32 flags_written;           // defined on exit
     u32 flags_undef;             // left undefined by the manuals
-    u32 implicit_read;           // bits 0..15: GPRs, bit 16: XMM0, bit 17: all of x87, bit 18: string memory
+    u32 implicit_read;           // ISA_IMPLICIT_* beyond the operands; bits 0..15 are GPRs
     u32 implicit_written;
 };
 
@@ -170,5 +170,19 @@ extern const char *const isa_op_names[ISA_OP_COUNT]; // "ADD", "JCC", ...
 #define ISA_IMPLICIT_GPR(r) (1u << (r))
 #define ISA_IMPLICIT_XMM0 (1u << 16)
 #define ISA_IMPLICIT_X87 (1u << 17)
+#define ISA_IMPLICIT_MEM (1u << 18)   // memory that no ModRM operand names: strings, XLAT, MASKMOVDQU
+#define ISA_IMPLICIT_STACK (1u << 19) // memory at rSP
+
+// A CPUID feature bit; rows of src/isa/features.def. Index 0 (ISA_FEAT_NONE) is what every processor has.
+enum isa_cpuid_reg { ISA_CPUID_EAX, ISA_CPUID_EBX, ISA_CPUID_ECX, ISA_CPUID_EDX };
+
+struct isa_feature_info {
+    const char *name; // as QEMU spells it
+    u32 leaf, subleaf;
+    u8 reg; // enum isa_cpuid_reg
+    u8 bit;
+};
+
+extern const struct isa_feature_info isa_features[ISA_FEAT_COUNT];
 
 #endif
