@@ -83,6 +83,19 @@ $(addprefix $(B)/tests/,$(UNIT_TESTS)): $(B)/tests/%: $(B)/tests/%.o $(B)/libpog
 $(addprefix $(B)/tests/fuzz/,$(FUZZ_TESTS)): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ -lZydis
 
+# The instruction table's generator runs on the build host; make stops when a row is malformed or ambiguous.
+$(B)/isagen: tools/isagen.c src/isa/x86.h $(wildcard src/isa/*.def)
+	@mkdir -p $(@D)
+	$(HOSTCC) -std=gnu11 $(WARN) -O1 -Iinclude -Isrc -o $@ $<
+
+$(B)/gen/isa_gen.h: $(B)/isagen
+	@mkdir -p $(@D)
+	$< enums > $@.tmp && mv $@.tmp $@
+
+$(B)/gen/isa_tables.inc: $(B)/isagen
+	@mkdir -p $(@D)
+	$< tables > $@.tmp && mv $@.tmp $@
+
 # --- targets for people ------------------------------------------------------------------------------------------------
 #
 # A target that needs more than gcc and make calls tools/setup.sh first, and then make again: the packages must be there

@@ -43,7 +43,7 @@ struct row {
 };
 
 static struct row rows[MAX_ROWS] = {
-#define I(op, enc, opnds, flags, feature, implicit, attr)                                                              \
+#define I(op, enc, opnds, flags, feature, implicit, attr) \
     {#op, enc, opnds, flags, #feature, implicit, attr, .line = __LINE__},
 #include "isa/insns.def"
 #undef I
@@ -95,8 +95,8 @@ static unsigned prefix_mask(const char *w)
     static const struct {
         const char *name;
         unsigned mask;
-    } table[] = {{"NP", PFX_NP},          {"66", PFX_66},           {"F3", PFX_F3},
-                 {"F2", PFX_F2},          {"nF3", 0xf & ~PFX_F3}, {"nFx", PFX_NP | PFX_66}};
+    } table[] = {{"NP", PFX_NP}, {"66", PFX_66},         {"F3", PFX_F3},
+                 {"F2", PFX_F2}, {"nF3", 0xf & ~PFX_F3}, {"nFx", PFX_NP | PFX_66}};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         if (!strcmp(w, table[i].name))
             return table[i].mask;
@@ -228,12 +228,14 @@ static const struct {
     const char *name, *by;
     int size[3];
 } sizes[] = {
-    {"", "OS", {0, 0, 0}},       {"b", "OS", {1, 1, 1}},      {"w", "OS", {2, 2, 2}},        {"d", "OS", {4, 4, 4}},
-    {"q", "OS", {8, 8, 8}},      {"t", "OS", {10, 10, 10}},   {"dq", "OS", {16, 16, 16}},    {"qq", "OS", {32, 32, 32}},
-    {"v", "OS", {2, 4, 8}},      {"z", "OS", {2, 4, 4}},      {"y", "OS", {4, 4, 8}},        {"p", "OS", {4, 6, 10}},
-    {"a", "OS", {4, 8, 8}},      {"s", "MODE", {6, 6, 10}},   {"r", "MODE", {4, 4, 8}},      {"x", "VL", {16, 32, 0}},
-    {"ps", "VL", {16, 32, 0}},   {"pd", "VL", {16, 32, 0}},   {"ss", "OS", {4, 4, 4}},       {"sd", "OS", {8, 8, 8}},
-    {"xh", "VL", {8, 16, 0}},    {"xq", "VL", {4, 8, 0}},     {"xo", "VL", {2, 4, 0}},       {"env", "OS", {14, 28, 28}},
+    {"", "OS", {0, 0, 0}},         {"b", "OS", {1, 1, 1}},        {"w", "OS", {2, 2, 2}},
+    {"d", "OS", {4, 4, 4}},        {"q", "OS", {8, 8, 8}},        {"t", "OS", {10, 10, 10}},
+    {"dq", "OS", {16, 16, 16}},    {"qq", "OS", {32, 32, 32}},    {"v", "OS", {2, 4, 8}},
+    {"z", "OS", {2, 4, 4}},        {"y", "OS", {4, 4, 8}},        {"p", "OS", {4, 6, 10}},
+    {"a", "OS", {4, 8, 8}},        {"s", "MODE", {6, 6, 10}},     {"r", "MODE", {4, 4, 8}},
+    {"x", "VL", {16, 32, 0}},      {"ps", "VL", {16, 32, 0}},     {"pd", "VL", {16, 32, 0}},
+    {"ss", "OS", {4, 4, 4}},       {"sd", "OS", {8, 8, 8}},       {"xh", "VL", {8, 16, 0}},
+    {"xq", "VL", {4, 8, 0}},       {"xo", "VL", {2, 4, 0}},       {"env", "OS", {14, 28, 28}},
     {"sav", "OS", {94, 108, 108}}, {"fx", "OS", {512, 512, 512}}, {"n", "OS", {0, 0, 0}},
 };
 
@@ -242,14 +244,18 @@ static const struct {
     int mask;
     unsigned mod; // ModRM.mod constraint that the letter brings: 1 memory, 2 register, 3 either
 } letters[] = {
-    {"E", "GPR", "MEM", "RM", 15, 3},    {"R", "GPR", "NONE", "RM", 15, 2},  {"M", "NONE", "MEM", "NO", 0, 1},
-    {"G", "GPR", "GPR", "REG", 15, 3},   {"Z", "GPR", "GPR", "OPR", 15, 3},  {"B", "GPR", "GPR", "VVVV", 15, 3},
-    {"S", "SEG", "SEG", "REG", 7, 3},    {"C", "CR", "CR", "REG", 15, 3},    {"D", "DR", "DR", "REG", 15, 3},
-    {"P", "MMX", "MMX", "REG", 7, 3},    {"Q", "MMX", "MEM", "RM", 7, 3},    {"N", "MMX", "NONE", "RM", 7, 2},
-    {"V", "XMM", "XMM", "REG", 15, 3},   {"W", "XMM", "MEM", "RM", 15, 3},   {"U", "XMM", "NONE", "RM", 15, 2},
-    {"H", "XMM", "XMM", "VVVV", 15, 3},  {"L", "XMM", "XMM", "IS4", 15, 3},  {"O", "MEM", "MEM", "NO", 0, 3},
+    {"E", "GPR", "MEM", "RM", 15, 3},        {"R", "GPR", "NONE", "RM", 15, 2},
+    {"M", "NONE", "MEM", "NO", 0, 1},        {"G", "GPR", "GPR", "REG", 15, 3},
+    {"Z", "GPR", "GPR", "OPR", 15, 3},       {"B", "GPR", "GPR", "VVVV", 15, 3},
+    {"S", "SEG", "SEG", "REG", 7, 3},        {"C", "CR", "CR", "REG", 15, 3},
+    {"D", "DR", "DR", "REG", 15, 3},         {"P", "MMX", "MMX", "REG", 7, 3},
+    {"Q", "MMX", "MEM", "RM", 7, 3},         {"N", "MMX", "NONE", "RM", 7, 2},
+    {"V", "XMM", "XMM", "REG", 15, 3},       {"W", "XMM", "MEM", "RM", 15, 3},
+    {"U", "XMM", "NONE", "RM", 15, 2},       {"H", "XMM", "XMM", "VVVV", 15, 3},
+    {"L", "XMM", "XMM", "IS4", 15, 3},       {"O", "MEM", "MEM", "NO", 0, 3},
     {"X", "STR_SRC", "STR_SRC", "NO", 0, 3}, {"Y", "STR_DST", "STR_DST", "NO", 0, 3},
-    {"I", "IMM", "IMM", "NO", 0, 3},     {"J", "REL", "REL", "NO", 0, 3},    {"A", "FAR", "FAR", "NO", 0, 3},
+    {"I", "IMM", "IMM", "NO", 0, 3},         {"J", "REL", "REL", "NO", 0, 3},
+    {"A", "FAR", "FAR", "NO", 0, 3},
 };
 
 static const struct {
@@ -257,10 +263,12 @@ static const struct {
     int number;
     const char *size;
 } fixed[] = {
-    {"AL", "GPR", X86_RAX, "b"}, {"rAX", "GPR", X86_RAX, "v"}, {"zAX", "GPR", X86_RAX, "z"}, {"CL", "GPR", X86_RCX, "b"},
-    {"DX", "GPR", X86_RDX, "w"}, {"AX", "GPR", X86_RAX, "w"},  {"ES", "SEG", X86_ES, "w"},   {"CS", "SEG", X86_CS, "w"},
-    {"SS", "SEG", X86_SS, "w"},  {"DS", "SEG", X86_DS, "w"},   {"FS", "SEG", X86_FS, "w"},   {"GS", "SEG", X86_GS, "w"},
-    {"ST", "ST", 0, "t"},        {"XMM0", "XMM", 0, "dq"},     {"1", "IMM", 0, "b"},         {"Ib2", "IMM2", 0, "b"},
+    {"AL", "GPR", X86_RAX, "b"}, {"rAX", "GPR", X86_RAX, "v"}, {"zAX", "GPR", X86_RAX, "z"},
+    {"CL", "GPR", X86_RCX, "b"}, {"DX", "GPR", X86_RDX, "w"},  {"AX", "GPR", X86_RAX, "w"},
+    {"ES", "SEG", X86_ES, "w"},  {"CS", "SEG", X86_CS, "w"},   {"SS", "SEG", X86_SS, "w"},
+    {"DS", "SEG", X86_DS, "w"},  {"FS", "SEG", X86_FS, "w"},   {"GS", "SEG", X86_GS, "w"},
+    {"ST", "ST", 0, "t"},        {"XMM0", "XMM", 0, "dq"},     {"1", "IMM", 0, "b"},
+    {"Ib2", "IMM2", 0, "b"},
 };
 
 static void set_sizes(struct row *r, struct pattern *p, int *size, const char *suffix)
@@ -296,9 +304,9 @@ static bool fixed_operand(struct row *r, struct pattern *p)
 // The immediate an operand makes the decoder fetch.
 static void note_immediate(struct row *r, const char *w)
 {
-    static const char *const kinds[][2] = {{"Ib", "U8"},   {"sIb", "S8"}, {"Iw", "U16"}, {"Iz", "Z"},     {"Iv", "V"},
-                                           {"Jb", "S8"},   {"Jz", "Z"},   {"Ap", "FAR"}, {"Ob", "MOFFS"}, {"Ov", "MOFFS"},
-                                           {"Ib2", "U16_U8"}, {"1", "ONE"}};
+    static const char *const kinds[][2] = {{"Ib", "U8"},    {"sIb", "S8"},   {"Iw", "U16"},     {"Iz", "Z"},
+                                           {"Iv", "V"},     {"Jb", "S8"},    {"Jz", "Z"},       {"Ap", "FAR"},
+                                           {"Ob", "MOFFS"}, {"Ov", "MOFFS"}, {"Ib2", "U16_U8"}, {"1", "ONE"}};
     const char *kind = w[0] == 'L' ? "IS4" : NULL;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
         if (!strcmp(w, kinds[i][0]))
@@ -414,8 +422,8 @@ static void parse_implicit(const struct row *r, unsigned *rd, unsigned *wr)
     static const struct {
         const char *name;
         int bit;
-    } regs[] = {{"A", 0},  {"C", 1},  {"D", 2},    {"B", 3},   {"SP", 4},   {"BP", 5},
-                {"SI", 6}, {"DI", 7}, {"R11", 11}, {"X0", 16}, {"X87", 17}, {"MEM", 18}, {"STACK", 19}};
+    } regs[] = {{"A", 0},  {"C", 1},    {"D", 2},   {"B", 3},    {"SP", 4},   {"BP", 5},    {"SI", 6},
+                {"DI", 7}, {"R11", 11}, {"X0", 16}, {"X87", 17}, {"MEM", 18}, {"STACK", 19}};
     const char *s = r->implicit;
     char w[16];
     *rd = *wr = 0;
@@ -653,7 +661,7 @@ static void print_forms(void)
 static void print_features(void)
 {
     printf("const struct isa_feature_info isa_features[ISA_FEAT_COUNT] = {\n    {\"none\", 0, 0, 0, 0},\n");
-#define F(id, name, leaf, subleaf, reg, bit)                                                                           \
+#define F(id, name, leaf, subleaf, reg, bit) \
     printf("    {\"%s\", 0x%xu, %du, ISA_CPUID_" #reg ", %d},\n", name, leaf, subleaf, bit);
 #include "isa/features.def"
 #undef F
