@@ -126,7 +126,7 @@ gva interp_linear(struct interp *x, unsigned seg, u64 off, unsigned len, enum mm
 // Data access through a segment, 1, 2, 4 or 8 bytes, with alignment check and data breakpoints.
 u64 interp_load(struct interp *x, unsigned seg, u64 off, unsigned size);
 void interp_store(struct interp *x, unsigned seg, u64 off, unsigned size, u64 val);
-// Any length up to 4096 (vectors, FXSAVE, ...); `align` > 1 checks alignment: #GP(0) if ALIGN_GP, else #AC where enabled.
+// Any length up to 4096 (vectors, FXSAVE, ...); alignment rules of vectors are the caller's.
 void interp_load_buf(struct interp *x, unsigned seg, u64 off, void *buf, unsigned len);
 void interp_store_buf(struct interp *x, unsigned seg, u64 off, const void *buf, unsigned len);
 // Make sure a later store of [off, off+len) cannot fault, without storing.
@@ -158,6 +158,8 @@ struct rmw {
     bool locked;
 };
 void rmw_begin(struct interp *x, const struct insn *in, unsigned i, struct rmw *m);
+// The same for a memory operand at seg:off that the caller computed (bit strings); m->size and m->locked are set already.
+void rmw_begin_at(struct interp *x, unsigned seg, u64 off, struct rmw *m);
 bool rmw_end(struct interp *x, struct rmw *m, u64 val);
 
 // --- stack (access.c) ---------------------------------------------------------------------------------------------------
