@@ -106,6 +106,7 @@ struct cpu {
     bool nmi_blocked;
     bool nmi_pending; // one NMI is latched while blocked
     u16 fcs, fds;     // x87 instruction and data selectors, kept for the 16- and 32-bit formats
+    u32 pending_dr6;  // DR6 bits of debug traps held back by a MOV SS shadow
     u64 a20_mask;     // ANDed with guest-physical addresses: ~0, or bit 20 clear
     struct cpu_event event;
     struct cpu_msrs msr;

@@ -97,11 +97,12 @@ u64 interp_lin_load(struct interp *x, gva a, unsigned size, enum tlb_view view)
 {
     hva h = tlb_read(&x->v->tlb, view, a, size);
     if (LIKELY(h)) {
-        switch (size) {
+        u64 v = 0;
+        switch (size) { // constant lengths: single moves
         case 1: return *(const u8 *)h;
-        case 2: return *(const u16 *)h;
-        case 4: return *(const u32 *)h;
-        default: return *(const u64 *)h;
+        case 2: memcpy(&v, (const void *)h, 2); return v;
+        case 4: memcpy(&v, (const void *)h, 4); return v;
+        default: memcpy(&v, (const void *)h, 8); return v;
         }
     }
     struct mmu_fault f;
@@ -117,9 +118,9 @@ void interp_lin_store(struct interp *x, gva a, unsigned size, enum tlb_view view
     if (LIKELY(h)) {
         switch (size) {
         case 1: *(u8 *)h = (u8)val; return;
-        case 2: *(u16 *)h = (u16)val; return;
-        case 4: *(u32 *)h = (u32)val; return;
-        default: *(u64 *)h = val; return;
+        case 2: memcpy((void *)h, &val, 2); return;
+        case 4: memcpy((void *)h, &val, 4); return;
+        default: memcpy((void *)h, &val, 8); return;
         }
     }
     struct mmu_fault f;
@@ -263,29 +264,28 @@ void rmw_begin_at(struct interp *x, unsigned seg, u64 off, struct rmw *m)
     m->old = interp_lin_load(x, m->lin, m->size, x->view);
 }
 
+// Compare-exchange on guest RAM. In assembly because the address may be misaligned, which C's atomics do not allow; inside
+// one page the processor's own split lock keeps it atomic.
 static bool locked_store(struct rmw *m, u64 val)
 {
+    u64 old = m->old;
+    bool ok;
     switch (m->size) {
-    case 1: {
-        u8 e = (u8)m->old;
-        bool ok = __atomic_compare_exchange_n(m->host, &e, (u8)val, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-        m->old = e;
-        return ok;
+    case 1:
+        __asm__ volatile("lock cmpxchgb %b3, (%2)" : "=@ccz"(ok), "+a"(old) : "r"(m->host), "q"(val) : "memory");
+        break;
+    case 2:
+        __asm__ volatile("lock cmpxchgw %w3, (%2)" : "=@ccz"(ok), "+a"(old) : "r"(m->host), "r"(val) : "memory");
+        break;
+    case 4:
+        __asm__ volatile("lock cmpxchgl %k3, (%2)" : "=@ccz"(ok), "+a"(old) : "r"(m->host), "r"(val) : "memory");
+        break;
+    default:
+        __asm__ volatile("lock cmpxchgq %3, (%2)" : "=@ccz"(ok), "+a"(old) : "r"(m->host), "r"(val) : "memory");
+        break;
     }
-    case 2: {
-        u16 e = (u16)m->old;
-        bool ok = __atomic_compare_exchange_n((u16 *)m->host, &e, (u16)val, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-        m->old = e;
-        return ok;
-    }
-    case 4: {
-        u32 e = (u32)m->old;
-        bool ok = __atomic_compare_exchange_n((u32 *)m->host, &e, (u32)val, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-        m->old = e;
-        return ok;
-    }
-    default: return __atomic_compare_exchange_n((u64 *)m->host, &m->old, val, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-    }
+    m->old = old & size_mask(m->size);
+    return ok;
 }
 
 bool rmw_end(struct interp *x, struct rmw *m, u64 val)

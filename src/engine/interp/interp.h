@@ -29,10 +29,11 @@ typedef void interp_fn(struct interp *x, const struct insn *in);
 // Decoded instructions remembered by address and *validated by their bytes*: a hit needs the same mode and the same bytes, so
 // nothing ever has to be invalidated, and the interpreter stays a pure function of memory.
 struct interp_memo {
-    u64 rip;
     u64 bytes[2]; // the instruction's bytes, zero beyond its length
-    u64 mask[2];
+    u64 mask[2];  // ff for each of them
     interp_fn *fn;
+    u8 mode;         // enum isa_mode, or 0xff: empty
+    bool pmode_only; // #UD in real and v8086 mode
     struct insn insn;
 };
 
@@ -53,12 +54,15 @@ struct interp {
     u32 dr6_trap;       // DR6 bits of data and I/O breakpoints and T-bit traps met by this instruction: #DB after it
     bool delivering;    // an event is being delivered; `delivered` is it
     bool ext;           // EXT bit for error codes of faults met during delivery
+    bool tf_cleared;    // this instruction took an interrupt or trap itself: its single-step trap is lost
+    bool trace;         // log every instruction
     bool stop;          // leave the run loop after this instruction with `exit`
     struct cpu_event delivered;
     struct cpu_event raised;
     struct vm_exit exit;
     u64 budget; // instructions left in this run()
     jmp_buf fault;
+    u8 fetch_buf[16];
     struct interp_memo memo[INTERP_MEMO];
 };
 
@@ -83,6 +87,9 @@ static inline _Noreturn void interp_gp0(struct interp *x)
 void interp_mode_changed(struct interp *x);
 // Leave run() after this instruction (HLT, reset).
 void interp_stop(struct interp *x, enum vm_exit_reason reason);
+
+// The handler that runs a form, or NULL when there is none (a hole in the interpreter; tests look for them).
+interp_fn *interp_handler(unsigned form);
 
 // --- registers ----------------------------------------------------------------------------------------------------------
 
