@@ -35,7 +35,7 @@ ALL_LDFLAGS := $(LDFLAGS_$(MODE)) -pthread $(LDFLAGS)
 
 ISA_OBJS :=
 CORE_OBJS :=
-INTERP_OBJS :=
+INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
 BOARD_OBJS :=
 BOOT_OBJS :=

@@ -61,6 +61,8 @@ void mmu_cr4_changed(struct vcpu *v, u64 old);
 void mmu_efer_changed(struct vcpu *v, u64 old);
 void mmu_cr3_loaded(struct vcpu *v, bool noflush);
 void mmu_a20_changed(struct vcpu *v);
+// Do the TLB work that other vCPUs queued (VCPU_REQ_TLB). Called by the engine between instructions.
+void mmu_serve_tlb_requests(struct vcpu *v);
 // Load the four PDPTEs from CR3 (PAE without long mode). Returns false when a present one has reserved bits set: #GP(0), state
 // unchanged. SDM 3A 4.4.1.
 bool mmu_load_pdptes(struct vcpu *v, u64 cr3);

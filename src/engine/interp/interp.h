@@ -221,6 +221,9 @@ void interp_write_cr4(struct interp *x, u64 val);
 
 // #UD, #NM and pending #MF checks that an x87, MMX, SSE or AVX form needs before it runs, by its attributes.
 void interp_fpu_check(struct interp *x, const struct insn *in);
+// Set up and release what vector execution needs (the cache of native thunks). 0 or a negative errno.
+int interp_simd_init(struct interp *x);
+void interp_simd_fini(struct interp *x);
 // Execute a form with ISA_ATTR_NATIVE on the host processor.
 void interp_native(struct interp *x, const struct insn *in);
 
