@@ -33,7 +33,7 @@ ALL_LDFLAGS := $(LDFLAGS_$(MODE)) -pthread $(LDFLAGS)
 
 # --- object lists ------------------------------------------------------------------------------------------------------
 
-ISA_OBJS :=
+ISA_OBJS := isa/decode.o
 CORE_OBJS :=
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o

@@ -221,8 +221,9 @@ struct pattern {
     const char *by; // what selects among the three sizes
     int size_reg[3], size_mem[3];
 };
-static struct pattern patterns[MAX_PATTERNS];
-static int pattern_count;
+// Pattern 0 is "no operand".
+static struct pattern patterns[MAX_PATTERNS] = {{"none", "NONE", "NONE", "NO", 0, 0, "OS", {0}, {0}}};
+static int pattern_count = 1;
 
 static const struct {
     const char *name, *by;
@@ -482,6 +483,8 @@ static void print_attrs(const struct row *r)
             printf(" | ISA_ATTR_%s", w);
     if (has_attr(r, "NEAR"))
         printf(" | ISA_ATTR_DF64");
+    if (has_attr(r, "GATHER"))
+        printf(" | ISA_ATTR_VSIB");
 }
 
 // --- names ---------------------------------------------------------------------------------------------------------------
@@ -668,10 +671,18 @@ static void print_features(void)
     printf("};\n\n");
 }
 
-static bool uses_vvvv(const struct row *r)
+static bool uses_source(const struct row *r, const char *source)
 {
     for (int i = 0; i < r->nopnd; i++)
-        if (!strcmp(patterns[r->pattern[i]].source, "VVVV"))
+        if (!strcmp(patterns[r->pattern[i]].source, source))
+            return true;
+    return false;
+}
+
+static bool uses_kind(const struct row *r, const char *kind)
+{
+    for (int i = 0; i < r->nopnd; i++)
+        if (!strcmp(patterns[r->pattern[i]].kind_reg, kind))
             return true;
     return false;
 }
@@ -687,8 +698,10 @@ static void print_decoder_forms(void)
         while (next_word(&s, w, sizeof w))
             if (decoder_attr(w) || !strcmp(w, "LOCK") || !strcmp(w, "DF64") || !strcmp(w, "VSIB"))
                 printf(" | FC_%s", w);
-        if (uses_vvvv(r))
+        if (uses_source(r, "VVVV"))
             printf(" | FC_VVVV");
+        if (uses_kind(r, "SEG") || uses_kind(r, "CR") || uses_kind(r, "DR"))
+            printf(" | FC_REGCHECK");
         printf(", IMM_%s, %d, {%d, %d, %d, %d}},\n", r->imm ? r->imm : "NONE", r->nopnd, r->pattern[0], r->pattern[1],
                r->pattern[2], r->pattern[3]);
     }
