@@ -34,6 +34,8 @@ ALL_LDFLAGS := $(LDFLAGS_$(MODE)) -pthread $(LDFLAGS)
 # --- object lists ------------------------------------------------------------------------------------------------------
 
 ISA_OBJS := isa/decode.o
+# Disassembly needs Zydis and libc: not part of the freestanding set.
+ISA_DISASM_OBJS := isa/disasm.o
 CORE_OBJS :=
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
@@ -42,7 +44,7 @@ BOOT_OBJS :=
 HOST_OBJS := host/linux.o host/term.o host/file.o
 CLI_OBJS :=
 
-LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(CORE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS))
+LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS))
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
