@@ -40,7 +40,7 @@ CORE_OBJS :=
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
 BOARD_OBJS :=
-BOOT_OBJS :=
+BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o
 CLI_OBJS :=
 

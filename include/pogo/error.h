@@ -7,18 +7,20 @@
 #include <stdio.h>
 
 struct error {
-    char text[400];
+    char text[1024];
 };
 
-// Fill *e and return `code` (a negative errno), so that callers can write `return error_set(e, -EINVAL, ...)`.
-__attribute__((format(printf, 3, 4))) static inline int error_set(struct error *e, int code, const char *fmt, ...)
+__attribute__((format(printf, 2, 3))) static inline void error_format(struct error *e, const char *fmt, ...)
 {
     va_list ap;
 
     va_start(ap, fmt);
     vsnprintf(e->text, sizeof(e->text), fmt, ap);
     va_end(ap);
-    return code;
 }
+
+// Fill *e; its value is `code` (a negative errno), so that callers can write `return error_set(e, -EINVAL, ...)`. A macro, so that
+// the compiler sees that the value is not 0.
+#define error_set(e, code, ...) (error_format(e, __VA_ARGS__), (code))
 
 #endif
