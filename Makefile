@@ -36,7 +36,7 @@ ALL_LDFLAGS := $(LDFLAGS_$(MODE)) -pthread $(LDFLAGS)
 ISA_OBJS := isa/decode.o
 # Disassembly needs Zydis and libc: not part of the freestanding set.
 ISA_DISASM_OBJS := isa/disasm.o
-CORE_OBJS :=
+CORE_OBJS := core/bus.o core/clock.o core/cpu.o core/log.o core/machine.o core/mem.o core/mmu.o core/tlb.o core/vcpu.o
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
 BOARD_OBJS :=

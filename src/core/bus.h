@@ -23,6 +23,9 @@ struct bus {
 
 // Claim ports [base, base+size). Returns 0, -EEXIST on overlap, -ENOSPC when the table is full, -EINVAL past port 0xffff.
 int bus_add(struct bus *b, u64 base, u64 size, const struct dev_ops *ops, void *dev);
+// Access sizes that the device at `base` understands: wider accesses are split, narrower ones widened (a write merges with
+// what a read gives). Powers of two up to 4. Returns 0, -ENOENT, -EINVAL.
+int bus_set_sizes(struct bus *b, u64 base, unsigned min_size, unsigned max_size);
 // Port access by the guest: size 1, 2 or 4.
 u32 bus_in(struct bus *b, u16 port, unsigned size);
 void bus_out(struct bus *b, u16 port, unsigned size, u32 val);

@@ -22,6 +22,7 @@ struct clock {
     bool icount;
     u64 icount_ns_num, icount_ns_den; // virtual ns per instruction as a fraction
     u64 icount_insns;                 // instructions retired so far (icount mode)
+    u64 icount_skipped_ns;            // idle time jumped over (icount mode)
     u64 offset_ns;                    // host monotonic - offset = virtual (real mode)
     u64 stopped_at;                   // virtual time while stopped
     bool running;
@@ -30,14 +31,31 @@ struct clock {
     u64 next_deadline; // earliest armed deadline
 };
 
+// A running clock in real mode that shows 0.
 void clock_init(struct clock *c, struct host *h);
+// Derive time from instructions: `num` / `den` nanoseconds each (both below 2^32, not 0). Before the first timer is armed.
+void clock_use_icount(struct clock *c, u32 num, u32 den);
+// Returns 0, -ENOSPC when there are too many timers, -EINVAL without a `fire`. The timer is the caller's, disarmed.
 int clock_add_timer(struct clock *c, struct clock_timer *t);
 // Virtual time in nanoseconds since the machine was created; monotonic.
 u64 clock_now(const struct clock *c);
 void clock_arm(struct clock *c, struct clock_timer *t, u64 deadline_ns);
 void clock_disarm(struct clock *c, struct clock_timer *t);
-// Fire every timer whose deadline has passed, in order of deadline.
+// Fire every timer whose deadline has passed, in order of deadline (equal ones in the order in which they were added). `fire`
+// may arm and disarm any timer. Returns after CLOCK_MAX_FIRES so that a timer that is always due cannot hang the machine: what
+// is left is due at once.
+#define CLOCK_MAX_FIRES 1024
 void clock_run(struct clock *c);
+// Is a timer due? For the engine's decision to leave its loop.
+static inline bool clock_due(const struct clock *c)
+{
+    return c->next_deadline != CLOCK_NEVER && clock_now(c) >= c->next_deadline;
+}
+// Host monotonic time of the next deadline, for host_ops.wait; CLOCK_NEVER if there is none or the clock is stopped (real mode).
+u64 clock_host_deadline(const struct clock *c);
+// The vCPUs are idle: jump to the next deadline (icount mode).
+void clock_skip_idle(struct clock *c);
+// Stop virtual time, and let it go on from there. Idempotent.
 void clock_stop(struct clock *c);
 void clock_start(struct clock *c);
 

@@ -24,7 +24,15 @@ struct machine {
     _Atomic int stop_code;
 };
 
+// Empty machine: no memory, no ports, no vCPUs, clock running at 0.
+void machine_init(struct machine *m, struct host *host);
+// Add a vCPU (made by vcpu_init). Returns 0 or -ENOSPC.
+int machine_add_vcpu(struct machine *m, struct vcpu *v);
 // Ask every vCPU to leave its engine with this reason (VM_EXIT_RESET, VM_EXIT_POWEROFF). Callable from devices.
+// The first request counts until machine_resume().
 void machine_stop(struct machine *m, enum vm_exit_reason reason, int code);
+
+// Forget the request to stop: the machine may run again.
+void machine_resume(struct machine *m);
 
 #endif

@@ -14,6 +14,7 @@
 #define MEM_PAGE_SHIFT 12
 #define MEM_PAGE_SIZE 4096u
 #define MEM_MAX_REGIONS 48
+#define MEM_HOT 2
 
 enum mem_kind { MEM_NONE, MEM_RAM, MEM_ROM, MEM_MMIO };
 
@@ -35,22 +36,47 @@ struct mem_region {
 struct mem {
     struct mem_region region[MEM_MAX_REGIONS]; // sorted by base, disjoint
     unsigned count;
-    gpa phys_mask; // addresses are below 1 << MAXPHYADDR
+    unsigned hot
+        [MEM_HOT]; // indices of the largest RAM regions, which nearly every look-up is for; valid when count is not 0
+    gpa phys_mask; // addresses are below 1 << MAXPHYADDR; 0: no limit
     // Called when a write hits a page with MEM_PAGE_CODE, before the bytes change: engines drop what they derived.
     void (*code_write)(void *owner, gpa base, u64 len);
     void *owner;
 };
 
+// RAM and ROM: base, size and host address are multiples of the page size, and there is one flags byte a page (both kinds).
+// Return 0, -EINVAL (alignment, zero size, past phys_mask, or past the end of the address space), -EEXIST on overlap with an
+// earlier region, -ENOSPC when the table is full. The memory stays the caller's and must outlive `m`.
 int mem_add_ram(struct mem *m, gpa base, u64 size, u8 *host, _Atomic u8 *page_flags, const char *name);
 int mem_add_rom(struct mem *m, gpa base, u64 size, u8 *host, _Atomic u8 *page_flags, const char *name);
 int mem_add_mmio(struct mem *m, gpa base, u64 size, const struct dev_ops *ops, void *dev, const char *name);
 
-// The region that holds `a`, or NULL.
-const struct mem_region *mem_find(const struct mem *m, gpa a);
+// The region that holds `a`, or NULL. Called through mem_find.
+const struct mem_region *mem_find_slow(const struct mem *m, gpa a);
+static inline const struct mem_region *mem_find(const struct mem *m, gpa a)
+{
+    for (unsigned i = 0; i < MEM_HOT; i++) {
+        const struct mem_region *r = &m->region[m->hot[i]];
+        if (LIKELY(a - r->base < r->size))
+            return r;
+    }
+    return mem_find_slow(m, a);
+}
+
 // Host address of [a, a+len) if it is RAM (or ROM when !write) inside one region; else NULL. Does not touch flags.
 u8 *mem_ptr(const struct mem *m, gpa a, u64 len, bool write);
+// The same for a write that the caller is about to do in place (locked operations, device DMA): sets the dirty flags and
+// has engines forget code in [a, a+len). RAM only.
+u8 *mem_write_ptr(struct mem *m, gpa a, u64 len);
 // Page flags byte of RAM or ROM page at `a`, or NULL.
 _Atomic u8 *mem_flags(const struct mem *m, gpa a);
+
+// Set bits of a page's flags; cheap when they are set already.
+static inline void mem_flag_set(_Atomic u8 *flags, u8 bits)
+{
+    if ((atomic_load_explicit(flags, memory_order_relaxed) & bits) != bits)
+        atomic_fetch_or_explicit(flags, bits, memory_order_seq_cst);
+}
 
 // Bulk access by devices, loaders and the debugger. Handles region ends and sets dirty flags and code invalidation; MMIO and
 // holes make it fail: returns false and may have done a part.
@@ -60,5 +86,31 @@ bool mem_write(struct mem *m, gpa a, const void *buf, u64 len);
 // all ones).
 u64 mem_load(struct mem *m, gpa a, unsigned size);
 void mem_store(struct mem *m, gpa a, unsigned size, u64 val);
+
+// Little-endian host access of 1, 2, 4 or 8 bytes as one machine access, any alignment.
+static inline u64 mem_host_load(const void *p, unsigned size)
+{
+    u16 v2;
+    u32 v4;
+    u64 v8;
+    switch (size) {
+    case 1: return *(const u8 *)p;
+    case 2: __builtin_memcpy(&v2, p, 2); return v2;
+    case 4: __builtin_memcpy(&v4, p, 4); return v4;
+    default: __builtin_memcpy(&v8, p, 8); return v8;
+    }
+}
+
+static inline void mem_host_store(void *p, unsigned size, u64 val)
+{
+    u16 v2 = (u16)val;
+    u32 v4 = (u32)val;
+    switch (size) {
+    case 1: *(u8 *)p = (u8)val; break;
+    case 2: __builtin_memcpy(p, &v2, 2); break;
+    case 4: __builtin_memcpy(p, &v4, 4); break;
+    default: __builtin_memcpy(p, &val, 8); break;
+    }
+}
 
 #endif

@@ -4,6 +4,7 @@
 #ifndef POGO_CORE_MMU_H
 #define POGO_CORE_MMU_H
 
+#include "core/mem.h"
 #include "core/vcpu.h"
 
 enum mmu_access { MMU_READ, MMU_WRITE, MMU_EXEC };
@@ -38,15 +39,37 @@ bool mmu_walk(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
 // The same without side effects and for the debugger: no A/D updates, no permission checks.
 bool mmu_peek(const struct vcpu *v, gva a, gpa *out);
 
-// Slow path of a TLB probe: walk, fill the TLB where the page is plain RAM, and give the host address of `a` or 0 with *gpa
-// set (MMIO, ROM write, hole: use mem_load/mem_store). Returns false with *fault on a page fault.
+// Slow path of a TLB probe: walk, fill the TLB where the page is RAM or ROM, and give the host address of `a` for this access in
+// *host. *host is 0 where the access must go through mem_load/mem_store on *phys (always set): MMIO, holes, writes to ROM and
+// writes to a page with code. (A locked operation on a page with code: mem_write_ptr.) Returns false with *fault on a page
+// fault, after dropping what the TLB held for `a` (SDM 3A 4.10.4.1). All that for the page of `a` alone.
 bool mmu_fill(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view, hva *host, gpa *phys,
               struct mmu_fault *fault);
 
+bool mmu_load_slow(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 *val, struct mmu_fault *fault);
+bool mmu_store_slow(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 val, struct mmu_fault *fault);
+
 // Linear access of 1, 2, 4 or 8 bytes (may cross a page; then both pages are checked before anything is written, and a fault
-// names the first faulting byte in the page that faults). Returns false with *fault set.
-bool mmu_load(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 *val, struct mmu_fault *fault);
-bool mmu_store(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 val, struct mmu_fault *fault);
+// names the first faulting byte in the page that faults). Returns false with *fault set. Outside 64-bit mode an access at the
+// end of the 4 GiB wraps.
+static inline bool mmu_load(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 *val, struct mmu_fault *fault)
+{
+    hva p = tlb_read(&v->tlb, view, a, size);
+    if (UNLIKELY(!p))
+        return mmu_load_slow(v, a, size, view, val, fault);
+    *val = mem_host_load((const void *)p, size);
+    return true;
+}
+
+static inline bool mmu_store(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 val, struct mmu_fault *fault)
+{
+    hva p = tlb_write(&v->tlb, view, a, size);
+    if (UNLIKELY(!p))
+        return mmu_store_slow(v, a, size, view, val, fault);
+    mem_host_store((void *)p, size, val);
+    return true;
+}
+
 // Any length up to a page: all pages are checked before the first byte moves.
 bool mmu_read_buf(struct vcpu *v, gva a, void *buf, unsigned len, enum tlb_view view, struct mmu_fault *fault);
 bool mmu_write_buf(struct vcpu *v, gva a, const void *buf, unsigned len, enum tlb_view view, struct mmu_fault *fault);
@@ -54,17 +77,34 @@ bool mmu_write_buf(struct vcpu *v, gva a, const void *buf, unsigned len, enum tl
 bool mmu_probe(struct vcpu *v, gva a, unsigned len, enum mmu_access access, enum tlb_view view,
                struct mmu_fault *fault);
 
-// Tell the MMU that a control register changed; flushes what the manuals say. `old` and `new` values of CR0, CR4, EFER;
-// CR3 with its bit 63.
+// Tell the MMU that a control register changed: `cpu` holds the new value already. Flushes what the manuals say (SDM 3A
+// 4.10.4.1) and what the TLB's views depend on.
 void mmu_cr0_changed(struct vcpu *v, u64 old);
 void mmu_cr4_changed(struct vcpu *v, u64 old);
 void mmu_efer_changed(struct vcpu *v, u64 old);
+// cpu.cr3 was loaded, bit 63 taken off; `noflush`: that bit, only with CR4.PCIDE.
 void mmu_cr3_loaded(struct vcpu *v, bool noflush);
 void mmu_a20_changed(struct vcpu *v);
-// Do the TLB work that other vCPUs queued (VCPU_REQ_TLB). Called by the engine between instructions.
-void mmu_serve_tlb_requests(struct vcpu *v);
+// All of `cpu` may have changed (reset, snapshot, another engine): forget everything and make the right PCID current.
+void mmu_state_changed(struct vcpu *v);
 // Load the four PDPTEs from CR3 (PAE without long mode). Returns false when a present one has reserved bits set: #GP(0), state
 // unchanged. SDM 3A 4.4.1.
 bool mmu_load_pdptes(struct vcpu *v, u64 cr3);
+
+// INVLPG: entries for `a` of the current PCID, and global ones.
+static inline void mmu_invlpg(struct vcpu *v, gva a)
+{
+    tlb_flush_gva(&v->tlb, a);
+}
+
+// An engine is about to derive code from the RAM or ROM page at `page`: set MEM_PAGE_CODE and take write permission for it from
+// every vCPU's TLB, so that later stores reach mem.code_write. `self` is the vCPU of the calling thread, or NULL. For `self` it
+// has happened on return. Other vCPUs find it in their queue (VCPU_REQ_TLB) and may still write through an old tag until
+// they have run mmu_serve_tlb_requests(): who reads the page's bytes must do so after mmu_queue_empty() is true for each of them. With
+// one vCPU that is trivially so.
+void mmu_protect_page(struct machine *m, struct vcpu *self, gpa page);
+// Do what other vCPUs queued; on VCPU_REQ_TLB, by the thread that runs `v`.
+void mmu_serve_tlb_requests(struct vcpu *v);
+bool mmu_queue_empty(const struct vcpu *v);
 
 #endif

@@ -13,7 +13,8 @@
 
 #define TLB_BITS 9
 #define TLB_ENTRIES (1u << TLB_BITS)
-#define TLB_CONTEXTS 4
+#define TLB_WORDS (TLB_ENTRIES / 64)
+#define TLB_CONTEXTS 8
 #define TLB_INVALID 0x8000000000000000ull // not canonical, and nothing canonical is within a page above it
 
 enum tlb_view { TLB_USER, TLB_SUPER, TLB_SUPER_AC, TLB_VIEW_COUNT }; // AC: SMAP lifted by EFLAGS.AC
@@ -23,27 +24,27 @@ struct tlb_entry {
     hva page; // host address of the page
 };
 
-struct tlb_meta {
-    gpa page;  // guest-physical page, for flushing by physical page
-    u8 global; // survives CR3 loads
-    u8 large;  // from a large page: INVLPG of any address in it must find it
-};
-
+// The bitmaps name entries by index, so that a flush costs what was filled since the last one and not the size of the table.
 struct tlb_table {
     struct tlb_entry e[TLB_ENTRIES];
-    struct tlb_meta meta[TLB_ENTRIES];
+    gpa phys[TLB_ENTRIES];   // guest-physical page; low bits: log2 of the size of the guest's page (12, 21, 22, 30)
+    u64 valid[TLB_WORDS];    // some tag is valid; the other bitmaps are subsets of this
+    u64 global[TLB_WORDS];   // survives CR3 loads
+    u64 writable[TLB_WORDS]; // tag_w is valid
+    u64 large[TLB_WORDS];    // 4 KiB fragment of a large page: INVLPG of any address in that page must find it
+    u64 filter_2m,
+        filter_1g; // hash of the 2 MiB and 1 GiB ranges that hold large pages with fragments here (no bit: none)
 };
 
 struct tlb_context {
     u16 pcid;
     bool used;
-    bool has_large;
     u64 last_use;
     struct tlb_table view[TLB_VIEW_COUNT];
 };
 
 struct tlb_stats {
-    u64 miss, fill, flush, flush_page, switch_hit, switch_miss;
+    u64 fill, flush, flush_page, switch_hit, switch_miss;
 };
 
 struct tlb {
@@ -52,6 +53,15 @@ struct tlb {
     u64 use_clock;
     struct tlb_stats stats;
     struct tlb_context ctx[TLB_CONTEXTS];
+};
+
+// What a page walk found out about a page, for tlb_fill().
+struct tlb_page {
+    hva host;       // host address of the 4 KiB page
+    gpa phys;       // guest-physical address of the 4 KiB page
+    unsigned shift; // log2 of the size of the guest's page
+    bool global;
+    bool r, w, x; // which tags become valid
 };
 
 static inline unsigned tlb_index(gva a)
@@ -81,7 +91,11 @@ static inline hva tlb_exec(const struct tlb *t, enum tlb_view view, gva a)
     return off <= 4095u ? e->page + off : 0;
 }
 
+// Must be called before the first probe: a zeroed table would match page 0.
 void tlb_init(struct tlb *t);
+// Enter the page that holds `a` into the current context. Replaces the entry as a whole, so its tags are never a mixture of
+// two states of the guest's tables.
+void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p);
 // Everything, global entries and all contexts too.
 void tlb_flush_all(struct tlb *t);
 // Non-global entries of the current context (MOV CR3 without PCID).
@@ -97,6 +111,7 @@ void tlb_flush_all_nonglobal(struct tlb *t);
 void tlb_switch_pcid(struct tlb *t, u16 pcid, bool flush);
 // Drop write permission (code was taken from the page, or its dirty flag was cleared) or everything for a physical page.
 void tlb_protect_gpa(struct tlb *t, gpa page);
+void tlb_protect_all(struct tlb *t); // write permission of every entry
 void tlb_flush_gpa(struct tlb *t, gpa page);
 
 #endif

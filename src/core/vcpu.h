@@ -30,6 +30,15 @@ struct vcpu_intc {
     void *intc;
 };
 
+// TLB work from other threads: pages to take write permission from. A full queue turns into "all pages".
+#define VCPU_TLB_QUEUE 16
+
+struct vcpu_tlb_queue {
+    _Atomic u64 slot[VCPU_TLB_QUEUE]; // page | 1, or 0 when free
+    _Atomic bool all;
+    _Atomic u32 pending; // posted and not yet done
+};
+
 struct vcpu {
     struct cpu cpu; // first: hot
     _Atomic u32 request;
@@ -41,6 +50,7 @@ struct vcpu {
     u8 sipi_vector;
     const struct engine_ops *engine;
     void *engine_state;
+    struct vcpu_tlb_queue tlb_queue;
     struct tlb tlb;
 };
 
@@ -53,5 +63,12 @@ static inline void vcpu_request_clear(struct vcpu *v, u32 bits)
 {
     atomic_fetch_and_explicit(&v->request, ~bits, memory_order_acq_rel);
 }
+
+// Make *v a vCPU of `m` (which may be NULL in tests of the processor alone) in the state after RESET. Does not add it to the
+// machine's list.
+void vcpu_init(struct vcpu *v, struct machine *m, u32 id, const struct cpu_model *model);
+// RESET, or INIT: architectural state (RDX: the model's signature), TLB emptied. `id` 0 is the bootstrap processor.
+void vcpu_reset(struct vcpu *v);
+void vcpu_init_ipi(struct vcpu *v);
 
 #endif

@@ -1,0 +1,121 @@
+// Virtual time and its timers: a short unsorted list, since a board has a dozen, and the earliest deadline kept beside it. Called
+// by one thread at a time.
+#include "core/clock.h"
+
+#include <errno.h>
+
+void clock_init(struct clock *c, struct host *h)
+{
+    *c = (struct clock){.host = h, .running = true, .next_deadline = CLOCK_NEVER};
+    c->offset_ns = h->ops->now_ns(h->self);
+}
+
+void clock_use_icount(struct clock *c, u32 num, u32 den)
+{
+    u64 now = clock_now(c);
+
+    c->icount = true;
+    c->icount_ns_num = num;
+    c->icount_ns_den = den;
+    c->icount_insns = 0;
+    c->icount_skipped_ns = now;
+}
+
+int clock_add_timer(struct clock *c, struct clock_timer *t)
+{
+    if (!t->fire)
+        return -EINVAL;
+    if (c->count == CLOCK_MAX_TIMERS)
+        return -ENOSPC;
+    t->deadline_ns = CLOCK_NEVER;
+    c->timer[c->count++] = t;
+    return 0;
+}
+
+u64 clock_now(const struct clock *c)
+{
+    if (c->icount) {
+        // Split so that the product cannot overflow before 2^64 ns.
+        u64 whole = c->icount_insns / c->icount_ns_den, part = c->icount_insns % c->icount_ns_den;
+        return c->icount_skipped_ns + whole * c->icount_ns_num + part * c->icount_ns_num / c->icount_ns_den;
+    }
+    if (!c->running)
+        return c->stopped_at;
+    return c->host->ops->now_ns(c->host->self) - c->offset_ns;
+}
+
+static void find_next(struct clock *c)
+{
+    u64 next = CLOCK_NEVER;
+    for (unsigned i = 0; i < c->count; i++)
+        if (c->timer[i]->deadline_ns < next)
+            next = c->timer[i]->deadline_ns;
+    c->next_deadline = next;
+}
+
+void clock_arm(struct clock *c, struct clock_timer *t, u64 deadline_ns)
+{
+    t->deadline_ns = deadline_ns;
+    find_next(c);
+}
+
+void clock_disarm(struct clock *c, struct clock_timer *t)
+{
+    t->deadline_ns = CLOCK_NEVER;
+    find_next(c);
+}
+
+static struct clock_timer *earliest(struct clock *c)
+{
+    struct clock_timer *t = NULL;
+    for (unsigned i = 0; i < c->count; i++)
+        if (c->timer[i]->deadline_ns != CLOCK_NEVER && (!t || c->timer[i]->deadline_ns < t->deadline_ns))
+            t = c->timer[i];
+    return t;
+}
+
+void clock_run(struct clock *c)
+{
+    if (c->next_deadline == CLOCK_NEVER)
+        return;
+    u64 now = clock_now(c);
+    for (unsigned fired = 0; fired < CLOCK_MAX_FIRES && c->next_deadline <= now; fired++) {
+        struct clock_timer *t = earliest(c);
+        if (!t)
+            break;
+        clock_disarm(c, t);
+        t->fire(t->dev, now);
+    }
+}
+
+u64 clock_host_deadline(const struct clock *c)
+{
+    if (c->next_deadline == CLOCK_NEVER || !c->running || c->icount)
+        return CLOCK_NEVER;
+    u64 at = c->next_deadline + c->offset_ns;
+    return at < c->offset_ns ? CLOCK_NEVER : at;
+}
+
+void clock_skip_idle(struct clock *c)
+{
+    u64 now = clock_now(c);
+    if (c->icount && c->next_deadline != CLOCK_NEVER && c->next_deadline > now)
+        c->icount_skipped_ns += c->next_deadline - now;
+}
+
+void clock_stop(struct clock *c)
+{
+    if (!c->running)
+        return;
+    c->stopped_at = clock_now(c);
+    c->running = false;
+}
+
+void clock_start(struct clock *c)
+{
+    if (c->running)
+        return;
+    c->running = true;
+    if (!c->icount)
+        c->offset_ns = c->host->ops->now_ns(c->host->self) - c->stopped_at;
+}

@@ -1,0 +1,230 @@
+// Guest-physical memory. The regions are a sorted array of disjoint ranges; look-ups try the largest RAM regions first and
+// fall back to a binary search. What is in no region is a hole: reads give all ones, writes vanish.
+#include "core/mem.h"
+
+#include <errno.h>
+
+static int region_check(const struct mem *m, const struct mem_region *r)
+{
+    gpa last = r->base + (r->size - 1);
+
+    if (r->size == 0 || last < r->base || (m->phys_mask && last > m->phys_mask))
+        return -EINVAL;
+    if (r->kind == MEM_MMIO) {
+        if (!r->ops)
+            return -EINVAL;
+    } else if (((r->base | r->size | (hva)r->host) & (MEM_PAGE_SIZE - 1)) || !r->host || !r->page_flags) {
+        return -EINVAL;
+    }
+    for (unsigned i = 0; i < m->count; i++) {
+        const struct mem_region *o = &m->region[i];
+        if (r->base <= o->base + (o->size - 1) && o->base <= last)
+            return -EEXIST;
+    }
+    return m->count == MEM_MAX_REGIONS ? -ENOSPC : 0;
+}
+
+static void choose_hot(struct mem *m)
+{
+    u64 size[MEM_HOT] = {0};
+
+    for (unsigned i = 0; i < MEM_HOT; i++)
+        m->hot[i] = 0;
+    for (unsigned i = 0; i < m->count; i++) {
+        u64 s = m->region[i].kind == MEM_RAM ? m->region[i].size : 0;
+        if (s > size[0]) {
+            size[1] = size[0];
+            m->hot[1] = m->hot[0];
+            size[0] = s;
+            m->hot[0] = i;
+        } else if (s > size[1]) {
+            size[1] = s;
+            m->hot[1] = i;
+        }
+    }
+}
+
+static int region_add(struct mem *m, const struct mem_region *r)
+{
+    int err = region_check(m, r);
+    if (err)
+        return err;
+
+    unsigned at = m->count;
+    for (; at > 0 && m->region[at - 1].base > r->base; at--)
+        m->region[at] = m->region[at - 1];
+    m->region[at] = *r;
+    m->count++;
+    choose_hot(m);
+    return 0;
+}
+
+int mem_add_ram(struct mem *m, gpa base, u64 size, u8 *host, _Atomic u8 *page_flags, const char *name)
+{
+    struct mem_region r = {
+        .base = base, .size = size, .kind = MEM_RAM, .host = host, .page_flags = page_flags, .name = name};
+    return region_add(m, &r);
+}
+
+int mem_add_rom(struct mem *m, gpa base, u64 size, u8 *host, _Atomic u8 *page_flags, const char *name)
+{
+    struct mem_region r = {
+        .base = base, .size = size, .kind = MEM_ROM, .host = host, .page_flags = page_flags, .name = name};
+    return region_add(m, &r);
+}
+
+int mem_add_mmio(struct mem *m, gpa base, u64 size, const struct dev_ops *ops, void *dev, const char *name)
+{
+    struct mem_region r = {.base = base, .size = size, .kind = MEM_MMIO, .ops = ops, .dev = dev, .name = name};
+    return region_add(m, &r);
+}
+
+const struct mem_region *mem_find_slow(const struct mem *m, gpa a)
+{
+    unsigned lo = 0, hi = m->count;
+
+    while (lo < hi) {
+        unsigned mid = (lo + hi) / 2;
+        const struct mem_region *r = &m->region[mid];
+        if (a < r->base)
+            hi = mid;
+        else if (a - r->base < r->size)
+            return r;
+        else
+            lo = mid + 1;
+    }
+    return NULL;
+}
+
+static bool is_memory(const struct mem_region *r)
+{
+    return r && (r->kind == MEM_RAM || r->kind == MEM_ROM);
+}
+
+u8 *mem_ptr(const struct mem *m, gpa a, u64 len, bool write)
+{
+    const struct mem_region *r = mem_find(m, a);
+
+    if (!is_memory(r) || (write && r->kind != MEM_RAM))
+        return NULL;
+    u64 off = a - r->base;
+    return len <= r->size - off ? r->host + off : NULL;
+}
+
+_Atomic u8 *mem_flags(const struct mem *m, gpa a)
+{
+    const struct mem_region *r = mem_find(m, a);
+    return is_memory(r) ? &r->page_flags[(a - r->base) >> MEM_PAGE_SHIFT] : NULL;
+}
+
+// Bytes [off, off+len) of a RAM region are about to change.
+static void before_write(struct mem *m, const struct mem_region *r, u64 off, u64 len)
+{
+    for (u64 done = 0; done < len;) {
+        u64 at = off + done;
+        u64 part = MEM_PAGE_SIZE - (at & (MEM_PAGE_SIZE - 1));
+        if (part > len - done)
+            part = len - done;
+        _Atomic u8 *flags = &r->page_flags[at >> MEM_PAGE_SHIFT];
+        mem_flag_set(flags, MEM_PAGE_DIRTY);
+        if (UNLIKELY(atomic_load_explicit(flags, memory_order_acquire) & MEM_PAGE_CODE) && m->code_write)
+            m->code_write(m->owner, r->base + at, part);
+        done += part;
+    }
+}
+
+u8 *mem_write_ptr(struct mem *m, gpa a, u64 len)
+{
+    const struct mem_region *r = mem_find(m, a);
+
+    if (!r || r->kind != MEM_RAM || len > r->size - (a - r->base))
+        return NULL;
+    before_write(m, r, a - r->base, len);
+    return r->host + (a - r->base);
+}
+
+bool mem_read(const struct mem *m, gpa a, void *buf, u64 len)
+{
+    u8 *to = buf;
+
+    while (len) {
+        const struct mem_region *r = mem_find(m, a);
+        if (!is_memory(r))
+            return false;
+        u64 off = a - r->base;
+        u64 part = len < r->size - off ? len : r->size - off;
+        __builtin_memcpy(to, r->host + off, part);
+        to += part;
+        a += part;
+        len -= part;
+        if (a == 0 && len) // the range wraps past the end of the address space
+            return false;
+    }
+    return true;
+}
+
+bool mem_write(struct mem *m, gpa a, const void *buf, u64 len)
+{
+    const u8 *from = buf;
+
+    while (len) {
+        const struct mem_region *r = mem_find(m, a);
+        if (!r || r->kind != MEM_RAM)
+            return false;
+        u64 off = a - r->base;
+        u64 part = len < r->size - off ? len : r->size - off;
+        before_write(m, r, off, part);
+        __builtin_memcpy(r->host + off, from, part);
+        from += part;
+        a += part;
+        len -= part;
+        if (a == 0 && len)
+            return false;
+    }
+    return true;
+}
+
+static u64 size_mask(unsigned size)
+{
+    return size == 8 ? ~0ull : (1ull << (size * 8)) - 1;
+}
+
+u64 mem_load(struct mem *m, gpa a, unsigned size)
+{
+    const struct mem_region *r = mem_find(m, a);
+
+    if (!r && size == 1)
+        return 0xff;
+    if (!r || size > r->size - (a - r->base)) {
+        // Begins in a hole or leaves its region: byte by byte.
+        u64 val = 0;
+        for (unsigned i = 0; i < size; i++)
+            val |= mem_load(m, a + i, 1) << (i * 8);
+        return val;
+    }
+    u64 off = a - r->base;
+    if (r->kind == MEM_MMIO)
+        return r->ops->read ? r->ops->read(r->dev, off, size) & size_mask(size) : size_mask(size);
+    return mem_host_load(r->host + off, size);
+}
+
+void mem_store(struct mem *m, gpa a, unsigned size, u64 val)
+{
+    const struct mem_region *r = mem_find(m, a);
+
+    if (!r && size == 1)
+        return;
+    if (!r || size > r->size - (a - r->base)) {
+        for (unsigned i = 0; i < size; i++)
+            mem_store(m, a + i, 1, (val >> (i * 8)) & 0xff);
+        return;
+    }
+    u64 off = a - r->base;
+    if (r->kind == MEM_MMIO) {
+        if (r->ops->write)
+            r->ops->write(r->dev, off, size, val & size_mask(size));
+    } else if (r->kind == MEM_RAM) {
+        before_write(m, r, off, size);
+        mem_host_store(r->host + off, size, val);
+    }
+}

@@ -1,0 +1,637 @@
+// Page walks and the slow paths of linear memory accesses.
+//
+// A walk reads the guest's tables as the processor does: present bit, then reserved bits of each entry on the way down, then
+// the permissions of all levels together. Accessed bits are set in table entries as they are passed and in the leaf, with
+// the dirty bit, once the access is permitted, each by one compare-and-exchange on guest memory. Where the entry changed meanwhile (another
+// vCPU), the walk starts over. SDM 3A 4.3 to 4.8; APM 2 5.3 to 5.6.
+//
+// Tables may lie anywhere: entries in ROM or MMIO are read, A and D updates there do what a store would; a hole reads as all
+// ones, which is a present entry with reserved bits set in all but 32-bit paging.
+#include "core/mmu.h"
+
+#include "core/cpuid.h"
+#include "core/machine.h"
+
+enum paging { PAGING_NONE, PAGING_32, PAGING_PAE, PAGING_LONG };
+
+#define ADDR_MASK 0x000ffffffffff000ull
+#define PERM_R 1u
+#define PERM_W 2u
+#define PERM_X 4u
+
+// What a walk depends on, gathered once.
+struct walk {
+    struct mem *mem;
+    const struct cpu *cpu;
+    const struct cpu_model *model;
+    enum paging paging;
+    u64 rsvd; // reserved bits in every entry of this paging mode
+    gva addr;
+};
+
+// A table entry in guest memory.
+struct pte {
+    u64 val;
+    u8 *host; // NULL when not in RAM
+    gpa addr;
+    unsigned size;
+};
+
+static enum paging paging_mode(const struct cpu *c)
+{
+    if (!(c->cr0 & X86_CR0_PG))
+        return PAGING_NONE;
+    if (!(c->cr4 & X86_CR4_PAE))
+        return PAGING_32;
+    return c->msr.efer & X86_EFER_LMA ? PAGING_LONG : PAGING_PAE;
+}
+
+static bool model_has(const struct cpu_model *m, enum isa_feature f)
+{
+    return !m || cpu_model_has(m, f);
+}
+
+static bool model_is_amd(const struct cpu_model *m)
+{
+    return m && m->vendor[0] == 'A';
+}
+
+// Address bits at and above MAXPHYADDR, up to bit `top`.
+static u64 phys_rsvd(const struct cpu_model *m, unsigned top)
+{
+    unsigned bits = m && m->maxphyaddr ? m->maxphyaddr : 48;
+    u64 all = (2ull << top) - 1;
+    return bits > top ? 0 : all & ~((1ull << bits) - 1);
+}
+
+static void walk_init(struct walk *w, const struct vcpu *v, gva a)
+{
+    w->mem = &v->machine->mem;
+    w->cpu = &v->cpu;
+    w->model = v->model;
+    w->paging = paging_mode(&v->cpu);
+    w->addr = a;
+    w->rsvd = 0;
+    // Bits 62:52 are free for software in 4-level paging and reserved in PAE paging.
+    if (w->paging >= PAGING_PAE) {
+        w->rsvd = phys_rsvd(v->model, w->paging == PAGING_LONG ? 51 : 62);
+        if (!(v->cpu.msr.efer & X86_EFER_NXE))
+            w->rsvd |= X86_PTE_NX;
+    }
+}
+
+static void pte_read(const struct walk *w, struct pte *p, gpa addr, unsigned size)
+{
+    addr &= w->cpu->a20_mask;
+    const struct mem_region *r = mem_find(w->mem, addr);
+    p->addr = addr;
+    p->size = size;
+    p->host = NULL;
+    // Tables are naturally aligned, so an entry never straddles two regions of memory.
+    if (LIKELY(r && r->kind == MEM_RAM)) {
+        p->host = r->host + (addr - r->base);
+        p->val = size == 8 ? __atomic_load_n((u64 *)p->host, __ATOMIC_RELAXED)
+                           : __atomic_load_n((u32 *)p->host, __ATOMIC_RELAXED);
+    } else {
+        p->val = mem_load(w->mem, addr, size);
+    }
+}
+
+// Set bits in the entry in guest memory if it still is what was read.
+static bool pte_set(const struct walk *w, struct pte *p, u64 bits)
+{
+    if (LIKELY((p->val & bits) == bits))
+        return true;
+    u64 want = p->val | bits;
+    if (!p->host) {
+        mem_store(w->mem, p->addr, p->size, want);
+        return true;
+    }
+    u8 *host = mem_write_ptr(w->mem, p->addr, p->size);
+    if (p->size == 8) {
+        u64 old = p->val;
+        return __atomic_compare_exchange_n((u64 *)host, &old, want, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    }
+    u32 old = (u32)p->val;
+    return __atomic_compare_exchange_n((u32 *)host, &old, (u32)want, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+// Reserved bits of a present entry at `level` (1: page table) beyond w->rsvd. SDM 3A tables 4-4 to 4-19; APM 2 5.3.
+static u64 level_rsvd(const struct walk *w, unsigned level, u64 val)
+{
+    bool ps = val & X86_PTE_PS;
+    switch (level) {
+    case 4: // AMD also reserves bit 8 here
+        return X86_PTE_PS | (model_is_amd(w->model) ? X86_PTE_G : 0);
+    case 3:
+        if (!ps)
+            return 0;
+        return model_has(w->model, ISA_FEAT_PDPE1GB) ? 0x3fffe000ull : X86_PTE_PS;
+    case 2:
+        if (!ps)
+            return 0;
+        if (w->paging != PAGING_32)
+            return 0x1fe000ull;
+        // PSE-36: bits 20:13 are bits 39:32 of the address, as far as MAXPHYADDR goes.
+        return model_has(w->model, ISA_FEAT_PSE36) ? 1ull << 21 | phys_rsvd(w->model, 39) >> 32 << 13 : 0x3fe000ull;
+    default: return 0;
+    }
+}
+
+static unsigned index_bits(const struct walk *w)
+{
+    return w->paging == PAGING_32 ? 10 : 9;
+}
+
+static bool is_leaf(const struct walk *w, unsigned level, u64 val)
+{
+    if (level == 1)
+        return true;
+    if (!(val & X86_PTE_PS))
+        return false;
+    return w->paging != PAGING_32 || (w->cpu->cr4 & X86_CR4_PSE);
+}
+
+// Physical address of the table where the walk begins, or false: a PAE directory pointer that is not present.
+static bool walk_root(const struct walk *w, gpa *table, unsigned *level)
+{
+    switch (w->paging) {
+    case PAGING_32:
+        *level = 2;
+        *table = w->cpu->cr3 & 0xfffff000u;
+        return true;
+    case PAGING_PAE: {
+        u64 pdpte = w->cpu->pdpte[(w->addr >> 30) & 3];
+        *level = 2;
+        *table = pdpte & ADDR_MASK;
+        return pdpte & X86_PTE_P;
+    }
+    default:
+        *level = 4;
+        *table = w->cpu->cr3 & ADDR_MASK;
+        return true;
+    }
+}
+
+enum step { STEP_OK, STEP_RETRY, STEP_ABSENT, STEP_RESERVED };
+
+// Go down to the leaf. *prot: W, U and NX combined over the levels. `touch`: set accessed bits of the tables passed.
+static enum step walk_down(const struct walk *w, struct pte *leaf, unsigned *shift, u64 *prot, bool touch)
+{
+    unsigned level, bits = index_bits(w), size = bits == 10 ? 4 : 8;
+    u64 all = X86_PTE_W | X86_PTE_U | X86_PTE_NX; // NX inverted: the AND of "may execute"
+    gpa table;
+
+    if (!walk_root(w, &table, &level))
+        return STEP_ABSENT;
+    for (;; level--) {
+        unsigned sh = 12 + bits * (level - 1);
+        pte_read(w, leaf, table + ((w->addr >> sh) & ((1u << bits) - 1)) * size, size);
+        if (!(leaf->val & X86_PTE_P))
+            return STEP_ABSENT;
+        bool last = is_leaf(w, level, leaf->val);
+        u64 rsvd = w->rsvd;
+        if (UNLIKELY(level != 1 && (leaf->val & (X86_PTE_PS | X86_PTE_G))) && (last || w->paging == PAGING_LONG))
+            rsvd |= level_rsvd(w, level, leaf->val);
+        if (UNLIKELY(leaf->val & rsvd))
+            return STEP_RESERVED;
+        all &= leaf->val ^ X86_PTE_NX;
+        if (last) {
+            *shift = sh;
+            *prot = all ^ X86_PTE_NX;
+            return STEP_OK;
+        }
+        if (touch && UNLIKELY(!pte_set(w, leaf, X86_PTE_A)))
+            return STEP_RETRY;
+        table = leaf->val & (w->paging == PAGING_32 ? 0xfffff000u : ADDR_MASK);
+    }
+}
+
+static gpa leaf_addr(const struct walk *w, const struct pte *leaf, unsigned shift)
+{
+    u64 in_page = (1ull << shift) - 1;
+    gpa base = leaf->val & ADDR_MASK;
+
+    if (w->paging == PAGING_32 && shift == 22)
+        base |= ((leaf->val >> 13) & 0xff) << 32;
+    return ((base & ~in_page) | (w->addr & in_page)) & w->cpu->a20_mask;
+}
+
+// What a view may do with a page of protection `prot`. SDM 3A 4.6.1.
+static unsigned permissions(const struct cpu *c, u64 prot, enum tlb_view view)
+{
+    unsigned perm = PERM_R | PERM_X;
+
+    if (!(c->cr0 & X86_CR0_PG))
+        return PERM_R | PERM_W | PERM_X;
+    if (view == TLB_USER) {
+        if (!(prot & X86_PTE_U))
+            return 0;
+        if (prot & X86_PTE_W)
+            perm |= PERM_W;
+    } else {
+        if ((prot & X86_PTE_W) || !(c->cr0 & X86_CR0_WP))
+            perm |= PERM_W;
+        if ((prot & X86_PTE_U) && (c->cr4 & X86_CR4_SMEP))
+            perm &= ~PERM_X;
+        if ((prot & X86_PTE_U) && (c->cr4 & X86_CR4_SMAP) && view == TLB_SUPER)
+            perm &= ~(PERM_R | PERM_W);
+    }
+    return prot & X86_PTE_NX ? perm & ~PERM_X : perm;
+}
+
+static bool walk_fault(const struct cpu *c, gva a, enum mmu_access access, enum tlb_view view, u32 error,
+                       struct mmu_fault *fault)
+{
+    bool nxe = (c->cr4 & X86_CR4_PAE) && (c->msr.efer & X86_EFER_NXE);
+
+    if (access == MMU_WRITE)
+        error |= X86_PF_W;
+    if (view == TLB_USER)
+        error |= X86_PF_U;
+    if (access == MMU_EXEC && (nxe || (c->cr4 & X86_CR4_SMEP)))
+        error |= X86_PF_I;
+    *fault = (struct mmu_fault){.addr = a, .error = error};
+    return false;
+}
+
+bool mmu_walk(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view, struct mmu_page *page,
+              struct mmu_fault *fault)
+{
+    static const u8 need[] = {[MMU_READ] = PERM_R, [MMU_WRITE] = PERM_W, [MMU_EXEC] = PERM_X};
+    struct walk w;
+    struct pte leaf;
+    unsigned shift;
+    u64 prot;
+
+    walk_init(&w, v, a);
+    if (w.paging == PAGING_NONE) {
+        *page = (struct mmu_page){
+            .addr = a & v->cpu.a20_mask, .page_size = 4096, .prot = X86_PTE_W | X86_PTE_U, .dirty = true};
+        return true;
+    }
+    for (;;) {
+        enum step step = walk_down(&w, &leaf, &shift, &prot, true);
+        if (UNLIKELY(step == STEP_RETRY))
+            continue;
+        if (UNLIKELY(step != STEP_OK))
+            return walk_fault(&v->cpu, a, access, view, step == STEP_RESERVED ? X86_PF_P | X86_PF_RSVD : 0, fault);
+        if (UNLIKELY(!(permissions(&v->cpu, prot, view) & need[access])))
+            return walk_fault(&v->cpu, a, access, view, X86_PF_P, fault);
+        if (LIKELY(pte_set(&w, &leaf, access == MMU_WRITE ? X86_PTE_A | X86_PTE_D : X86_PTE_A)))
+            break;
+    }
+    *page = (struct mmu_page){
+        .addr = leaf_addr(&w, &leaf, shift),
+        .page_size = 1ull << shift,
+        .global = (leaf.val & X86_PTE_G) && (v->cpu.cr4 & X86_CR4_PGE),
+        .prot = prot,
+        .dirty = access == MMU_WRITE || (leaf.val & X86_PTE_D),
+    };
+    return true;
+}
+
+// A debugger must not disturb devices: tables in MMIO count as absent.
+bool mmu_peek(const struct vcpu *v, gva a, gpa *out)
+{
+    struct walk w;
+    struct pte leaf = {0};
+    unsigned level, bits;
+    gpa table;
+
+    walk_init(&w, v, a);
+    if (w.paging == PAGING_NONE) {
+        *out = a & v->cpu.a20_mask;
+        return true;
+    }
+    if (!walk_root(&w, &table, &level))
+        return false;
+    bits = index_bits(&w);
+    for (;; level--) {
+        unsigned sh = 12 + bits * (level - 1), size = bits == 10 ? 4 : 8;
+        gpa at = (table + ((a >> sh) & ((1u << bits) - 1)) * size) & v->cpu.a20_mask;
+        if (!mem_ptr(w.mem, at, size, false))
+            return false;
+        pte_read(&w, &leaf, at, size);
+        bool last = is_leaf(&w, level, leaf.val);
+        u64 rsvd = w.rsvd | (last || w.paging == PAGING_LONG ? level_rsvd(&w, level, leaf.val) : 0);
+        if (!(leaf.val & X86_PTE_P) || (leaf.val & rsvd))
+            return false;
+        if (last) {
+            *out = leaf_addr(&w, &leaf, sh);
+            return true;
+        }
+        table = leaf.val & (w.paging == PAGING_32 ? 0xfffff000u : ADDR_MASK);
+    }
+}
+
+bool mmu_fill(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view, hva *host, gpa *phys,
+              struct mmu_fault *fault)
+{
+    struct mmu_page page;
+
+    if (UNLIKELY(!mmu_walk(v, a, access, view, &page, fault))) {
+        tlb_flush_gva(&v->tlb, a);
+        return false;
+    }
+    *phys = page.addr;
+    *host = 0;
+    const struct mem_region *r = mem_find(&v->machine->mem, page.addr);
+    if (UNLIKELY(!r || (r->kind != MEM_RAM && r->kind != MEM_ROM)))
+        return true;
+
+    u64 off = page.addr - r->base;
+    bool writable = r->kind == MEM_RAM && page.dirty;
+    if (LIKELY(r->kind == MEM_RAM)) {
+        _Atomic u8 *flags = &r->page_flags[off >> MEM_PAGE_SHIFT];
+        if (access == MMU_WRITE)
+            mem_flag_set(flags, MEM_PAGE_DIRTY);
+        // A read leaves the page clean for us, and then the first write has to come here again.
+        u8 now = atomic_load_explicit(flags, memory_order_acquire);
+        writable = writable && (now & (MEM_PAGE_DIRTY | MEM_PAGE_CODE)) == MEM_PAGE_DIRTY;
+    }
+    unsigned perm = permissions(&v->cpu, page.prot, view);
+    hva here = (hva)r->host + off;
+    tlb_fill(&v->tlb, view, a,
+             &(struct tlb_page){
+                 .host = here & ~0xfffull,
+                 .phys = page.addr & ~0xfffull,
+                 .shift = (unsigned)__builtin_ctzll(page.page_size),
+                 .global = page.global,
+                 .r = perm & PERM_R,
+                 .w = writable && (perm & PERM_W),
+                 .x = perm & PERM_X,
+             });
+    if (access != MMU_WRITE || writable)
+        *host = here;
+    return true;
+}
+
+// --- accesses through the TLB ---------------------------------------------------------------------------------------------
+
+// Where a piece of an access that lies in one page goes.
+struct piece {
+    hva host; // 0: through mem_load/mem_store at phys
+    gpa phys;
+};
+
+static bool piece_find(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view, struct piece *p,
+                       struct mmu_fault *fault)
+{
+    switch (access) {
+    case MMU_READ: p->host = tlb_read(&v->tlb, view, a, 1); break;
+    case MMU_WRITE: p->host = tlb_write(&v->tlb, view, a, 1); break;
+    case MMU_EXEC: p->host = tlb_exec(&v->tlb, view, a); break;
+    }
+    return p->host || mmu_fill(v, a, access, view, &p->host, &p->phys, fault);
+}
+
+// First byte of the next page. Linear addresses are 32 bits wide outside 64-bit mode; only the processor's own accesses to
+// descriptor tables go above 4 GiB from compatibility mode.
+static gva next_page(const struct vcpu *v, gva a)
+{
+    gva next = (a | 0xfff) + 1;
+    return next == 1ull << 32 && !cpu_64bit(&v->cpu) ? 0 : next;
+}
+
+static unsigned left_in_page(gva a)
+{
+    return MEM_PAGE_SIZE - (unsigned)(a & (MEM_PAGE_SIZE - 1));
+}
+
+// Move bytes within one page; MMIO sees the widest aligned accesses that fit.
+static void piece_read(struct vcpu *v, const struct piece *p, u8 *buf, unsigned len)
+{
+    if (p->host) {
+        __builtin_memcpy(buf, (const void *)p->host, len);
+        return;
+    }
+    for (unsigned at = 0, size; at < len; at += size) {
+        for (size = 8; size > len - at || ((p->phys + at) & (size - 1)); size /= 2)
+            ;
+        u64 val = mem_load(&v->machine->mem, p->phys + at, size);
+        __builtin_memcpy(buf + at, &val, size);
+    }
+}
+
+static void piece_write(struct vcpu *v, const struct piece *p, const u8 *buf, unsigned len)
+{
+    if (p->host) {
+        __builtin_memcpy((void *)p->host, buf, len);
+        return;
+    }
+    for (unsigned at = 0, size; at < len; at += size) {
+        u64 val = 0;
+        for (size = 8; size > len - at || ((p->phys + at) & (size - 1)); size /= 2)
+            ;
+        __builtin_memcpy(&val, buf + at, size);
+        mem_store(&v->machine->mem, p->phys + at, size, val);
+    }
+}
+
+bool mmu_load_slow(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 *val, struct mmu_fault *fault)
+{
+    struct piece p;
+
+    if (left_in_page(a) < size) {
+        u64 out = 0;
+        if (!mmu_read_buf(v, a, &out, size, view, fault))
+            return false;
+        *val = out;
+        return true;
+    }
+    if (!piece_find(v, a, MMU_READ, view, &p, fault))
+        return false;
+    *val = LIKELY(p.host) ? mem_host_load((const void *)p.host, size) : mem_load(&v->machine->mem, p.phys, size);
+    return true;
+}
+
+bool mmu_store_slow(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64 val, struct mmu_fault *fault)
+{
+    struct piece p;
+
+    if (left_in_page(a) < size)
+        return mmu_write_buf(v, a, &val, size, view, fault);
+    if (!piece_find(v, a, MMU_WRITE, view, &p, fault))
+        return false;
+    if (LIKELY(p.host))
+        mem_host_store((void *)p.host, size, val);
+    else
+        mem_store(&v->machine->mem, p.phys, size, val);
+    return true;
+}
+
+// The one or two pages of [a, a+len), len at most a page: both looked up before either is used. Two pages can share a slot
+// of the TLB only when they are the same page, so the second look-up leaves the first result valid.
+static bool pieces_find(struct vcpu *v, gva a, unsigned len, enum mmu_access access, enum tlb_view view,
+                        struct piece p[2], unsigned *first, struct mmu_fault *fault)
+{
+    *first = left_in_page(a) < len ? left_in_page(a) : len;
+    if (!piece_find(v, a, access, view, &p[0], fault))
+        return false;
+    return *first == len || piece_find(v, next_page(v, a), access, view, &p[1], fault);
+}
+
+bool mmu_read_buf(struct vcpu *v, gva a, void *buf, unsigned len, enum tlb_view view, struct mmu_fault *fault)
+{
+    struct piece p[2];
+    unsigned first;
+
+    if (len == 0)
+        return true;
+    if (!pieces_find(v, a, len, MMU_READ, view, p, &first, fault))
+        return false;
+    piece_read(v, &p[0], buf, first);
+    if (first < len)
+        piece_read(v, &p[1], (u8 *)buf + first, len - first);
+    return true;
+}
+
+bool mmu_write_buf(struct vcpu *v, gva a, const void *buf, unsigned len, enum tlb_view view, struct mmu_fault *fault)
+{
+    struct piece p[2];
+    unsigned first;
+
+    if (len == 0)
+        return true;
+    if (!pieces_find(v, a, len, MMU_WRITE, view, p, &first, fault))
+        return false;
+    piece_write(v, &p[0], buf, first);
+    if (first < len)
+        piece_write(v, &p[1], (const u8 *)buf + first, len - first);
+    return true;
+}
+
+bool mmu_probe(struct vcpu *v, gva a, unsigned len, enum mmu_access access, enum tlb_view view, struct mmu_fault *fault)
+{
+    struct piece p;
+
+    while (len) {
+        unsigned part = left_in_page(a) < len ? left_in_page(a) : len;
+        if (!piece_find(v, a, access, view, &p, fault))
+            return false;
+        len -= part;
+        a = next_page(v, a);
+    }
+    return true;
+}
+
+// --- control registers ---------------------------------------------------------------------------------------------------
+
+void mmu_cr0_changed(struct vcpu *v, u64 old)
+{
+    // WP is part of what a supervisor write tag proves.
+    if ((v->cpu.cr0 ^ old) & (X86_CR0_PG | X86_CR0_WP))
+        tlb_flush_all(&v->tlb);
+}
+
+static u16 current_pcid(const struct cpu *c)
+{
+    return c->cr4 & X86_CR4_PCIDE ? c->cr3 & X86_CR3_PCID : 0;
+}
+
+void mmu_cr4_changed(struct vcpu *v, u64 old)
+{
+    u64 diff = v->cpu.cr4 ^ old;
+
+    if (diff & (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_LA57))
+        tlb_flush_all(&v->tlb);
+    if (diff & X86_CR4_PCIDE)
+        tlb_switch_pcid(&v->tlb, current_pcid(&v->cpu), true);
+}
+
+void mmu_efer_changed(struct vcpu *v, u64 old)
+{
+    if ((v->cpu.msr.efer ^ old) & (X86_EFER_NXE | X86_EFER_LMA))
+        tlb_flush_all(&v->tlb);
+}
+
+void mmu_cr3_loaded(struct vcpu *v, bool noflush)
+{
+    if (v->cpu.cr4 & X86_CR4_PCIDE)
+        tlb_switch_pcid(&v->tlb, v->cpu.cr3 & X86_CR3_PCID, !noflush);
+    else
+        tlb_flush_nonglobal(&v->tlb);
+}
+
+void mmu_a20_changed(struct vcpu *v)
+{
+    tlb_flush_all(&v->tlb);
+}
+
+void mmu_state_changed(struct vcpu *v)
+{
+    tlb_flush_all(&v->tlb);
+    tlb_switch_pcid(&v->tlb, current_pcid(&v->cpu), true);
+}
+
+bool mmu_load_pdptes(struct vcpu *v, u64 cr3)
+{
+    u64 rsvd = phys_rsvd(v->model, 62) | X86_PTE_NX | 0x1e6;
+    u64 pdpte[4];
+
+    for (unsigned i = 0; i < 4; i++) {
+        pdpte[i] = mem_load(&v->machine->mem, ((cr3 & 0xffffffe0u) + i * 8) & v->cpu.a20_mask, 8);
+        if ((pdpte[i] & X86_PTE_P) && (pdpte[i] & rsvd))
+            return false;
+    }
+    __builtin_memcpy(v->cpu.pdpte, pdpte, sizeof(pdpte));
+    return true;
+}
+
+// --- write protection across vCPUs -------------------------------------------------------------------------------------
+
+// The count goes up after the work is visible: who drains reads the count first, so it never reports work done that it did
+// not see.
+static void queue_post(struct vcpu *v, gpa page)
+{
+    struct vcpu_tlb_queue *q = &v->tlb_queue;
+    unsigned i;
+
+    for (i = 0; i < VCPU_TLB_QUEUE; i++) {
+        u64 empty = 0;
+        if (atomic_compare_exchange_strong(&q->slot[i], &empty, page | 1))
+            break;
+    }
+    if (i == VCPU_TLB_QUEUE)
+        atomic_store(&q->all, true);
+    atomic_fetch_add(&q->pending, 1);
+    vcpu_request(v, VCPU_REQ_TLB);
+    if (v->engine && v->engine->kick)
+        v->engine->kick(v);
+}
+
+void mmu_protect_page(struct machine *m, struct vcpu *self, gpa page)
+{
+    page &= ~(gpa)(MEM_PAGE_SIZE - 1);
+    _Atomic u8 *flags = mem_flags(&m->mem, page);
+    if (!flags)
+        return;
+    mem_flag_set(flags, MEM_PAGE_CODE);
+    for (unsigned i = 0; i < m->vcpu_count; i++)
+        if (m->vcpu[i] != self)
+            queue_post(m->vcpu[i], page);
+    if (self)
+        tlb_protect_gpa(&self->tlb, page);
+}
+
+void mmu_serve_tlb_requests(struct vcpu *v)
+{
+    struct vcpu_tlb_queue *q = &v->tlb_queue;
+
+    vcpu_request_clear(v, VCPU_REQ_TLB);
+    u32 done = atomic_load(&q->pending);
+    if (atomic_exchange(&q->all, false))
+        tlb_protect_all(&v->tlb);
+    for (unsigned i = 0; i < VCPU_TLB_QUEUE; i++) {
+        u64 page = atomic_exchange(&q->slot[i], 0);
+        if (page)
+            tlb_protect_gpa(&v->tlb, page & ~1ull);
+    }
+    atomic_fetch_sub(&q->pending, done);
+}
+
+bool mmu_queue_empty(const struct vcpu *v)
+{
+    return atomic_load(&v->tlb_queue.pending) == 0;
+}

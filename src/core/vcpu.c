@@ -1,0 +1,39 @@
+// Life of a virtual processor around its architectural state: creation, RESET and INIT.
+#include "core/vcpu.h"
+
+#include "core/cpuid.h"
+#include "core/mmu.h"
+
+// CPUID leaf 1 EAX, which RDX shows after RESET and INIT. SDM 3A 9.1.2; family and model as in SDM 2A CPUID.
+static u32 signature(const struct cpu_model *m)
+{
+    if (!m)
+        return 0x600;
+    u32 family = m->family > 15 ? 15 : m->family;
+    u32 ext_family = m->family > 15 ? m->family - 15 : 0;
+    return ext_family << 20 | (m->model >> 4 & 15) << 16 | family << 8 | (m->model & 15) << 4 | (m->stepping & 15);
+}
+
+void vcpu_init(struct vcpu *v, struct machine *m, u32 id, const struct cpu_model *model)
+{
+    __builtin_memset(v, 0, sizeof(*v));
+    v->machine = m;
+    v->id = id;
+    v->model = model;
+    tlb_init(&v->tlb);
+    vcpu_reset(v);
+}
+
+void vcpu_reset(struct vcpu *v)
+{
+    cpu_reset(&v->cpu, v->id == 0);
+    v->cpu.gpr[X86_RDX] = signature(v->model);
+    mmu_state_changed(v);
+}
+
+void vcpu_init_ipi(struct vcpu *v)
+{
+    cpu_init_ipi(&v->cpu, v->id == 0);
+    v->cpu.gpr[X86_RDX] = signature(v->model);
+    mmu_state_changed(v);
+}
