@@ -54,6 +54,10 @@ CHECK_BUILDS :=
 # libFuzzer targets: tests/fuzz/NAME.c.
 FUZZ_TESTS :=
 
+# Bare-metal test guests: guests/NAME.c with guests/lib, one image each. The same images serve every MODE.
+GUESTS64 := smoke64
+GUESTS32 := smoke32
+
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
 
 # --- rules -------------------------------------------------------------------------------------------------------------
@@ -84,6 +88,39 @@ $(addprefix $(B)/tests/,$(UNIT_TESTS)): $(B)/tests/%: $(B)/tests/%.o $(B)/libpog
 
 $(addprefix $(B)/tests/fuzz/,$(FUZZ_TESTS)): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ -lZydis
+
+# --- guests --------------------------------------------------------------------------------------------------------------
+
+G := build/guests
+GUEST_IMAGES := $(patsubst %,$(G)/%.elf,$(GUESTS64) $(GUESTS32))
+GUEST_CFLAGS := -std=gnu11 $(filter-out -Wmissing-prototypes,$(WARN)) -O1 -g -ffreestanding -fno-pic -fno-pie -fno-stack-protector \
+	-fno-asynchronous-unwind-tables -fcf-protection=none -mgeneral-regs-only -fno-strict-aliasing -fno-omit-frame-pointer \
+	-fno-tree-loop-distribute-patterns -Iguests/lib
+GUEST_LIB := print trap init
+GUEST_LD := -nostdlib -static -no-pie -Wl,-T,guests/lib/guest.ld -Wl,--build-id=none -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments
+
+$(G)/%.64.o: guests/%.c
+	@mkdir -p $(@D)
+	gcc -m64 -mno-red-zone -mcmodel=small $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
+$(G)/%.64.o: guests/%.S
+	@mkdir -p $(@D)
+	gcc -m64 -MMD -MP -c -o $@ $<
+$(G)/%.32.o: guests/%.c
+	@mkdir -p $(@D)
+	gcc -m32 -march=i686 $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
+$(G)/%.32.o: guests/%.S
+	@mkdir -p $(@D)
+	gcc -m32 -MMD -MP -c -o $@ $<
+
+# Multiboot loaders want ELF32, also around 64-bit code.
+$(patsubst %,$(G)/%.elf,$(GUESTS64)): $(G)/%.elf: $(G)/lib/start64.64.o $(G)/%.64.o $(GUEST_LIB:%=$(G)/lib/%.64.o) guests/lib/guest.ld
+	gcc -m64 $(GUEST_LD) -o $@.64 $(filter %.o,$^)
+	objcopy -O elf32-i386 $@.64 $@
+$(patsubst %,$(G)/%.elf,$(GUESTS32)): $(G)/%.elf: $(G)/lib/start32.32.o $(G)/%.32.o $(GUEST_LIB:%=$(G)/lib/%.32.o) guests/lib/guest.ld
+	gcc -m32 $(GUEST_LD) -o $@ $(filter %.o,$^)
+
+.PHONY: guests
+guests: $(GUEST_IMAGES) ## build the bare-metal test guests
 
 # The instruction table's generator runs on the build host; make stops when a row is malformed or ambiguous.
 $(B)/isagen: tools/isagen.c src/isa/x86.h $(wildcard src/isa/*.def)
@@ -166,4 +203,4 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo "  MODE=rel|dbg|asan|ubsan selects the build (build/, build-MODE/); -j2 builds in parallel"
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) $(G) -name '*.d' 2>/dev/null)

@@ -1,0 +1,48 @@
+#!/bin/bash
+# Run the bare-metal guests of guests.list. Usage: tests/guest/run.sh MONITOR ENGINE [NAME...]
+#
+#   MONITOR  path of pogo, or `qemu`: qemu-system-x86_64 as a second opinion on the guests themselves
+#   ENGINE   engine (pogo -accel) or accelerator (qemu: tcg)
+#
+# One line per guest, the guest's own output under a failed one; ends with "N passed, N failed".
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+monitor=$1 engine=$2
+shift 2
+passed=0 failed=0
+
+run_guest() { # name mem seconds options
+    local image=build/guests/$1.elf
+    if [ "$monitor" = qemu ]; then
+        # shellcheck disable=SC2086
+        timeout "$3" qemu-system-x86_64 -accel "$engine" -cpu max -kernel "$image" -m "$2" -display none -serial stdio \
+            -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=4 $4
+    else
+        # shellcheck disable=SC2086
+        timeout "$3" "$monitor" run -accel "$engine" -kernel "$image" -m "$2" -display none -serial stdio \
+            -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=4 $4
+    fi
+}
+
+while read -r name engines peers mem seconds want options; do
+    case $name in '' | '#'*) continue ;; esac
+    [ $# -gt 0 ] && [[ " $* " != *" $name "* ]] && continue
+    if [ "$monitor" = qemu ]; then
+        [ "$peers" = qemu ] || continue
+    else
+        [[ $engines == all || ",$engines," == *",$engine,"* ]] || continue
+    fi
+    output=$(run_guest "$name" "$mem" "$seconds" "$options" 2>&1 </dev/null)
+    status=$?
+    # A guest that died early has printed no summary: that is a failure whatever its status.
+    if [ $status -eq "$want" ] && { [ "$want" -ne 1 ] || grep -q "^$name: [1-9][0-9]* passed, 0 failed" <<<"$output"; }; then
+        passed=$((passed + 1))
+        echo "ok   $(grep "^$name:" <<<"$output" || echo "$name: exit status $status as expected")"
+    else
+        failed=$((failed + 1))
+        echo "FAIL $name: exit status $status, expected $want"
+        tail -n 40 <<<"$output" | sed 's/^/     /'
+    fi
+done <tests/guest/guests.list
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
