@@ -656,7 +656,10 @@ static void print_forms(void)
         printf("    {\"%s\", ISA_OP_%s, ISA_CLASS_%s, ISA_FEAT_%s, %d, {%d, %d, %d, %d},\n     ", r->name, r->op,
                class_of(r), r->feature, r->nopnd, r->access[0], r->access[1], r->access[2], r->access[3]);
         print_attrs(r);
-        printf(", 0x%x, 0x%x, 0x%x, 0x%x, 0x%x},\n", rd, wr, un, ird, iwr);
+        printf(", 0x%x, 0x%x, 0x%x, 0x%x, 0x%x,\n     {", rd, wr, un, ird, iwr);
+        for (int j = 0; j < 4; j++)
+            printf("%sISA_FIELD_%s", j ? ", " : "", patterns[r->pattern[j]].source);
+        printf("}},\n");
     }
     printf("};\n\n");
 }

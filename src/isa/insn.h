@@ -149,6 +149,9 @@ enum isa_class {
 #define ISA_ATTR_PMODE (1u << 15)  // #UD in real and v8086 mode (ARPL, LAR, LLDT, ...)
 #define ISA_ATTR_DF64 (1u << 16)   // operand size defaults to 64 in 64-bit mode (PUSH, POP, near branches ...)
 
+// Where an operand's register number stands in the encoding: ModRM.reg, ModRM.rm, the opcode's low bits, VEX.vvvv, imm8[7:4].
+enum isa_field { ISA_FIELD_NO, ISA_FIELD_REG, ISA_FIELD_RM, ISA_FIELD_OPR, ISA_FIELD_VVVV, ISA_FIELD_IS4 };
+
 struct isa_form_info {
     const char *name; // the row's name
     u16 op;
@@ -162,6 +165,7 @@ struct isa_form_info {
     u32 flags_undef;             // left undefined by the manuals
     u32 implicit_read;           // ISA_IMPLICIT_* beyond the operands; bits 0..15 are GPRs
     u32 implicit_written;
+    u8 field[ISA_MAX_OPERANDS]; // enum isa_field of each operand
 };
 
 extern const struct isa_form_info isa_forms[ISA_FORM_COUNT];
