@@ -122,6 +122,31 @@ $(patsubst %,$(G)/%.elf,$(GUESTS32)): $(G)/%.elf: $(G)/lib/start32.32.o $(G)/%.3
 .PHONY: guests
 guests: $(GUEST_IMAGES) ## build the bare-metal test guests
 
+$(B)/bench/%.o: bench/%.c | $(GEN)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -Itests $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/bench/%: $(B)/bench/%.o $(B)/libpogo.a
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
+
+# isa and core must stand alone: compiled without a hosted libc and linked together, they may ask for nothing but the four
+# functions that the compiler itself emits calls to.
+FREE_OBJS := $(addprefix $(B)/free/,$(ISA_OBJS) $(CORE_OBJS))
+$(B)/free/%.o: src/%.c | $(GEN)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -std=gnu11 $(WARN) $(CFLAGS_rel) -fno-strict-aliasing -ffreestanding -fno-stack-protector -MMD -MP -c -o $@ $<
+
+$(B)/free/%.o: src/%.S | $(GEN)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+
+.PHONY: check-freestanding
+check-freestanding: $(FREE_OBJS) ## check that src/isa and src/core need no libc
+	@$(CC) -nostdlib -r -o $(B)/free/all.o $(FREE_OBJS)
+	@missing=$$(nm -u $(B)/free/all.o | awk '{ print $$2 }' | grep -vx 'mem\(cpy\|move\|set\|cmp\)' | tr '\n' ' '); \
+	if [ -n "$$missing" ]; then echo "src/isa, src/core: not freestanding, they use: $$missing"; exit 1; fi; \
+	echo "src/isa, src/core: $(words $(FREE_OBJS)) objects stand alone"
+
 # The instruction table's generator runs on the build host; make stops when a row is malformed or ambiguous.
 $(B)/isagen: tools/isagen.c src/isa/x86.h $(wildcard src/isa/*.def)
 	@mkdir -p $(@D)
@@ -179,7 +204,7 @@ bench-core:
 	@$(MAKE) --no-print-directory bench-built
 
 # Each prints its own numbers.
-BENCH_PROGRAMS :=
+BENCH_PROGRAMS := $(B)/bench/tlb
 bench-built: all $(BENCH_PROGRAMS)
 	@for b in $(BENCH_PROGRAMS); do $$b || exit 1; done
 
