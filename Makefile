@@ -37,6 +37,7 @@ ISA_OBJS := isa/decode.o
 # Disassembly needs Zydis and libc: not part of the freestanding set.
 ISA_DISASM_OBJS := isa/disasm.o
 CORE_OBJS := core/bus.o core/clock.o core/cpu.o core/log.o core/machine.o core/mem.o core/mmu.o core/tlb.o core/vcpu.o
+ENGINE_OBJS := engine/engines.o
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
 BOARD_OBJS :=
@@ -44,7 +45,7 @@ BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o
 CLI_OBJS :=
 
-LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS))
+LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS))
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
