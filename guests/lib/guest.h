@@ -133,7 +133,8 @@ int try_save(struct try_buf *b) __attribute__((returns_twice)); // -1 at first, 
     } while (0)
 
 // Run fn(arg) at CPL 3 on the user stack until it traps; returning from fn is a trap too (vector 0x80). Outcome in `trap`.
-// The code and stack have to be user-accessible: 64-bit guests map everything user-accessible from the start.
+// 64-bit guests map everything user-accessible until kernel_only(); functions marked USER stay so.
+#define USER __attribute__((section(".user_text"), noinline))
 void run_user(word (*fn)(word), word arg);
 extern word user_result; // what fn returned
 extern u8 user_stack[8192], trap_stack[16384];
@@ -216,6 +217,8 @@ extern struct tss tss;
 u64 *pte_of(u64 linear);
 // A zeroed page for tables.
 u64 *table_page(void);
+// Make the guest's image supervisor-only, but for USER functions and the user stack: needed before SMEP and SMAP.
+void kernel_only(void);
 #endif
 
 #endif

@@ -100,4 +100,14 @@ u64 *pte_of(u64 linear)
     write_cr3(read_cr3());
     return &t[linear >> 12 & 511];
 }
+
+void kernel_only(void)
+{
+    extern u8 user_start[], user_end[], image_end[];
+    for (u64 a = 0x100000; a < (u64)image_end; a += 4096) {
+        if (a < (u64)user_start || a >= (u64)user_end)
+            *pte_of(a) &= ~PTE_U;
+    }
+    write_cr3(read_cr3());
+}
 #endif

@@ -5,7 +5,7 @@ struct trap_info trap = {.vector = -1};
 trap_fn *trap_handler[256];
 struct try_buf *try_current;
 word user_result;
-u8 user_stack[8192] __attribute__((aligned(4096)));
+u8 user_stack[8192] __attribute__((aligned(4096), section(".user_data")));
 u8 trap_stack[16384] __attribute__((aligned(4096)));
 
 void trap_entry(struct trap_frame *f);
@@ -36,7 +36,7 @@ void trap_entry(struct trap_frame *f)
 }
 
 // Where a user function returns to: hands its result over with INT 0x80.
-__attribute__((naked)) static void user_return(void)
+__attribute__((naked)) USER static void user_return(void)
 {
     __asm__ volatile("int $0x80; 1: jmp 1b");
 }
@@ -54,10 +54,15 @@ static bool on_user_return(struct trap_frame *f)
 void run_user(word (*fn)(word), word arg)
 {
     word *sp = (word *)(user_stack + sizeof user_stack - 64);
+    bool smap = read_cr4() >> 21 & 1;
+    if (smap)
+        __asm__ volatile("stac" ::: "cc", "memory");
 #ifndef __x86_64__
     *--sp = arg;
 #endif
     *--sp = (word)user_return;
+    if (smap)
+        __asm__ volatile("clac" ::: "cc", "memory");
     if (!trap_handler[0x80])
         trap_handler[0x80] = on_user_return;
     TRY(enter_user((word)fn, (word)sp, arg));
