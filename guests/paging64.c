@@ -2,7 +2,7 @@
 // ring 0 and ring 3, with and without CR0.WP; accessed and dirty bits; reserved bits; large pages; SMEP and SMAP; global pages.
 //
 // QEMU 7.2's TCG differs in the 5 checks of reserved bits: its error code lacks P, which SDM 3A 4.7 says is set (RSVD is 1
-// only when P is).
+// only when P is). And it raises #GP instead of #SS for a push through a non-canonical RSP.
 #include "guest.h"
 
 const char guest_name[] = "paging64";
@@ -320,6 +320,7 @@ static void canonical(void)
     static u8 ist_stack[4096] __attribute__((aligned(16))); // #SS comes with an unusable RSP
     tss.ist[0] = (word)ist_stack + sizeof ist_stack;
     set_gate(12, (word)gate_stub(12), SEL_CODE, 14, 0, 1);
+    set_gate(13, (word)gate_stub(13), SEL_CODE, 14, 0, 1);
     TRY(__asm__ volatile("mov %%rsp, %%rbx; mov %0, %%rsp; push %%rax; mov %%rbx, %%rsp" ::"r"(0x0000900000000000ull) : "rbx"));
     CHECK_TRAP_ERR(12, 0);
     TRY(__asm__ volatile("mov (%0), %%al" ::"r"(0x00007fffffffffffull) : "rax"));
