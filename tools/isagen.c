@@ -699,7 +699,7 @@ static void print_decoder_forms(void)
         char w[32];
         printf("    {ISA_OP_%s, 0", r->op);
         while (next_word(&s, w, sizeof w))
-            if (decoder_attr(w) || !strcmp(w, "LOCK") || !strcmp(w, "DF64") || !strcmp(w, "VSIB"))
+            if (decoder_attr(w) || !strcmp(w, "LOCK") || !strcmp(w, "DF64"))
                 printf(" | FC_%s", w);
         if (uses_source(r, "VVVV"))
             printf(" | FC_VVVV");

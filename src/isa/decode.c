@@ -42,12 +42,11 @@ enum {
     FC_NEAR = 0x004,     // near branch
     FC_MODANY = 0x008,   // ModRM always names a register
     FC_VVVV = 0x010,     // VEX.vvvv names an operand
-    FC_VSIB = 0x020,     // index is a vector register
-    FC_GATHER = 0x040,   // VSIB, and destination, index and mask must differ
+    FC_GATHER = 0x020,   // vector index; destination, index and mask must differ
     FC_FARMEM = 0x080,   // far pointer in memory
     FC_SEGLOAD = 0x100,  // segment register destination
     FC_REGCHECK = 0x200, // has a segment, control or debug register operand
-    FC_SPECIAL = FC_VSIB | FC_GATHER | FC_REGCHECK,
+    FC_SPECIAL = FC_GATHER | FC_REGCHECK,
 };
 
 struct operand_code {
@@ -362,13 +361,12 @@ static bool special_valid(struct dec *d)
         if (o->kind == ISA_OPND_CR && !(0x11du >> o->reg & 1))
             return false;
     }
-    if (!(d->flags & FC_VSIB))
+    if (!(d->flags & FC_GATHER))
         return true;
     if ((in->modrm & 7) != 4 || in->adsize == 2)
         return false;
     in->index = (u8)((d->sib >> 3 & 7) | (d->rex & ISA_REX_X) << 2);
-    return !(d->flags & FC_GATHER) ||
-           (in->opnd[0].reg != in->index && in->index != in->vvvv && in->opnd[0].reg != in->vvvv);
+    return in->opnd[0].reg != in->index && in->index != in->vvvv && in->opnd[0].reg != in->vvvv;
 }
 
 static inline bool valid(struct dec *d)
