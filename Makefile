@@ -40,9 +40,9 @@ CORE_OBJS := core/bus.o core/clock.o core/cpu.o core/log.o core/machine.o core/m
 ENGINE_OBJS := engine/engines.o
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
-BOARD_OBJS :=
+BOARD_OBJS := board/pc.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o
-HOST_OBJS := host/linux.o host/term.o host/file.o
+HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
 CLI_OBJS :=
 
 LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS))

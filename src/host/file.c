@@ -72,7 +72,7 @@ int file_load(const char *path, const char *option, u64 max, struct file_data *o
     ret = read_all(fd, max, out);
     close(fd);
     if (ret)
-        error_set(err, ret, "%s %s: cannot read: %s; give a readable file", option, path, strerror(-ret));
+        ret = error_set(err, ret, "%s %s: cannot read: %s; give a readable file", option, path, strerror(-ret));
     else if (out->size > max)
         ret = error_set(err, -EFBIG,
                         "%s %s: larger than the %llu bytes there is room for; use a smaller file or more memory (-m)",

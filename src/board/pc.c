@@ -1,0 +1,359 @@
+// The PC board: memory map, devices and how they are wired.
+//
+// One block of host memory is all the guest's RAM; an offset into it below 3 GiB is the guest-physical address, the rest lies from
+// 4 GiB on. Parts of it that a hole or the ROM hides are simply not mapped.
+
+#include "board/pc.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/mmu.h"
+#include "core/msr.h"
+
+#define KIB 1024ull
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+
+#define VGA_HOLE 0xa0000ull
+#define UPPER_AREA 0xc0000ull
+#define EBDA 0x9fc00ull // firmware keeps the last KiB of low memory for itself
+#define PCI_HOLE (3 * GIB)
+#define HIGH_RAM (4 * GIB)
+#define ROM_SHADOW (128 * KIB)
+
+// --- what sits where ------------------------------------------------------------------------------------------------------
+
+enum pc_condition { ALWAYS, WITH_SERIAL, WITH_DEBUGCON, WITH_DEBUG_EXIT };
+
+struct pc_row {
+    u16 base, count;
+    const struct dev_ops *ops;
+    size_t dev; // offset of the instance in struct pc
+    u8 max_size;
+    enum pc_condition when;
+};
+
+// Ports whose base is 0 are chosen by an option (pc_ports()).
+static const struct pc_row pc_rows[] = {
+    {0x0020, 2, &i8259_ops, offsetof(struct pc, pic.window[0]), 1, ALWAYS},
+    {0x0080, 1, &post_port_ops, offsetof(struct pc, post), 1, ALWAYS},
+    {0x0092, 1, &port92_ops, offsetof(struct pc, port92), 1, ALWAYS},
+    {0x00a0, 2, &i8259_ops, offsetof(struct pc, pic.window[1]), 1, ALWAYS},
+    {0x00e0, 4, &testdev_echo_ops, offsetof(struct pc, testdev), 4, ALWAYS},
+    {0x00ed, 1, &post_port_ops, offsetof(struct pc, post), 1, ALWAYS},
+    {0x03f8, 8, &uart_ops, offsetof(struct pc, uart), 1, WITH_SERIAL},
+    {0x04d0, 2, &i8259_elcr_ops, offsetof(struct pc, pic), 1, ALWAYS},
+    {0x2000, TESTDEV_IRQS, &testdev_irq_ops, offsetof(struct pc, testdev), 1, ALWAYS},
+    {0, 1, &debug_console_ops, offsetof(struct pc, debugcon), 1, WITH_DEBUGCON},
+    {0, 0, &debug_exit_ops, offsetof(struct pc, debug_exit), 4, WITH_DEBUG_EXIT},
+};
+
+#define IRQ_COM1 4
+
+static bool pc_has(const struct pc_options *o, enum pc_condition when)
+{
+    switch (when) {
+    case WITH_SERIAL: return o->serial;
+    case WITH_DEBUGCON: return o->debugcon;
+    case WITH_DEBUG_EXIT: return o->debug_exit;
+    default: return true;
+    }
+}
+
+static int add_ports(struct pc *b, const struct pc_options *o, struct error *err)
+{
+    for (size_t i = 0; i < ARRAY_LEN(pc_rows); i++) {
+        struct pc_row r = pc_rows[i];
+        int ret;
+
+        if (!pc_has(o, r.when))
+            continue;
+        if (r.when == WITH_DEBUGCON)
+            r.base = o->debugcon_base;
+        if (r.when == WITH_DEBUG_EXIT) {
+            r.base = o->debug_exit_base;
+            r.count = o->debug_exit_size;
+        }
+        ret = bus_add(&b->m.bus, r.base, r.count, r.ops, (u8 *)b + r.dev);
+        if (ret)
+            return error_set(
+                err, ret, "-device %s: ports 0x%x to 0x%x are taken by another device or out of range; choose others",
+                r.ops->name, r.base, r.base + r.count - 1);
+        bus_set_sizes(&b->m.bus, r.base, 1, r.max_size);
+    }
+    return 0;
+}
+
+// --- wiring ---------------------------------------------------------------------------------------------------------------
+
+static void set_intr(void *sink, unsigned n, bool level)
+{
+    struct pc *b = sink;
+    struct vcpu *v = b->m.vcpu[n];
+
+    if (!level) {
+        vcpu_request_clear(v, VCPU_REQ_INTR);
+        return;
+    }
+    vcpu_request(v, VCPU_REQ_INTR);
+    b->m.host->ops->wake(b->m.host->self, v->id);
+}
+
+static int ack_intr(void *intc)
+{
+    struct pc *b = intc;
+
+    return i8259_ack(&b->pic);
+}
+
+static void power_off(void *sink, int status)
+{
+    struct pc *b = sink;
+
+    machine_stop(&b->m, VM_EXIT_POWEROFF, status);
+}
+
+static void ask_reset(void *sink)
+{
+    struct pc *b = sink;
+
+    machine_stop(&b->m, VM_EXIT_RESET, 0);
+}
+
+static void set_a20(void *sink, bool on)
+{
+    struct pc *b = sink;
+    struct cpu *c = &b->vcpu->cpu;
+    u64 mask = on ? ~0ull : ~(1ull << 20);
+
+    if (c->a20_mask == mask)
+        return;
+    c->a20_mask = mask;
+    mmu_a20_changed(b->vcpu);
+}
+
+static void wire(struct pc *b, const struct pc_options *o)
+{
+    i8259_init(&b->pic, (struct irq_line){set_intr, b, 0});
+    b->uart.irq = (struct irq_line){i8259_set_irq, &b->pic, IRQ_COM1};
+    b->uart.tx = o->serial_peer.tx;
+    b->uart.rx = o->serial_peer.rx;
+    b->uart.peer = o->serial_peer.peer;
+    uart_reset(&b->uart);
+    b->debugcon = (struct debug_console){o->debugcon_peer.tx, o->debugcon_peer.peer};
+    b->debug_exit = (struct debug_exit){power_off, b};
+    b->port92 = (struct port92){0, set_a20, ask_reset, b};
+    port92_ops.reset(&b->port92);
+    for (unsigned i = 0; i < 16; i++)
+        b->testdev.irq[i] = (struct irq_line){i8259_set_irq, &b->pic, i};
+}
+
+// Code that some engine derived from memory is about to change.
+static void code_write(void *owner, gpa base, u64 len)
+{
+    struct pc *b = owner;
+
+    for (unsigned i = 0; i < b->m.vcpu_count; i++) {
+        struct vcpu *v = b->m.vcpu[i];
+        if (v->engine && v->engine->invalidate)
+            v->engine->invalidate(v, base, len);
+    }
+}
+
+// --- memory ---------------------------------------------------------------------------------------------------------------
+
+static void *alloc(struct pc *b, const char *name, u64 size, struct error *err)
+{
+    struct host *h = b->m.host;
+    void *p = h->ops->mem_alloc(h->self, name, size);
+
+    if (!p)
+        error_format(err, "%s: cannot allocate %llu bytes of host memory; give the guest less (-m)", name,
+                     (unsigned long long)size);
+    return p;
+}
+
+static void release(struct host *h, void *p, u64 size)
+{
+    if (p)
+        h->ops->mem_free(h->self, p, size);
+}
+
+static u64 flags_size(u64 bytes)
+{
+    return ((bytes >> MEM_PAGE_SHIFT) + MEM_PAGE_SIZE - 1) & ~(u64)(MEM_PAGE_SIZE - 1);
+}
+
+static int alloc_memory(struct pc *b, const struct pc_options *o, struct error *err)
+{
+    b->ram_size = o->ram;
+    b->ram = alloc(b, "pogo-ram", b->ram_size, err);
+    b->ram_flags = b->ram ? alloc(b, "pogo-ram-flags", flags_size(b->ram_size), err) : NULL;
+    if (!b->ram_flags)
+        return -ENOMEM;
+    if (!o->bios)
+        return 0;
+    // A ROM that is no multiple of the page size ends at the top of its last page.
+    b->rom_size = (o->bios_size + MEM_PAGE_SIZE - 1) & ~(u64)(MEM_PAGE_SIZE - 1);
+    b->rom = alloc(b, "pogo-rom", b->rom_size, err);
+    b->rom_flags = b->rom ? alloc(b, "pogo-rom-flags", flags_size(b->rom_size), err) : NULL;
+    if (!b->rom_flags)
+        return -ENOMEM;
+    memcpy(b->rom + (b->rom_size - o->bios_size), o->bios, o->bios_size);
+    return 0;
+}
+
+// RAM at [base, end) of guest-physical memory, as far as there is that much, from `offset` on in the block.
+static int add_ram(struct pc *b, gpa base, gpa end, u64 offset, const char *name)
+{
+    u64 size = end - base;
+
+    if (offset >= b->ram_size)
+        return 0;
+    if (size > b->ram_size - offset)
+        size = b->ram_size - offset;
+    return mem_add_ram(&b->m.mem, base, size, b->ram + offset, b->ram_flags + (offset >> MEM_PAGE_SHIFT), name);
+}
+
+static int map_memory(struct pc *b, struct error *err)
+{
+    struct mem *m = &b->m.mem;
+    u64 shadow = b->rom_size < ROM_SHADOW ? b->rom_size : ROM_SHADOW;
+    u64 skip = b->rom_size - shadow;
+    int ret = add_ram(b, 0, VGA_HOLE, 0, "low");
+
+    if (!ret)
+        ret = add_ram(b, UPPER_AREA, MIB - shadow, UPPER_AREA, "upper");
+    if (!ret && shadow)
+        ret = mem_add_rom(m, MIB - shadow, shadow, b->rom + skip, b->rom_flags + (skip >> MEM_PAGE_SHIFT), "rom-low");
+    if (!ret)
+        ret = add_ram(b, MIB, PCI_HOLE, MIB, "main");
+    if (!ret && b->rom_size)
+        ret = mem_add_rom(m, HIGH_RAM - b->rom_size, b->rom_size, b->rom, b->rom_flags, "rom");
+    if (!ret)
+        ret = add_ram(b, HIGH_RAM, HIGH_RAM + PC_MAX_RAM, PCI_HOLE, "high");
+    if (ret)
+        return error_set(err, ret, "-m: %llu MiB reach past the processor model's physical addresses; give less",
+                         (unsigned long long)(b->ram_size / MIB));
+    return 0;
+}
+
+unsigned pc_memory_map(const struct pc *b, struct boot_range *out)
+{
+    u64 low = b->ram_size < PCI_HOLE ? b->ram_size : PCI_HOLE, rom = b->rom_size ? b->rom_size : 256 * KIB;
+    unsigned n = 0;
+
+    out[n++] = (struct boot_range){0, EBDA, BOOT_RANGE_RAM};
+    out[n++] = (struct boot_range){EBDA, VGA_HOLE - EBDA, BOOT_RANGE_RESERVED};
+    out[n++] = (struct boot_range){MIB - 64 * KIB, 64 * KIB, BOOT_RANGE_RESERVED};
+    if (low > MIB)
+        out[n++] = (struct boot_range){MIB, low - MIB, BOOT_RANGE_RAM};
+    out[n++] = (struct boot_range){HIGH_RAM - rom, rom, BOOT_RANGE_RESERVED};
+    if (b->ram_size > PCI_HOLE)
+        out[n++] = (struct boot_range){HIGH_RAM, b->ram_size - PCI_HOLE, BOOT_RANGE_RAM};
+    return n;
+}
+
+// --- life -----------------------------------------------------------------------------------------------------------------
+
+static int check_options(const struct pc_options *o, struct error *err)
+{
+    if (o->ram < PC_MIN_RAM || o->ram > PC_MAX_RAM || o->ram % MEM_PAGE_SIZE)
+        return error_set(err, -EINVAL, "-m: %llu bytes; must be a multiple of 4 KiB from %llu MiB to %llu GiB",
+                         (unsigned long long)o->ram, PC_MIN_RAM / MIB, PC_MAX_RAM / GIB);
+    if (o->bios && (o->bios_size < PC_MIN_BIOS || o->bios_size > PC_MAX_BIOS))
+        return error_set(err, -EINVAL, "-bios: the image has %llu bytes; must be from %llu KiB to %llu MiB",
+                         (unsigned long long)o->bios_size, PC_MIN_BIOS / KIB, PC_MAX_BIOS / MIB);
+    return 0;
+}
+
+static int create_vcpu(struct pc *b, const struct pc_options *o, struct error *err)
+{
+    struct vcpu *v = alloc(b, "pogo-vcpu", sizeof(*v), err);
+    const char *why = "no reason given";
+    int ret;
+
+    if (!v)
+        return -ENOMEM;
+    b->vcpu = v;
+    vcpu_init(v, &b->m, 0, o->model);
+    v->intc = (struct vcpu_intc){.ack = ack_intr, .intc = b};
+    machine_add_vcpu(&b->m, v);
+    ret = o->engine->probe ? o->engine->probe(&why) : 0;
+    if (ret)
+        return error_set(err, ret, "-accel %s: not usable here: %s", o->engine->name, why);
+    ret = o->engine->vcpu_create(v);
+    if (ret)
+        return error_set(err, ret, "-accel %s: cannot create a vCPU: %s", o->engine->name, strerror(-ret));
+    v->engine = o->engine;
+    vcpu_tsc_write(v, 0);
+    return 0;
+}
+
+static int build(struct pc *b, const struct pc_options *o, struct error *err)
+{
+    int ret = alloc_memory(b, o, err);
+
+    b->m.mem.phys_mask = o->model->maxphyaddr < 64 ? (1ull << o->model->maxphyaddr) - 1 : 0;
+    b->m.mem.code_write = code_write;
+    b->m.mem.owner = b;
+    if (!ret)
+        ret = map_memory(b, err);
+    if (!ret)
+        ret = create_vcpu(b, o, err);
+    if (ret)
+        return ret;
+    wire(b, o);
+    return add_ports(b, o, err);
+}
+
+int pc_create(struct host *host, const struct pc_options *o, struct pc **out, struct error *err)
+{
+    struct pc *b;
+    int ret = check_options(o, err);
+
+    if (ret)
+        return ret;
+    b = host->ops->mem_alloc(host->self, "pogo-board", sizeof(*b));
+    if (!b)
+        return error_set(err, -ENOMEM, "cannot allocate host memory for the machine; free some");
+    machine_init(&b->m, host);
+    ret = build(b, o, err);
+    if (ret) {
+        pc_destroy(b);
+        return ret;
+    }
+    *out = b;
+    return 0;
+}
+
+void pc_destroy(struct pc *b)
+{
+    struct host *h = b->m.host;
+
+    if (b->vcpu && b->vcpu->engine)
+        b->vcpu->engine->vcpu_destroy(b->vcpu);
+    release(h, b->vcpu, sizeof(*b->vcpu));
+    release(h, (void *)b->rom_flags, flags_size(b->rom_size));
+    release(h, b->rom, b->rom_size);
+    release(h, (void *)b->ram_flags, flags_size(b->ram_size));
+    release(h, b->ram, b->ram_size);
+    release(h, b, sizeof(*b));
+}
+
+void pc_reset(struct pc *b)
+{
+    b->vcpu->engine->pull_state(b->vcpu);
+    vcpu_reset(b->vcpu);
+    i8259_reset(&b->pic);
+    uart_reset(&b->uart);
+    port92_ops.reset(&b->port92);
+    b->vcpu->engine->push_state(b->vcpu);
+    machine_resume(&b->m);
+}
+
+void pc_poll_input(struct pc *b)
+{
+    uart_poll(&b->uart);
+}

@@ -1,0 +1,70 @@
+// The board: a PC of the i440FX kind. Builds a struct machine with everything on it from a few options.
+//
+// Guest-physical memory:
+//   0          .. 9ffff       RAM
+//   a0000      .. bffff       hole (VGA)
+//   c0000      .. fffff       RAM; the last 128 KiB at most: end of the firmware ROM, when there is one
+//   100000     .. bfffffff    RAM
+//   c0000000   .. ffffffff    hole (PCI); firmware ROM at its end
+//   100000000  ..             RAM that the hole displaced
+#ifndef POGO_BOARD_PC_H
+#define POGO_BOARD_PC_H
+
+#include "boot/boot.h"
+#include "core/cpuid.h"
+#include "core/machine.h"
+#include "dev/i8259.h"
+#include "dev/misc.h"
+#include "dev/uart16550.h"
+#include "pogo/error.h"
+
+#define PC_MIN_RAM (1ull << 20)
+#define PC_MAX_RAM (1ull << 40)
+#define PC_MIN_BIOS (64ull << 10)
+#define PC_MAX_BIOS (16ull << 20)
+
+// The far end of a serial line or a debug console. `rx` gives the next character or -1.
+struct pc_peer {
+    void (*tx)(void *peer, u8 byte);
+    int (*rx)(void *peer);
+    void *peer;
+};
+
+struct pc_options {
+    u64 ram; // bytes, a multiple of 4 KiB between PC_MIN_RAM and PC_MAX_RAM
+    const struct engine_ops *engine;
+    const struct cpu_model *model; // stays the caller's, and must outlive the board
+    const u8 *bios;                // copied; NULL: none
+    u64 bios_size;
+    bool serial, debugcon, debug_exit;
+    struct pc_peer serial_peer, debugcon_peer;
+    u16 debugcon_base; // 0xe9 usually
+    u16 debug_exit_base, debug_exit_size;
+};
+
+struct pc {
+    struct machine m; // first
+    u8 *ram, *rom;
+    _Atomic u8 *ram_flags, *rom_flags;
+    u64 ram_size, rom_size;
+    struct vcpu *vcpu;
+    struct i8259 pic;
+    struct uart uart;
+    struct debug_exit debug_exit;
+    struct debug_console debugcon;
+    struct post_port post;
+    struct port92 port92;
+    struct testdev testdev;
+};
+
+// Build a board. Returns 0 and *out, or a negative errno with *err set; then nothing stays allocated.
+int pc_create(struct host *host, const struct pc_options *o, struct pc **out, struct error *err);
+void pc_destroy(struct pc *b);
+// Everything to the state after power-on, but for RAM, which keeps its contents. No vCPU may be running.
+void pc_reset(struct pc *b);
+// Memory as firmware would report it. Returns the number of ranges written, at most BOOT_MAX_RANGES.
+unsigned pc_memory_map(const struct pc *b, struct boot_range *out);
+// The peers may have received something: devices take it. In the thread of vCPU 0.
+void pc_poll_input(struct pc *b);
+
+#endif
