@@ -43,7 +43,7 @@ DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
 BOARD_OBJS := board/pc.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
-CLI_OBJS :=
+CLI_OBJS := cli/main.o cli/options.o cli/cmd_run.o cli/cmd_disasm.o cli/console.o cli/vm.o cli/report.o
 
 LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS))
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))

@@ -24,7 +24,7 @@
 
 // --- what sits where ------------------------------------------------------------------------------------------------------
 
-enum pc_condition { ALWAYS, WITH_SERIAL, WITH_DEBUGCON, WITH_DEBUG_EXIT };
+enum pc_condition { ALWAYS, WITH_SERIAL, WITH_DEBUGCON, WITH_DEBUG_EXIT, WITH_TESTDEV };
 
 struct pc_row {
     u16 base, count;
@@ -40,11 +40,11 @@ static const struct pc_row pc_rows[] = {
     {0x0080, 1, &post_port_ops, offsetof(struct pc, post), 1, ALWAYS},
     {0x0092, 1, &port92_ops, offsetof(struct pc, port92), 1, ALWAYS},
     {0x00a0, 2, &i8259_ops, offsetof(struct pc, pic.window[1]), 1, ALWAYS},
-    {0x00e0, 4, &testdev_echo_ops, offsetof(struct pc, testdev), 4, ALWAYS},
+    {0x00e0, 4, &testdev_echo_ops, offsetof(struct pc, testdev), 4, WITH_TESTDEV},
     {0x00ed, 1, &post_port_ops, offsetof(struct pc, post), 1, ALWAYS},
     {0x03f8, 8, &uart_ops, offsetof(struct pc, uart), 1, WITH_SERIAL},
     {0x04d0, 2, &i8259_elcr_ops, offsetof(struct pc, pic), 1, ALWAYS},
-    {0x2000, TESTDEV_IRQS, &testdev_irq_ops, offsetof(struct pc, testdev), 1, ALWAYS},
+    {0x2000, TESTDEV_IRQS, &testdev_irq_ops, offsetof(struct pc, testdev), 1, WITH_TESTDEV},
     {0, 1, &debug_console_ops, offsetof(struct pc, debugcon), 1, WITH_DEBUGCON},
     {0, 0, &debug_exit_ops, offsetof(struct pc, debug_exit), 4, WITH_DEBUG_EXIT},
 };
@@ -57,6 +57,7 @@ static bool pc_has(const struct pc_options *o, enum pc_condition when)
     case WITH_SERIAL: return o->serial;
     case WITH_DEBUGCON: return o->debugcon;
     case WITH_DEBUG_EXIT: return o->debug_exit;
+    case WITH_TESTDEV: return o->testdev;
     default: return true;
     }
 }
@@ -139,9 +140,10 @@ static void wire(struct pc *b, const struct pc_options *o)
     b->uart.irq = (struct irq_line){i8259_set_irq, &b->pic, IRQ_COM1};
     b->uart.tx = o->serial_peer.tx;
     b->uart.rx = o->serial_peer.rx;
-    b->uart.peer = o->serial_peer.peer;
+    b->uart.out = o->serial_peer.out;
+    b->uart.in = o->serial_peer.in;
     uart_reset(&b->uart);
-    b->debugcon = (struct debug_console){o->debugcon_peer.tx, o->debugcon_peer.peer};
+    b->debugcon = (struct debug_console){o->debugcon_peer.tx, o->debugcon_peer.out};
     b->debug_exit = (struct debug_exit){power_off, b};
     b->port92 = (struct port92){0, set_a20, ask_reset, b};
     port92_ops.reset(&b->port92);

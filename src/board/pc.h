@@ -25,9 +25,9 @@
 
 // The far end of a serial line or a debug console. `rx` gives the next character or -1.
 struct pc_peer {
-    void (*tx)(void *peer, u8 byte);
-    int (*rx)(void *peer);
-    void *peer;
+    void (*tx)(void *out, u8 byte);
+    int (*rx)(void *in);
+    void *out, *in;
 };
 
 struct pc_options {
@@ -36,7 +36,7 @@ struct pc_options {
     const struct cpu_model *model; // stays the caller's, and must outlive the board
     const u8 *bios;                // copied; NULL: none
     u64 bios_size;
-    bool serial, debugcon, debug_exit;
+    bool serial, debugcon, debug_exit, testdev;
     struct pc_peer serial_peer, debugcon_peer;
     u16 debugcon_base; // 0xe9 usually
     u16 debug_exit_base, debug_exit_size;

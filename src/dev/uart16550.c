@@ -108,7 +108,7 @@ static void pull(struct uart *u)
 
     // In loopback the receiver is disconnected from the line.
     while (u->rx && u->count < size && !(u->mcr & MCR_LOOP)) {
-        int c = u->rx(u->peer);
+        int c = u->rx(u->in);
         if (c < 0)
             return;
         receive(u, (u8)c, 0);
@@ -168,7 +168,7 @@ static void write_thr(struct uart *u, u8 byte)
     if (u->mcr & MCR_LOOP)
         receive(u, byte, 0);
     else if (u->tx)
-        u->tx(u->peer, byte);
+        u->tx(u->out, byte);
     u->thre_pending = true; // full for no time at all, then empty again
 }
 

@@ -17,16 +17,16 @@ struct uart {
     bool thre_pending; // THRE interrupt condition: set when THR empties, cleared by reading IIR or writing THR
     bool irq_level;
     struct irq_line irq;
-    void (*tx)(void *peer, u8 byte); // may be NULL
-    int (*rx)(void *peer);           // next character, or -1: none; may be NULL
-    void *peer;
+    void (*tx)(void *out, u8 byte); // may be NULL
+    int (*rx)(void *in);            // next character, or -1: none; may be NULL
+    void *out, *in;
 };
 
 extern const struct dev_ops uart_ops;
 
-// Power-on state; keeps irq, tx, rx and peer.
+// Power-on state; keeps irq, tx, rx, out and in.
 void uart_reset(void *dev);
-// Take what the peer has, up to the FIFO's room. Called when the peer got something.
+// Take what `rx` has, up to the FIFO's room. Called when there is something new.
 void uart_poll(struct uart *u);
 // The line was held low for a whole character: a break.
 void uart_break(struct uart *u);

@@ -1,0 +1,274 @@
+// pogo run: from options to a running machine, and back to an exit status.
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "board/pc.h"
+#include "cli/cmd.h"
+#include "cli/options.h"
+#include "cli/vm.h"
+#include "engine/interp/engine_interp.h"
+#include "host/features.h"
+#include "host/file.h"
+#include "host/linux.h"
+
+#define MAX_KERNEL (1ull << 30)
+
+static const struct engine_ops *const engines[] = {&interp_engine};
+
+// Everything that one run holds; released by run_free() whatever happened.
+struct run {
+    struct run_options o;
+    struct linux_host host;
+    FILE *log;
+    struct cpu_model model;
+    struct file_data kernel, bios, module_file[BOOT_MAX_MODULES];
+    char *module_text; // the -initrd argument cut into strings
+    struct boot_module module[BOOT_MAX_MODULES];
+    struct boot_range range[BOOT_MAX_RANGES];
+    struct boot_params boot;
+    struct vm vm;
+};
+
+static void usage(void)
+{
+    printf("usage: pogo run -kernel IMAGE [OPTIONS]\n       pogo run -bios ROM [OPTIONS]\n\n");
+    options_print(stdout);
+    printf(
+        "\nOn a terminal Ctrl-A x quits and Ctrl-A h lists the keys.\n"
+        "Exit status: what the guest wrote to isa-debug-exit (value * 2 + 1), 0 after power-off, %d after a triple fault,\n"
+        "%d for errors.\n",
+        CMD_TRIPLE_FAULT, CMD_ERROR);
+}
+
+static void help_for(const char *option)
+{
+    if (!strcmp(option, "cpu")) {
+        const struct cpu_model *m;
+        for (unsigned i = 0; (m = cpu_model_at(i)); i++)
+            printf("  %-14s %s\n", m->name, m->description);
+    } else if (!strcmp(option, "accel")) {
+        for (size_t i = 0; i < ARRAY_LEN(engines); i++)
+            printf("  %s\n", engines[i]->name);
+    } else {
+        for (int c = 0; c < LOG_COUNT; c++)
+            printf("  %s\n", linux_host_log_name((enum host_log)c));
+    }
+}
+
+static const struct engine_ops *find_engine(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(engines); i++)
+        if (!strcmp(engines[i]->name, name))
+            return engines[i];
+    return NULL;
+}
+
+// --- loading ----------------------------------------------------------------------------------------------------------------
+
+// Cut the -initrd argument at single commas; ",," is a comma. Each piece begins with a file name. In place.
+static int split_modules(struct run *r, struct error *err)
+{
+    char *in, *out;
+
+    r->module_text = strdup(r->o.initrd);
+    if (!r->module_text)
+        return error_set(err, -ENOMEM, "-initrd: no memory for its argument");
+    in = out = r->module_text;
+    while (in) {
+        if (r->boot.module_count == BOOT_MAX_MODULES)
+            return error_set(err, -E2BIG, "-initrd: more than %d modules; put several files into one archive",
+                             BOOT_MAX_MODULES);
+        r->module[r->boot.module_count++].cmdline = out;
+        while (*in && (*in != ',' || in[1] == ',')) {
+            in += *in == ',';
+            *out++ = *in++;
+        }
+        in = *in ? in + 1 : NULL;
+        *out++ = 0;
+    }
+    return 0;
+}
+
+static int load_modules(struct run *r, struct error *err)
+{
+    int ret = r->o.initrd ? split_modules(r, err) : 0;
+
+    for (unsigned i = 0; !ret && i < r->boot.module_count; i++) {
+        struct file_data *f = &r->module_file[i];
+        char *name = strndup(r->module[i].cmdline, strcspn(r->module[i].cmdline, " "));
+
+        if (!name)
+            return error_set(err, -ENOMEM, "-initrd: no memory for a file name");
+        ret = file_load(name, "-initrd", r->o.ram, f, err);
+        free(name);
+        r->module[i].bytes = f->bytes;
+        r->module[i].size = f->size;
+    }
+    return ret;
+}
+
+static int load_files(struct run *r, struct error *err)
+{
+    int ret = 0;
+
+    if (!r->o.kernel && !r->o.bios)
+        return error_set(
+            err, -EINVAL,
+            "run: no guest: give -kernel IMAGE (multiboot or PVH ELF) or -bios ROM; 'make run' builds and boots a "
+            "small one, build/guests/hello.elf");
+    if (r->o.initrd && !r->o.kernel)
+        return error_set(err, -EINVAL, "-initrd: modules need a kernel; give -kernel IMAGE");
+    if (r->o.bios)
+        ret = file_load(r->o.bios, "-bios", PC_MAX_BIOS, &r->bios, err);
+    if (!ret && r->o.kernel)
+        ret = file_load(r->o.kernel, "-kernel", MAX_KERNEL, &r->kernel, err);
+    if (!ret)
+        ret = load_modules(r, err);
+    return ret;
+}
+
+// --- building ---------------------------------------------------------------------------------------------------------------
+
+static int open_log(struct run *r, struct error *err)
+{
+    r->log = stderr;
+    if (!r->o.log_file)
+        return 0;
+    r->log = fopen(r->o.log_file, "we");
+    if (!r->log)
+        return error_set(err, -errno, "-D %s: cannot create: %s; check the path and its permissions", r->o.log_file,
+                         strerror(errno));
+    return 0;
+}
+
+static int open_streams(struct run *r, struct pc_options *pc, struct error *err)
+{
+    struct vm *vm = &r->vm;
+    bool shared = r->o.debugcon.kind == STREAM_STDIO && r->o.serial.kind == STREAM_STDIO;
+    int ret = out_open(&vm->out[0], "serial", &r->o.serial, err);
+
+    if (!ret && !shared)
+        ret = out_open(&vm->out[1], "debugcon", &r->o.debugcon, err);
+    pc->serial = r->o.serial.kind != STREAM_NONE;
+    pc->serial_peer = (struct pc_peer){out_byte, in_get, &vm->out[0], &vm->input};
+    pc->debugcon = r->o.debugcon.kind != STREAM_NONE;
+    pc->debugcon_peer = (struct pc_peer){out_byte, NULL, &vm->out[shared ? 0 : 1], NULL};
+    return ret;
+}
+
+static int choose_cpu(struct run *r, const struct engine_ops **engine, struct error *err)
+{
+    u64 features[HOST_FEATURE_WORDS];
+    char text[512];
+
+    *engine = find_engine(r->o.accel);
+    if (!*engine)
+        return error_set(err, -EINVAL, "-accel %s: unknown engine; '-accel help' lists them", r->o.accel);
+    host_features(features);
+    const char *bad = cpu_model_parse(r->o.cpu, features, &r->model, text, sizeof(text));
+    return bad ? error_set(err, -EINVAL, "-cpu %s: %s", r->o.cpu, bad) : 0;
+}
+
+static int create_board(struct run *r, struct error *err)
+{
+    struct pc_options pc = {
+        .ram = r->o.ram,
+        .model = &r->model,
+        .bios = r->bios.bytes,
+        .bios_size = r->bios.size,
+        .debugcon_base = 0xe9,
+        .debug_exit = r->o.debug_exit,
+        .debug_exit_base = r->o.debug_exit_base,
+        .debug_exit_size = r->o.debug_exit_size,
+        .testdev = r->o.testdev,
+    };
+    int ret = choose_cpu(r, &pc.engine, err);
+
+    if (!ret)
+        ret = open_streams(r, &pc, err);
+    if (ret)
+        return ret;
+    r->model.tsc_hz = r->model.tsc_hz ? r->model.tsc_hz : r->host.host.tsc_hz;
+    return pc_create(&r->host.host, &pc, &r->vm.board, err);
+}
+
+static int boot(struct run *r, struct error *err)
+{
+    struct pc *b = r->vm.board;
+
+    if (!r->o.kernel)
+        return 0;
+    r->boot.path = r->o.kernel;
+    r->boot.kernel = r->kernel.bytes;
+    r->boot.kernel_size = r->kernel.size;
+    r->boot.cmdline = r->o.append;
+    r->boot.module = r->module;
+    r->boot.range = r->range;
+    r->boot.range_count = pc_memory_map(b, r->range);
+    r->vm.boot = &r->boot;
+    return boot_load(&b->m.mem, &r->boot, &b->vcpu->cpu, err);
+}
+
+static int build(struct run *r, struct error *err)
+{
+    int ret = load_files(r, err);
+
+    if (!ret)
+        ret = open_log(r, err);
+    if (ret)
+        return ret;
+    linux_host_init(&r->host, r->o.log_mask, r->log);
+    ret = create_board(r, err);
+    if (!ret)
+        ret = boot(r, err);
+    if (ret)
+        return ret;
+    r->vm.board->vcpu->engine->push_state(r->vm.board->vcpu);
+    r->vm.no_reboot = r->o.no_reboot;
+    return 0;
+}
+
+static void run_free(struct run *r)
+{
+    if (r->vm.board)
+        pc_destroy(r->vm.board);
+    for (size_t i = 0; i < ARRAY_LEN(r->vm.out); i++)
+        out_close(&r->vm.out[i]);
+    for (unsigned i = 0; i < BOOT_MAX_MODULES; i++)
+        file_free(&r->module_file[i]);
+    file_free(&r->kernel);
+    file_free(&r->bios);
+    free(r->module_text);
+    if (r->log && r->log != stderr)
+        fclose(r->log);
+    free(r);
+}
+
+int cmd_run(int argc, char **argv)
+{
+    struct run *r = calloc(1, sizeof(*r));
+    struct error err;
+    int status;
+
+    if (!r) {
+        error_format(&err, "run: no memory");
+        return cmd_fail(&err);
+    }
+    r->vm.out[0].fd = r->vm.out[1].fd = -1;
+    if (options_parse(&r->o, argc, argv, &err)) {
+        status = cmd_fail(&err);
+    } else if (r->o.help || r->o.help_for) {
+        r->o.help ? usage() : help_for(r->o.help_for);
+        status = CMD_OK;
+    } else if (build(r, &err)) {
+        status = cmd_fail(&err);
+    } else {
+        status = vm_run(&r->vm, r->o.serial.kind == STREAM_STDIO);
+        if (r->vm.has_error)
+            cmd_fail(&r->vm.error);
+    }
+    run_free(r);
+    return status;
+}
