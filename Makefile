@@ -33,16 +33,18 @@ ALL_LDFLAGS := $(LDFLAGS_$(MODE)) -pthread $(LDFLAGS)
 
 # --- object lists ------------------------------------------------------------------------------------------------------
 
-ISA_OBJS := isa/decode.o
+ISA_OBJS := isa/decode.o isa/native.o isa/native_entry.o
 # Disassembly needs Zydis and libc: not part of the freestanding set.
 ISA_DISASM_OBJS := isa/disasm.o
 CORE_OBJS := core/bus.o core/clock.o core/cpu.o core/log.o core/machine.o core/mem.o core/mmu.o core/tlb.o core/vcpu.o
 ENGINE_OBJS := engine/engines.o
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
+INTERP_OBJS += engine/interp/simd.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
 BOARD_OBJS := board/pc.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
+HOST_OBJS += host/native_arena.o host/native_signal.o
 CLI_OBJS := cli/main.o cli/options.o cli/cmd_run.o cli/cmd_disasm.o cli/console.o cli/vm.o cli/report.o
 
 LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS))

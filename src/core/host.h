@@ -19,11 +19,30 @@ enum host_log {
     LOG_COUNT
 };
 
+// Memory for generated code, mapped twice so that no mapping is both writable and executable.
+struct host_code {
+    u8 *write;      // where code is put
+    const u8 *exec; // where it runs
+    u64 size;       // bytes
+};
+
+// An arithmetic exception that the host processor raised in generated code. The handler changes what it wants to differ when
+// the code goes on.
+struct host_fault {
+    u64 pc, rdi;
+    u32 mxcsr;
+};
+
 struct host_ops {
     // Zeroed, page-aligned memory that stays until mem_free; NULL when there is none. `size` in bytes. Only called while a
     // machine is built. `name` is for /proc and messages.
     void *(*mem_alloc)(void *host, const char *name, u64 size);
     void (*mem_free)(void *host, void *p, u64 size);
+    // Code memory of at least `size` bytes. `fault` is called on the faulting thread, where only async-signal-safe things are
+    // allowed, for exceptions whose pc is in this memory. 0 or a negative errno; a host that cannot run code has NULL here.
+    int (*code_alloc)(void *host, const char *name, u64 size, void (*fault)(struct host_fault *f),
+                      struct host_code *code);
+    void (*code_free)(void *host, struct host_code *code);
     // Monotonic time in nanoseconds, and the host's time-stamp counter.
     u64 (*now_ns)(void *host);
     u64 (*tsc)(void *host);

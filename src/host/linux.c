@@ -4,6 +4,7 @@
 // and goes to sleep cannot miss one that came in between, and no lock is held around both.
 
 #include "host/linux.h"
+#include "host/native_arena.h"
 
 #include <cpuid.h>
 #include <errno.h>
@@ -111,6 +112,8 @@ static void linux_log(void *host, enum host_log category, const char *text)
 static const struct host_ops linux_ops = {
     .mem_alloc = linux_mem_alloc,
     .mem_free = linux_mem_free,
+    .code_alloc = native_arena_alloc,
+    .code_free = native_arena_free,
     .now_ns = linux_now_ns,
     .tsc = linux_tsc,
     .wall_ns = linux_wall_ns,

@@ -19,6 +19,7 @@
 #include "core/machine.h"
 #include "core/mmu.h"
 #include "isa/insn.h"
+#include "isa/native.h"
 
 #define INTERP_MEMO_BITS 12
 #define INTERP_MEMO (1u << INTERP_MEMO_BITS)
@@ -62,6 +63,8 @@ struct interp {
     struct vm_exit exit;
     u64 budget; // instructions left in this run()
     jmp_buf fault;
+    struct native_cache *native;
+    struct host_code native_code;
     u8 fetch_buf[16];
     struct interp_memo memo[INTERP_MEMO];
 };

@@ -1,0 +1,249 @@
+// Vector and x87 instructions: the checks before them, and their execution on the host processor (isa/native).
+//
+// The order is the processor's: #UD and #NM by control registers, a pending x87 exception (#MF), then the memory operand
+// (segment, alignment, page), then the operation and its own exception (#XM). Native code works on a bounce buffer, so guest
+// memory is touched by the interpreter's own functions only; a store whose instruction also changes registers is probed first.
+//
+// Bookkeeping of the XSAVE area: all of cpu.xs is valid all the time. xstate_bv is not kept while running; the XSAVE family
+// computes what is in its initial state (xsave.c).
+//
+// The x87 pointers (FIP, FDP, FOP and selectors) of native code would be the host's, so they are kept by hand: every
+// instruction but the control ones (FLDCW and so on, FWAIT, MMX) sets them. FXSAVE's view of them is in xsave.c.
+#include <string.h>
+
+#include "engine/interp/simd.h"
+
+// Generated code for some 2500 encodings; a working set is a few hundred.
+#define NATIVE_CODE_SIZE (256u << 10)
+
+// --- set-up ---------------------------------------------------------------------------------------------------------------
+
+static void simd_fault(struct host_fault *f)
+{
+    f->pc = (u64)native_fault(f->rdi, f->mxcsr);
+}
+
+int interp_simd_init(struct interp *x)
+{
+    struct host *h = x->v->machine->host;
+    if (!h->ops->code_alloc)
+        return -95; // -EOPNOTSUPP
+    x->native = h->ops->mem_alloc(h->self, "native", sizeof *x->native);
+    if (!x->native)
+        return -12; // -ENOMEM
+    int err = h->ops->code_alloc(h->self, "native-code", NATIVE_CODE_SIZE, simd_fault, &x->native_code);
+    if (err) {
+        h->ops->mem_free(h->self, x->native, sizeof *x->native);
+        x->native = NULL;
+        return err;
+    }
+    native_init(x->native, x->native_code.write, x->native_code.exec, (u32)x->native_code.size, x->c->gpr, &x->c->xs);
+    return 0;
+}
+
+void interp_simd_fini(struct interp *x)
+{
+    struct host *h = x->v->machine->host;
+    if (!x->native)
+        return;
+    h->ops->code_free(h->self, &x->native_code);
+    h->ops->mem_free(h->self, x->native, sizeof *x->native);
+    x->native = NULL;
+}
+
+// --- checks ---------------------------------------------------------------------------------------------------------------
+
+// A waiting x87 or MMX instruction met an unmasked exception of an earlier one. With CR0.NE clear the processor asserts FERR#
+// instead and, as the PC wires it, IRQ 13 follows; with no such line the effect is that of IGNNE#: the instruction runs.
+// SDM 1 8.7.
+void x87_check_pending(struct interp *x)
+{
+    const struct x86_xsave *xs = &x->c->xs;
+    if (LIKELY(!x87_pending(xs)) || !(x->c->cr0 & X86_CR0_NE))
+        return;
+    interp_raise(x, X86_EXC_MF);
+}
+
+// SDM 2A 2.4-2.7 (exception classes), SDM 3A 2.5 (CR0.EM, MP, TS) and 13.1.3; APM 2 table 11-1.
+void interp_fpu_check(struct interp *x, const struct insn *in)
+{
+    const struct cpu *c = x->c;
+    u32 attr = isa_forms[in->form].attr;
+    const u32 x87_bits = ISA_ATTR_X87 | ISA_ATTR_MMX | ISA_ATTR_SSE | ISA_ATTR_AVX;
+    if (attr & ISA_ATTR_VEX_GPR && !cpu_pmode(c))
+        interp_ud(x);
+    if (!(attr & x87_bits))
+        return;
+    if (attr & ISA_ATTR_AVX) {
+        const u64 state = X86_XCR0_SSE | X86_XCR0_AVX;
+        if (!cpu_pmode(c) || !(c->cr4 & X86_CR4_OSXSAVE) || (c->xcr0 & state) != state)
+            interp_ud(x);
+    } else if (attr & (ISA_ATTR_SSE | ISA_ATTR_MMX)) {
+        if (c->cr0 & X86_CR0_EM || (attr & ISA_ATTR_SSE && !(c->cr4 & X86_CR4_OSFXSR)))
+            interp_ud(x);
+    } else if (c->cr0 & X86_CR0_EM) {
+        interp_raise(x, X86_EXC_NM);
+    }
+    if (c->cr0 & X86_CR0_TS)
+        interp_raise(x, X86_EXC_NM);
+    if (attr & (ISA_ATTR_X87 | ISA_ATTR_MMX) && !(attr & ISA_ATTR_X87_NOWAIT))
+        x87_check_pending(x);
+}
+
+u64 simd_address(struct interp *x, const struct insn *in, unsigned size, unsigned align, enum mmu_access access)
+{
+    u64 off = interp_ea(x, in);
+    bool strict = isa_forms[in->form].attr & ISA_ATTR_ALIGN;
+    if (LIKELY(!strict && !x->align_on))
+        return off;
+    gva a = interp_linear(x, in->seg, off, size, access);
+    if (strict && a & (size - 1))
+        interp_gp0(x);
+    if (x->align_on && a & (align - 1))
+        interp_raise_err(x, X86_EXC_AC, 0);
+    return off;
+}
+
+// --- native execution -----------------------------------------------------------------------------------------------------
+
+// What alignment checks ask of an operand: 128- and 256-bit ones 16 bytes, x87's ten bytes 8.
+static unsigned natural_alignment(unsigned size)
+{
+    return size >= 16 ? 16 : size == 10 ? 8 : size;
+}
+
+static void load_operand(struct interp *x, const struct insn *in, unsigned size)
+{
+    u8 *mem = x->native->ctx.mem;
+    u64 off = simd_address(x, in, size, natural_alignment(size), MMU_READ);
+    if (size == 4 || size == 8) {
+        u64 v = interp_load(x, in->seg, off, size);
+        memcpy(mem, &v, 8);
+    } else {
+        interp_load_buf(x, in->seg, off, mem, size);
+    }
+}
+
+// x87 stores that met an unmasked exception left memory alone, unless it was only inexactness. SDM 1 8.5.
+static bool store_happened(const struct interp *x, u32 attr)
+{
+    return !(attr & ISA_ATTR_X87) || !(x->c->xs.fsw & ~x->c->xs.fcw & 0x1f);
+}
+
+// An unmasked SIMD exception: the flags are set, the registers are as before. SDM 1 11.5.2.
+static _Noreturn void raise_simd(struct interp *x)
+{
+    x->c->xs.mxcsr = x->native->ctx.fault_mxcsr;
+    interp_raise(x, x->c->cr4 & X86_CR4_OSXMMEXCPT ? X86_EXC_XM : X86_EXC_UD);
+}
+
+static void run_flags(struct interp *x, const struct native_op *op)
+{
+    struct native_ctx *ctx = &x->native->ctx;
+    ctx->flags = (x->c->rflags & X86_FL_STATUS) | X86_FL_RSVD1;
+    if (UNLIKELY(native_call(op, ctx)))
+        raise_simd(x);
+    flags_set(x->c, X86_FL_STATUS, ctx->flags);
+}
+
+// FXRSTOR and FXSAVE around the instruction lose the pointers and the guest's MXCSR_MASK.
+static void run_x87(struct interp *x, const struct insn *in, const struct native_op *op, bool mem, u64 off)
+{
+    struct cpu *c = x->c;
+    struct x86_xsave *xs = &c->xs;
+    u16 fop = xs->fop;
+    u64 fip = xs->fip, fdp = xs->fdp;
+    u32 mask = xs->mxcsr_mask;
+    if (op->flags & NATIVE_OP_FLAGS) {
+        run_flags(x, op);
+    } else if (native_call(op, &x->native->ctx)) {
+        raise_simd(x);
+    }
+    xs->mxcsr_mask = mask;
+    if (isa_forms[in->form].attr & ISA_ATTR_X87) {
+        fop = (u16)((in->opcode & 7) << 8 | in->modrm);
+        fip = c->rip;
+        c->fcs = c->seg[X86_CS].sel;
+        if (mem) {
+            fdp = off;
+            c->fds = c->seg[in->seg].sel;
+        }
+    }
+    xs->fop = fop;
+    xs->fip = fip;
+    xs->fdp = fdp;
+}
+
+static void run(struct interp *x, const struct insn *in, const struct native_op *op, bool mem)
+{
+    if (isa_forms[in->form].attr & (ISA_ATTR_X87 | ISA_ATTR_MMX))
+        run_x87(x, in, op, mem, mem ? interp_ea(x, in) : 0);
+    else if (op->flags & NATIVE_OP_FLAGS)
+        run_flags(x, op);
+    else if (UNLIKELY(native_call(op, &x->native->ctx)))
+        raise_simd(x);
+}
+
+static void run_store(struct interp *x, const struct insn *in, const struct native_op *op, unsigned size)
+{
+    u32 attr = isa_forms[in->form].attr;
+    u64 off = simd_address(x, in, size, natural_alignment(size), MMU_WRITE);
+    const u8 *mem = x->native->ctx.mem;
+    if (attr & (ISA_ATTR_X87 | ISA_ATTR_MMX | ISA_ATTR_FPEXC))
+        interp_probe_store(x, in->seg, off, size);
+    run(x, in, op, true);
+    if (!store_happened(x, attr))
+        return;
+    if (size == 4 || size == 8) {
+        u64 v;
+        memcpy(&v, mem, 8);
+        interp_store(x, in->seg, off, size, v);
+    } else {
+        interp_store_buf(x, in->seg, off, mem, size);
+    }
+}
+
+void interp_native(struct interp *x, const struct insn *in)
+{
+    const struct isa_form_info *f = &isa_forms[in->form];
+    interp_fpu_check(x, in);
+    const struct native_op *op = native_bind(x->native, in, x->insn_bytes);
+    if (UNLIKELY(!op)) {
+        host_logf(x->v->machine->host, LOG_UNIMP, "no native form of %s", f->name);
+        interp_ud(x);
+    }
+    unsigned i = 0;
+    while (i < in->nopnd && in->opnd[i].kind != ISA_OPND_MEM)
+        i++;
+    if (i == in->nopnd) {
+        run(x, in, op, false);
+    } else if (f->access[i] & ISA_ACC_W) {
+        run_store(x, in, op, in->opnd[i].size);
+    } else {
+        load_operand(x, in, in->opnd[i].size);
+        run(x, in, op, true);
+    }
+}
+
+// --- MXCSR and small ones ---------------------------------------------------------------------------------------------------
+
+u32 simd_mxcsr_mask(const struct interp *x)
+{
+    const struct cpu_model *m = x->v->model;
+    return m && cpu_model_has(m, ISA_FEAT_MISALIGNSSE) ? X86_MXCSR_VALID | X86_MXCSR_MM : X86_MXCSR_VALID;
+}
+
+void op_ldmxcsr(struct interp *x, const struct insn *in)
+{
+    interp_fpu_check(x, in);
+    u32 v = (u32)interp_load(x, in->seg, interp_ea(x, in), 4);
+    if (v & ~simd_mxcsr_mask(x))
+        interp_gp0(x);
+    x->c->xs.mxcsr = v;
+}
+
+void op_stmxcsr(struct interp *x, const struct insn *in)
+{
+    interp_fpu_check(x, in);
+    interp_store(x, in->seg, interp_ea(x, in), 4, x->c->xs.mxcsr);
+}
