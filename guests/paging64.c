@@ -2,7 +2,8 @@
 // ring 0 and ring 3, with and without CR0.WP; accessed and dirty bits; reserved bits; large pages; SMEP and SMAP; global pages.
 //
 // QEMU 7.2's TCG differs in the 5 checks of reserved bits: its error code lacks P, which SDM 3A 4.7 says is set (RSVD is 1
-// only when P is). And it raises #GP instead of #SS for a push through a non-canonical RSP.
+// only when P is). It raises #GP instead of #SS for a push through a non-canonical RSP, and takes the page fault of the first
+// byte before the #GP of a second that is not canonical.
 #include "guest.h"
 
 const char guest_name[] = "paging64";
