@@ -58,7 +58,7 @@ CHECK_BUILDS :=
 FUZZ_TESTS :=
 
 # Bare-metal test guests: guests/NAME.c with guests/lib, one image each. The same images serve every MODE.
-GUESTS64 := smoke64 paging64
+GUESTS64 := smoke64 paging64 debug64 intr64
 GUESTS32 := smoke32
 
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc

@@ -137,6 +137,7 @@ int try_save(struct try_buf *b) __attribute__((returns_twice)); // -1 at first, 
 #define USER __attribute__((section(".user_text"), noinline))
 void run_user(word (*fn)(word), word arg);
 extern word user_result; // what fn returned
+extern word user_flags;  // flags to set in ring 3, beside those of ring 0
 extern u8 user_stack[8192], trap_stack[16384];
 
 // --- tables -------------------------------------------------------------------------------------------------------------------

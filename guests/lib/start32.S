@@ -123,6 +123,8 @@ enter_user:
     push $0x23
     push %edx
     pushf
+    mov user_flags, %eax
+    or %eax, (%esp)
     push $0x1b
     push %ecx
     iret

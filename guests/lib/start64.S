@@ -127,6 +127,8 @@ enter_user:
     push $0x23
     push %rsi
     pushf
+    mov user_flags(%rip), %rax
+    or %rax, (%rsp)
     push $0x1b
     push %rdi
     mov %rdx, %rdi

@@ -4,7 +4,7 @@
 struct trap_info trap = {.vector = -1};
 trap_fn *trap_handler[256];
 struct try_buf *try_current;
-word user_result;
+word user_result, user_flags;
 u8 user_stack[8192] __attribute__((aligned(4096), section(".user_data")));
 u8 trap_stack[16384] __attribute__((aligned(4096)));
 
