@@ -76,6 +76,7 @@ struct cpu_event {
 #define CPU_SHADOW_MOVSS 2
 
 #define CPU_MTRR_VAR 8
+#define CPU_MCE_BANKS 4
 
 struct cpu_msrs {
     u64 efer, star, lstar, cstar, sfmask, kernel_gs_base;
@@ -84,7 +85,7 @@ struct cpu_msrs {
     u64 tsc_offset; // guest TSC = host TSC (or virtual clock ticks) + tsc_offset
     u64 tsc_adjust, tsc_deadline;
     u64 mtrr_def_type, mtrr_base[CPU_MTRR_VAR], mtrr_mask[CPU_MTRR_VAR], mtrr_fix[11];
-    u64 mcg_status, mcg_ctl;
+    u64 mcg_status, mcg_ctl, mce_bank[CPU_MCE_BANKS][4]; // CTL, STATUS, ADDR, MISC of each bank
     u64 syscfg, hwcr, vm_cr, vm_hsave_pa;
     u64 kvm_wall_clock, kvm_system_time;
     u64 bios_sign_id, feature_control;

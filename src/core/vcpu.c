@@ -4,14 +4,10 @@
 #include "core/cpuid.h"
 #include "core/mmu.h"
 
-// CPUID leaf 1 EAX, which RDX shows after RESET and INIT. SDM 3A 9.1.2; family and model as in SDM 2A CPUID.
+// RDX after RESET and INIT. SDM 3A 9.1.2.
 static u32 signature(const struct cpu_model *m)
 {
-    if (!m)
-        return 0x600;
-    u32 family = m->family > 15 ? 15 : m->family;
-    u32 ext_family = m->family > 15 ? m->family - 15 : 0;
-    return ext_family << 20 | (m->model >> 4 & 15) << 16 | family << 8 | (m->model & 15) << 4 | (m->stepping & 15);
+    return m ? cpu_model_signature(m) : 0x600;
 }
 
 void vcpu_init(struct vcpu *v, struct machine *m, u32 id, const struct cpu_model *model)

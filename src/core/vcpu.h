@@ -28,6 +28,10 @@ struct cpu_model;
 struct vcpu_intc {
     int (*ack)(void *intc); // acknowledge: vector 0..255, or -1 when the line went away
     void *intc;
+    // MSRs that a local APIC answers: x2APIC registers (0x800-0x8ff) and TSC_DEADLINE; APIC_BASE is announced through
+    // msr_write after msr.c has checked and stored it. False means #GP(0). NULL: no local APIC, those MSRs do not exist.
+    bool (*msr_read)(void *intc, u32 index, u64 *val);
+    bool (*msr_write)(void *intc, u32 index, u64 val);
 };
 
 // TLB work from other threads: pages to take write permission from. A full queue turns into "all pages".
