@@ -41,6 +41,7 @@ CORE_OBJS += core/cpuid.o core/model.o core/msr.o core/mtrr.o
 ENGINE_OBJS := engine/engines.o
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
 INTERP_OBJS += engine/interp/simd.o
+INTERP_OBJS += $(addprefix engine/interp/,alu.o bits.o branch.o data.o io.o stack.o string.o)
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
 BOARD_OBJS := board/pc.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o
