@@ -53,7 +53,7 @@ LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
-UNIT_TESTS :=
+UNIT_TESTS := dev/test_uart dev/test_i8259
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS :=
 # libFuzzer targets: tests/fuzz/NAME.c.
@@ -62,6 +62,8 @@ FUZZ_TESTS :=
 # Bare-metal test guests: guests/NAME.c with guests/lib, one image each. The same images serve every MODE.
 GUESTS64 := smoke64 paging64 debug64 intr64
 GUESTS32 := smoke32
+# The demonstration of `make run`.
+GUESTS64 += hello
 
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
 
@@ -177,8 +179,9 @@ run: ## boot the demonstration guest (ARGS: more options for pogo run)
 	@tools/setup.sh run
 	@$(MAKE) --no-print-directory run-built
 
-run-built: $(B)/pogo $(B)/guests/hello.elf
-	$(B)/pogo run -kernel $(B)/guests/hello.elf -nographic -device isa-debug-exit $(ARGS)
+# The guest says goodbye with status 33.
+run-built: $(B)/pogo $(G)/hello.elf
+	$(B)/pogo run -kernel $(G)/hello.elf -nographic -device isa-debug-exit,iobase=0xf4,iosize=4 $(ARGS) || [ $$? -eq 33 ]
 
 check: ## run the tests (T=NAME: only rows of tests/suite that start with NAME; MODE=asan, ubsan, dbg)
 	@tools/setup.sh check
