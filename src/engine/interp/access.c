@@ -66,7 +66,7 @@ gva interp_linear(struct interp *x, unsigned seg, u64 off, unsigned len, enum mm
 // --- data breakpoints and alignment ---------------------------------------------------------------------------------------
 
 // DR7 data breakpoints that an access touches become DR6 bits; the trap comes after the instruction. SDM 3B 18.2.4, 18.2.5.
-static void check_watch(struct interp *x, gva a, unsigned len, bool write)
+void interp_check_watch(struct interp *x, gva a, unsigned len, bool write)
 {
     static const u8 length[4] = {1, 2, 8, 4};
     const struct cpu *c = x->c;
@@ -88,7 +88,7 @@ static void check_access(struct interp *x, gva a, unsigned size, bool write)
     if (x->align_on && (a & (size - 1)) && size <= 8)
         interp_raise_err(x, X86_EXC_AC, 0);
     if (x->debug_on)
-        check_watch(x, a, size, write);
+        interp_check_watch(x, a, size, write);
 }
 
 // --- linear access ----------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ void interp_load_buf(struct interp *x, unsigned seg, u64 off, void *buf, unsigne
 {
     gva a = interp_linear(x, seg, off, len, MMU_READ);
     if (UNLIKELY(x->debug_on))
-        check_watch(x, a, len, false);
+        interp_check_watch(x, a, len, false);
     hva h = tlb_read(&x->v->tlb, x->view, a, len);
     if (LIKELY(h)) {
         memcpy(buf, (const void *)h, len);
@@ -182,7 +182,7 @@ void interp_store_buf(struct interp *x, unsigned seg, u64 off, const void *buf, 
 {
     gva a = interp_linear(x, seg, off, len, MMU_WRITE);
     if (UNLIKELY(x->debug_on))
-        check_watch(x, a, len, true);
+        interp_check_watch(x, a, len, true);
     hva h = tlb_write(&x->v->tlb, x->view, a, len);
     if (LIKELY(h)) {
         memcpy((void *)h, buf, len);

@@ -141,6 +141,8 @@ void interp_load_buf(struct interp *x, unsigned seg, u64 off, void *buf, unsigne
 void interp_store_buf(struct interp *x, unsigned seg, u64 off, const void *buf, unsigned len);
 // Make sure a later store of [off, off+len) cannot fault, without storing.
 void interp_probe_store(struct interp *x, unsigned seg, u64 off, unsigned len);
+// Data breakpoints that an access by linear address meets; for accesses that do not go through a segment.
+void interp_check_watch(struct interp *x, gva a, unsigned len, bool write);
 // Implicit supervisor access by linear address (descriptor tables, TSS). SMAP applies whatever EFLAGS.AC is.
 u64 interp_sys_load(struct interp *x, gva a, unsigned size);
 void interp_sys_store(struct interp *x, gva a, unsigned size, u64 val);
