@@ -44,6 +44,7 @@ INTERP_OBJS += engine/interp/simd.o
 INTERP_OBJS += $(addprefix engine/interp/,alu.o bits.o branch.o data.o io.o stack.o string.o)
 INTERP_OBJS += engine/interp/seg.o engine/interp/segops.o engine/interp/frame.o engine/interp/far.o engine/interp/gate.o
 INTERP_OBJS += engine/interp/iret.o engine/interp/event.o engine/interp/task.o
+INTERP_OBJS += engine/interp/ctl.o engine/interp/sys.o engine/interp/syscall.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o
 BOARD_OBJS := board/pc.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o

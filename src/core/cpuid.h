@@ -46,11 +46,9 @@ u32 cpu_model_signature(const struct cpu_model *m);
 
 // Find a model by QEMU-style specification: "NAME[,+feature][,-feature][,feature=on|off][,property=value]", properties being
 // vendor, family, model, stepping, level, xlevel, model-id, phys-bits and kvm. Fills *out, limited to what pogo implements and
-// `host_features` (a set as cpu_model.features, e.g. of cpu_host_features()) allows; features that were asked for by
+// `host_features` (from host/features.h) allows; features that were asked for by
 // name and cannot be given are an error. Returns NULL, or err, which holds one line of text.
 const char *cpu_model_parse(const char *spec, const u64 *host_features, struct cpu_model *out, char *err, size_t size);
-// Features of the processor we run on, by CPUID (and XCR0 for AVX).
-void cpu_host_features(u64 *features);
 // Features pogo implements, as a bit set.
 void cpu_model_implemented(u64 *features);
 // Those among them that need the host to have them.

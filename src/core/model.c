@@ -2,7 +2,7 @@
 // -cpu. CPUID itself is cpuid.c.
 //
 // Freestanding: the messages are put together by hand. The only thing asked of the host is the CPUID instruction, for "host" and
-// "max" and for cpu_host_features().
+// "max".
 #include "core/cpuid.h"
 
 #include <cpuid.h>
@@ -128,38 +128,6 @@ static void host_cpuid(u32 leaf, u32 subleaf, u32 r[4])
     u32 top = __get_cpuid_max(leaf & 0x80000000u, NULL);
     if (top >= leaf)
         __cpuid_count(leaf, subleaf, r[0], r[1], r[2], r[3]);
-}
-
-// The operating system lets AVX state be used. SDM 1 14.3.
-static bool host_avx_enabled(void)
-{
-    u32 r[4], lo, hi;
-    host_cpuid(1, 0, r);
-    if (!(r[2] & bit_OSXSAVE))
-        return false;
-    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-    return (lo & (X86_XCR0_SSE | X86_XCR0_AVX)) == (X86_XCR0_SSE | X86_XCR0_AVX);
-}
-
-void cpu_host_features(u64 *features)
-{
-    u32 r[4] = {0}, leaf = ~0u, subleaf = 0;
-    set_clear(features);
-    set_add(features, ISA_FEAT_NONE);
-    for (unsigned i = 1; i < ISA_FEAT_COUNT; i++) {
-        const struct isa_feature_info *info = &isa_features[i];
-        if (info->leaf != leaf || info->subleaf != subleaf) {
-            leaf = info->leaf;
-            subleaf = info->subleaf;
-            host_cpuid(leaf, subleaf, r);
-        }
-        if ((r[info->reg] >> info->bit) & 1)
-            set_add(features, i);
-    }
-    if (!host_avx_enabled()) {
-        set_remove(features, ISA_FEAT_AVX);
-        set_close(features);
-    }
 }
 
 static void host_brand(char brand[49])
