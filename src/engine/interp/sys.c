@@ -242,7 +242,7 @@ void op_mwait(struct interp *x, const struct insn *in)
         interp_ud(x);
 }
 
-// UD0, UD1, UD2; RSM outside system management mode; VMX, SVM and SMX instructions while CR4.VMXE, EFER.SVME and CR4.SMXE
+// RSM outside system management mode; VMX, SVM and SMX instructions while CR4.VMXE, EFER.SVME and CR4.SMXE
 // are clear, which they always are: #UD precedes every other check. SDM 3C chapter 31; APM 3 chapter 4.
 void op_undefined(struct interp *x, const struct insn *in)
 {
