@@ -12,6 +12,23 @@ static inline bool x87_pending(const struct x86_xsave *xs)
     return (xs->fsw & ~xs->fcw & 0x3f) != 0;
 }
 
+// Change the control or status word: bits that do not exist fall away, ES and B follow from flags and masks.
+static inline void x87_set_words(struct x86_xsave *xs, u16 fcw, u16 fsw)
+{
+    const u16 derived = X86_FSW_ES | X86_FSW_B;
+    xs->fcw = (fcw & 0x1f3f) | 0x0040;
+    xs->fsw = fsw & (u16)~derived;
+    if (x87_pending(xs))
+        xs->fsw |= derived;
+}
+
+// What every MMX instruction but EMMS does to the x87 state: TOP is 0, all registers valid. SDM 1 9.5.1.
+void x87_enter_mmx(struct x86_xsave *xs);
+// What FNINIT does. The data registers keep their contents (physically: they do not move when TOP does).
+void x87_init(struct cpu *c);
+// State components with other than initial values (X86_XCR0_*), by value; MXCSR does not count. SDM 1 13.6.
+u64 simd_xinuse(const struct cpu *c);
+
 // #MF if one is pending.
 void x87_check_pending(struct interp *x);
 
