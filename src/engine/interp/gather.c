@@ -90,8 +90,7 @@ static void masked_store(struct interp *x, const struct insn *in, const union ym
     union ymm data = ymm_get(x->c, in->opnd[2].reg);
     for (unsigned i = 0; i < in->vl / size; i++)
         if (mask_bit(mask, i, size))
-            interp_lin_probe(x,
-                             interp_linear(x, in->seg, (ea + i * size) & size_mask(in->adsize), size, MMU_WRITE),
+            interp_lin_probe(x, interp_linear(x, in->seg, (ea + i * size) & size_mask(in->adsize), size, MMU_WRITE),
                              size, MMU_WRITE, x->view);
     for (unsigned i = 0; i < in->vl / size; i++)
         if (mask_bit(mask, i, size))

@@ -13,8 +13,8 @@
 
 #include "engine/interp/simd.h"
 
-#define XS_LEGACY_FP 24    // FCW..FDP
-#define XS_MXCSR 24        // and the mask
+#define XS_LEGACY_FP 24 // FCW..FDP
+#define XS_MXCSR 24     // and the mask
 #define XS_ST 32
 #define XS_XMM 160
 #define XS_HEADER 512
