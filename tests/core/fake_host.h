@@ -9,6 +9,7 @@
 
 #include "core/machine.h"
 #include "core/mmu.h"
+#include "host/native_arena.h"
 
 struct fake_host {
     struct host host;
@@ -78,6 +79,8 @@ static void fake_log(void *self, enum host_log category, const char *text)
 static const struct host_ops fake_host_ops = {
     .mem_alloc = fake_mem_alloc,
     .mem_free = fake_mem_free,
+    .code_alloc = native_arena_alloc,
+    .code_free = native_arena_free,
     .now_ns = fake_now_ns,
     .tsc = fake_tsc,
     .wall_ns = fake_wall_ns,

@@ -12,6 +12,7 @@
 #include "core/machine.h"
 #include "core/mmu.h"
 #include "engine/engines.h"
+#include "host/native_arena.h"
 
 struct testvm {
     struct host host;
@@ -83,6 +84,8 @@ static void testvm_log(void *host, enum host_log category, const char *text)
 static const struct host_ops testvm_host_ops = {
     .mem_alloc = testvm_alloc,
     .mem_free = testvm_release,
+    .code_alloc = native_arena_alloc,
+    .code_free = native_arena_free,
     .now_ns = testvm_now,
     .tsc = testvm_tsc,
     .wall_ns = testvm_wall,
