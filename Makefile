@@ -58,6 +58,7 @@ POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
 UNIT_TESTS := dev/test_uart dev/test_i8259
 UNIT_TESTS += isa/test_alu
+UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS :=
 # libFuzzer targets: tests/fuzz/NAME.c.
