@@ -168,7 +168,7 @@ static int choose_cpu(struct run *r, const struct engine_ops **engine, struct er
         return error_set(err, -EINVAL, "-accel %s: unknown engine; '-accel help' lists them", r->o.accel);
     host_features(features);
     const char *bad = cpu_model_parse(r->o.cpu, features, &r->model, text, sizeof(text));
-    return bad ? error_set(err, -EINVAL, "-cpu %s: %s", r->o.cpu, bad) : 0;
+    return bad ? error_set(err, -EINVAL, "%s", bad) : 0;
 }
 
 static int create_board(struct run *r, struct error *err)

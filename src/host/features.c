@@ -23,7 +23,7 @@ static bool cpuid_bit(const struct feature_bit *f)
 {
     u32 r[4];
 
-    if (__get_cpuid_max(f->leaf & 0x80000000, NULL) < f->leaf)
+    if ((u32)__get_cpuid_max(f->leaf & 0x80000000, NULL) < f->leaf)
         return false;
     if (f->leaf == 7 && f->subleaf) {
         // EAX of subleaf 0 is the highest subleaf.
