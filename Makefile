@@ -63,7 +63,7 @@ UNIT_TESTS += isa/test_alu
 UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random
 UNIT_TESTS += boot/test_boot
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
-CHECK_BUILDS :=
+CHECK_BUILDS = $(GUEST_IMAGES)
 # libFuzzer targets: tests/fuzz/NAME.c.
 FUZZ_TESTS := fuzz_multiboot fuzz_pvh fuzz_decode
 
@@ -239,7 +239,7 @@ install: $(B)/pogo ## copy the program to PREFIX/bin (/usr/local; DESTDIR is hon
 	install -D -m 755 $(B)/pogo $(DESTDIR)$(PREFIX)/bin/pogo
 
 clean: ## remove everything that was built
-	rm -rf build build-dbg build-asan build-ubsan build-fuzz
+	rm -rf build build-dbg build-asan build-ubsan build-fuzz build-clang
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'

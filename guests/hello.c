@@ -55,7 +55,7 @@ void guest_main(void)
     print_memory(info);
     print("command line: %s\n", (const char *)(word)info[4]);
     print("1 + 2 + ... + 1000000 = %lu\n", (unsigned long)sum_to(1000000));
-    TRY(*(volatile u32 *)0x7fffffffffffULL = 0);
+    TRY(*(volatile u32 *)0x7ffffffff000ULL = 0);
     print("a wild store gives exception %d, as it should\n", trap.vector);
     print("That is all; see README.md for what to do next.\n");
     guest_exit(0x10);

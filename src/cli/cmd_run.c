@@ -8,14 +8,12 @@
 #include "cli/cmd.h"
 #include "cli/options.h"
 #include "cli/vm.h"
-#include "engine/interp/engine_interp.h"
+#include "engine/engines.h"
 #include "host/features.h"
 #include "host/file.h"
 #include "host/linux.h"
 
 #define MAX_KERNEL (1ull << 30)
-
-static const struct engine_ops *const engines[] = {&interp_engine};
 
 // Everything that one run holds; released by run_free() whatever happened.
 struct run {
@@ -49,20 +47,13 @@ static void help_for(const char *option)
         for (unsigned i = 0; (m = cpu_model_at(i)); i++)
             printf("  %-14s %s\n", m->name, m->description);
     } else if (!strcmp(option, "accel")) {
-        for (size_t i = 0; i < ARRAY_LEN(engines); i++)
-            printf("  %s\n", engines[i]->name);
+        const struct engine_ops *e;
+        for (unsigned i = 0; (e = engine_at(i)); i++)
+            printf("  %s\n", e->name);
     } else {
         for (int c = 0; c < LOG_COUNT; c++)
             printf("  %s\n", linux_host_log_name((enum host_log)c));
     }
-}
-
-static const struct engine_ops *find_engine(const char *name)
-{
-    for (size_t i = 0; i < ARRAY_LEN(engines); i++)
-        if (!strcmp(engines[i]->name, name))
-            return engines[i];
-    return NULL;
 }
 
 // --- loading ----------------------------------------------------------------------------------------------------------------
@@ -163,7 +154,7 @@ static int choose_cpu(struct run *r, const struct engine_ops **engine, struct er
     u64 features[HOST_FEATURE_WORDS];
     char text[512];
 
-    *engine = find_engine(r->o.accel);
+    *engine = engine_find(r->o.accel);
     if (!*engine)
         return error_set(err, -EINVAL, "-accel %s: unknown engine; '-accel help' lists them", r->o.accel);
     host_features(features);
