@@ -62,6 +62,7 @@ UNIT_TESTS := dev/test_uart dev/test_i8259
 UNIT_TESTS += isa/test_alu
 UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random
 UNIT_TESTS += boot/test_boot
+UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES)
 # libFuzzer targets: tests/fuzz/NAME.c.
