@@ -190,27 +190,58 @@ static void bad_tasks(void)
     write_flags(2);
 }
 
-// Faults after the switch belong to the new task.
+// Faults after the switch belong to the new task, whose segment registers may be unusable: #TS needs a task gate.
+#define SEL_TS SEL(7)
+
+static struct tss ts_tss;
+static u8 ts_stack[512] __attribute__((aligned(16)));
+static volatile word ts_error __attribute__((used)), ts_tr __attribute__((used));
+
+__attribute__((naked)) static void ts_task(void)
+{
+    // Note the error code and who failed, mark both tasks available, go on in the first one after its call.
+    __asm__ volatile("1: popl ts_error\n"
+                     "movzwl ts_tss, %eax\n"
+                     "movl %eax, ts_tr\n"
+                     "andb $0xfd, gdt+0x48+5\n"
+                     "andb $0xfd, gdt+0x60+5\n"
+                     "ljmp $0x48, $0\n"
+                     "jmp 1b\n");
+}
+
+static void expect_ts(word error)
+{
+    ts_error = ts_tr = 0;
+    far_call(SEL_TASK);
+    CHECK_EQ(ts_error, error);
+    CHECK_EQ(ts_tr, SEL_TASK);
+    CHECK_EQ(tss.cs, SEL_CODE); // the old state was saved
+    CHECK_EQ(task_register(), SEL_TSS);
+}
+
 static void bad_state(void)
 {
+    ts_tss.eip = (u32)ts_task;
+    ts_tss.eflags = 2;
+    ts_tss.esp = (u32)ts_stack + sizeof ts_stack;
+    ts_tss.cs = SEL_CODE;
+    ts_tss.ss = ts_tss.ds = ts_tss.es = SEL_DATA;
+    ts_tss.iomap = 104;
+    make_tss_desc(SEL_TS, &ts_tss, sizeof ts_tss - 1, 9);
+    set_gate(10, 0, SEL_TS, 5, 0, 0);
     prepare(other_body, 0);
     other.cs = SEL_DATA; // not code
-    TRY(far_call(SEL_TASK));
-    CHECK_TRAP_ERR(10, SEL_DATA);
-    CHECK_EQ(task_register(), SEL_TASK);
-    CHECK_EQ(tss.cs, SEL_CODE); // the old state was saved
-    // Back to a sane world: TR is the other task; mark ours available and load it.
-    make_tss_desc(SEL_TASK, &other, sizeof other - 1, 9);
-    gdt[SEL_TSS / 8] &= ~(2ull << 40);
-    __asm__ volatile("ltr %w0" ::"r"(SEL_TSS));
-    write_flags(2);
+    expect_ts(SEL_DATA);
     prepare(other_body, 0);
     other.ds = 0x7f0; // outside the table
-    TRY(far_call(SEL_TASK));
-    CHECK_TRAP_ERR(10, 0x7f0);
-    make_tss_desc(SEL_TASK, &other, sizeof other - 1, 9);
-    gdt[SEL_TSS / 8] &= ~(2ull << 40);
-    __asm__ volatile("ltr %w0" ::"r"(SEL_TSS));
+    expect_ts(0x7f0);
+    prepare(other_body, 0);
+    other.ss = SEL_CODE; // not data
+    expect_ts(SEL_CODE);
+    prepare(other_body, 0);
+    other.ldt = SEL_DATA; // not an LDT
+    expect_ts(SEL_DATA);
+    reset_gate(10);
     write_flags(2);
 }
 
