@@ -1,0 +1,259 @@
+// Virtual time and timers, in real and in icount mode.
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "core/fake_host.h"
+
+static struct fake_host host;
+static struct clock c;
+
+struct timer {
+    struct clock_timer t;
+    char name;
+    u64 period; // nonzero: re-arms itself
+    struct timer *other;
+    u64 other_deadline; // for `other`
+};
+
+static char fired[4096];
+static u64 fired_at[4096];
+static unsigned fires;
+
+static void on_fire(void *self, u64 now_ns)
+{
+    struct timer *t = self;
+    assert_true(fires < sizeof(fired) - 1);
+    assert_true(t->t.deadline_ns == CLOCK_NEVER); // disarmed before the call
+    fired_at[fires] = now_ns;
+    fired[fires++] = t->name;
+    fired[fires] = '\0';
+    if (t->other) {
+        if (t->other_deadline == CLOCK_NEVER)
+            clock_disarm(&c, &t->other->t);
+        else
+            clock_arm(&c, &t->other->t, t->other_deadline);
+    }
+    if (t->period)
+        clock_arm(&c, &t->t, now_ns + t->period);
+}
+
+static struct timer a = {.name = 'a'}, b = {.name = 'b'}, d = {.name = 'd'};
+
+static int setup(void **state)
+{
+    (void)state;
+    fake_host_init(&host);
+    host.now_ns = 5000;
+    clock_init(&c, &host.host);
+    fires = 0;
+    fired[0] = '\0';
+    struct timer *all[] = {&a, &b, &d};
+    for (unsigned i = 0; i < 3; i++) {
+        *all[i] = (struct timer){.t = {.fire = on_fire, .dev = all[i], .deadline_ns = 7}, .name = "abd"[i]};
+        assert_int_equal(clock_add_timer(&c, &all[i]->t), 0);
+        assert_true(all[i]->t.deadline_ns == CLOCK_NEVER);
+    }
+    return 0;
+}
+
+static void test_time(void **state)
+{
+    (void)state;
+    assert_int_equal(clock_now(&c), 0);
+    host.now_ns += 123;
+    assert_int_equal(clock_now(&c), 123);
+    clock_stop(&c);
+    host.now_ns += 1000;
+    assert_int_equal(clock_now(&c), 123);
+    clock_stop(&c); // twice is once
+    host.now_ns += 1000;
+    clock_start(&c);
+    assert_int_equal(clock_now(&c), 123);
+    clock_start(&c);
+    host.now_ns += 7;
+    assert_int_equal(clock_now(&c), 130);
+}
+
+static void test_order(void **state)
+{
+    (void)state;
+    clock_arm(&c, &d.t, 10);
+    clock_arm(&c, &a.t, 30);
+    clock_arm(&c, &b.t, 20);
+    assert_int_equal(c.next_deadline, 10);
+    host.now_ns += 9;
+    assert_false(clock_due(&c));
+    clock_run(&c);
+    assert_int_equal(fires, 0);
+    host.now_ns += 1;
+    assert_true(clock_due(&c));
+    clock_run(&c);
+    assert_string_equal(fired, "d");
+    assert_int_equal(c.next_deadline, 20);
+    host.now_ns += 100;
+    clock_run(&c);
+    assert_string_equal(fired, "dba");
+    assert_int_equal(fired_at[2], 110);
+    assert_true(c.next_deadline == CLOCK_NEVER);
+    clock_run(&c);
+    assert_int_equal(fires, 3);
+}
+
+static void test_equal_deadlines(void **state)
+{
+    (void)state;
+    clock_arm(&c, &d.t, 10);
+    clock_arm(&c, &b.t, 10);
+    clock_arm(&c, &a.t, 10);
+    host.now_ns += 10;
+    clock_run(&c);
+    assert_string_equal(fired, "abd");
+}
+
+static void test_rearm_and_disarm(void **state)
+{
+    (void)state;
+    clock_arm(&c, &a.t, 10);
+    clock_arm(&c, &a.t, 50);
+    assert_int_equal(c.next_deadline, 50);
+    clock_arm(&c, &a.t, 5);
+    assert_int_equal(c.next_deadline, 5);
+    clock_disarm(&c, &a.t);
+    assert_true(c.next_deadline == CLOCK_NEVER);
+    clock_disarm(&c, &a.t);
+    host.now_ns += 100;
+    clock_run(&c);
+    assert_int_equal(fires, 0);
+}
+
+// Callbacks that change other timers: one that was due is taken away, one that was not is made due.
+static void test_callback_changes_others(void **state)
+{
+    (void)state;
+    clock_arm(&c, &a.t, 10);
+    clock_arm(&c, &b.t, 20);
+    a.other = &b;
+    a.other_deadline = CLOCK_NEVER;
+    host.now_ns += 30;
+    clock_run(&c);
+    assert_string_equal(fired, "a");
+    b.other = &d;
+    b.other_deadline = 25; // in the past already
+    clock_arm(&c, &b.t, 31);
+    host.now_ns += 1;
+    clock_run(&c);
+    assert_string_equal(fired, "abd");
+}
+
+static void test_periodic(void **state)
+{
+    (void)state;
+    a.period = 10;
+    clock_arm(&c, &a.t, 10);
+    for (unsigned i = 0; i < 5; i++) {
+        host.now_ns += 10;
+        clock_run(&c);
+        assert_int_equal(fires, i + 1);
+    }
+    assert_int_equal(c.next_deadline, 60);
+}
+
+static void always_due(void *self, u64 now_ns)
+{
+    struct timer *t = self;
+    fires++;
+    clock_arm(&c, &t->t, now_ns);
+}
+
+static void test_always_due_does_not_hang(void **state)
+{
+    (void)state;
+    a.t.fire = always_due;
+    clock_arm(&c, &a.t, 0);
+    clock_run(&c);
+    assert_int_equal(fires, CLOCK_MAX_FIRES);
+    assert_true(clock_due(&c)); // still, so nobody sleeps
+}
+
+static void test_host_deadline(void **state)
+{
+    (void)state;
+    assert_true(clock_host_deadline(&c) == CLOCK_NEVER);
+    host.now_ns += 50;
+    clock_stop(&c);
+    host.now_ns += 1000;
+    clock_start(&c);
+    clock_arm(&c, &a.t, 60);
+    assert_int_equal(clock_host_deadline(&c), host.now_ns + 10);
+    clock_stop(&c);
+    assert_true(clock_host_deadline(&c) == CLOCK_NEVER);
+    clock_start(&c);
+    clock_arm(&c, &a.t, CLOCK_NEVER - 1); // past the end of the host's time
+    assert_true(clock_host_deadline(&c) == CLOCK_NEVER);
+}
+
+static void test_icount(void **state)
+{
+    (void)state;
+    host.now_ns += 40;
+    clock_use_icount(&c, 10, 3);
+    assert_int_equal(clock_now(&c), 40);
+    host.now_ns += 1000; // no longer of any interest
+    assert_int_equal(clock_now(&c), 40);
+    c.icount_insns = 3;
+    assert_int_equal(clock_now(&c), 50);
+    c.icount_insns = 4;
+    assert_int_equal(clock_now(&c), 53);
+    c.icount_insns = 3ull << 58; // the product does not overflow on the way
+    assert_true(clock_now(&c) == 40 + (10ull << 58));
+    c.icount_insns = 3;
+    clock_arm(&c, &a.t, 60);
+    assert_true(clock_host_deadline(&c) == CLOCK_NEVER);
+    assert_false(clock_due(&c));
+    clock_skip_idle(&c);
+    assert_int_equal(clock_now(&c), 60);
+    assert_true(clock_due(&c));
+    clock_skip_idle(&c); // not backwards, not past it
+    assert_int_equal(clock_now(&c), 60);
+    clock_run(&c);
+    assert_string_equal(fired, "a");
+    clock_skip_idle(&c); // nothing to wait for
+    assert_int_equal(clock_now(&c), 60);
+    c.icount_insns = 6;
+    assert_int_equal(clock_now(&c), 70);
+}
+
+static void test_limits(void **state)
+{
+    (void)state;
+    struct clock_timer none = {0}, more[CLOCK_MAX_TIMERS];
+
+    assert_int_equal(clock_add_timer(&c, &none), -EINVAL);
+    for (unsigned i = 0; i < CLOCK_MAX_TIMERS - 3; i++) {
+        more[i] = (struct clock_timer){.fire = on_fire};
+        assert_int_equal(clock_add_timer(&c, &more[i]), 0);
+    }
+    none.fire = on_fire;
+    assert_int_equal(clock_add_timer(&c, &none), -ENOSPC);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_time, setup),
+        cmocka_unit_test_setup(test_order, setup),
+        cmocka_unit_test_setup(test_equal_deadlines, setup),
+        cmocka_unit_test_setup(test_rearm_and_disarm, setup),
+        cmocka_unit_test_setup(test_callback_changes_others, setup),
+        cmocka_unit_test_setup(test_periodic, setup),
+        cmocka_unit_test_setup(test_always_due_does_not_hang, setup),
+        cmocka_unit_test_setup(test_host_deadline, setup),
+        cmocka_unit_test_setup(test_icount, setup),
+        cmocka_unit_test_setup(test_limits, setup),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
