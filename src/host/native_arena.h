@@ -11,8 +11,8 @@ int native_arena_alloc(void *host, const char *name, u64 size, void (*fault)(str
                        struct host_code *code);
 void native_arena_free(void *host, struct host_code *code);
 
-// Call `fault` for SIGFPE at [exec, exec + size), from the thread that raised it. Installs the process's handler with the first
-// range; a signal from elsewhere goes to the handler that was there before. 0 or a negative errno (-ENOSPC: too many ranges).
+// Call `fault` for SIGFPE at [exec, exec + size), from the thread that raised it. Installs the process's handler if it is
+// not in place; a signal from elsewhere goes to the handler that was there before. 0 or a negative errno (-ENOSPC: too many ranges).
 int native_signal_add(const u8 *exec, u64 size, void (*fault)(struct host_fault *f));
 void native_signal_remove(const u8 *exec);
 

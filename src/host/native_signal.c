@@ -19,8 +19,7 @@ struct range {
 };
 
 static struct range ranges[NATIVE_SIGNAL_RANGES];
-static pthread_mutex_t ranges_lock = PTHREAD_MUTEX_INITIALIZER; // protects changes of the table and the two below
-static bool installed;
+static pthread_mutex_t ranges_lock = PTHREAD_MUTEX_INITIALIZER; // protects changes of the table, and `previous`
 static struct sigaction previous;
 
 // Not ours: as if we were not here. With the default action the instruction raises its exception again, for good.
@@ -54,19 +53,20 @@ static void on_sigfpe(int sig, siginfo_t *info, void *context)
     chain(sig, info, context);
 }
 
+// Put the handler in place, also when somebody has replaced it since.
 static int install(void)
 {
-    struct sigaction sa;
-    if (installed)
+    struct sigaction sa, now;
+    if (sigaction(SIGFPE, NULL, &now))
+        return -errno;
+    if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_sigfpe)
         return 0;
     memset(&sa, 0, sizeof sa);
     sa.sa_sigaction = on_sigfpe;
-    sa.sa_flags = SA_SIGINFO;
+    sa.sa_flags = SA_SIGINFO | SA_ONSTACK; // generated code may have no usable stack
     sigemptyset(&sa.sa_mask);
-    if (sigaction(SIGFPE, &sa, &previous))
-        return -errno;
-    installed = true;
-    return 0;
+    previous = now;
+    return sigaction(SIGFPE, &sa, NULL) ? -errno : 0;
 }
 
 int native_signal_add(const u8 *exec, u64 size, void (*fault)(struct host_fault *f))

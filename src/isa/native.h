@@ -13,7 +13,8 @@
 //
 // Exceptions. Masked SIMD exceptions need nothing. With unmasked ones the host processor raises its own exception inside the
 // thunk, before anything was stored; the host's handler calls native_fault() with the registers of that moment and goes on at
-// the address it returns, and the thunk returns 1 with the MXCSR flags in ctx.fault_mxcsr. x87 exceptions never trap here: a
+// the address it returns, and the thunk returns 1 with the MXCSR flags in ctx.fault_mxcsr; for forms with MMX registers, what is
+// left to the caller is the change to MMX state, which the processor makes before it raises the exception. x87 exceptions never trap here: a
 // thunk ends with non-waiting instructions, and a pending exception stays in the guest's status word for the caller to deliver.
 #ifndef POGO_ISA_NATIVE_H
 #define POGO_ISA_NATIVE_H

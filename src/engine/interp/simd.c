@@ -86,7 +86,10 @@ void interp_fpu_check(struct interp *x, const struct insn *in)
     }
     if (c->cr0 & X86_CR0_TS)
         interp_raise(x, X86_EXC_NM);
-    if (attr & (ISA_ATTR_X87 | ISA_ATTR_MMX) && !(attr & ISA_ATTR_X87_NOWAIT))
+    // SSE conversions from an integer pair in memory touch no MMX register and do not wait.
+    bool waits = attr & ISA_ATTR_X87 ? !(attr & ISA_ATTR_X87_NOWAIT)
+                                     : attr & ISA_ATTR_MMX && (!(attr & ISA_ATTR_SSE) || simd_names_mmx(in));
+    if (waits)
         x87_check_pending(x);
 }
 
@@ -131,18 +134,20 @@ static bool store_happened(const struct interp *x, u32 attr)
 }
 
 // An unmasked SIMD exception: the flags are set, the registers are as before. SDM 1 11.5.2.
-static _Noreturn void raise_simd(struct interp *x)
+static _Noreturn void raise_simd(struct interp *x, const struct insn *in)
 {
     x->c->xs.mxcsr = x->native->ctx.fault_mxcsr;
+    if (simd_names_mmx(in))
+        x87_enter_mmx(&x->c->xs);
     interp_raise(x, x->c->cr4 & X86_CR4_OSXMMEXCPT ? X86_EXC_XM : X86_EXC_UD);
 }
 
-static void run_flags(struct interp *x, const struct native_op *op)
+static void run_flags(struct interp *x, const struct insn *in, const struct native_op *op)
 {
     struct native_ctx *ctx = &x->native->ctx;
     ctx->flags = (x->c->rflags & X86_FL_STATUS) | X86_FL_RSVD1;
     if (UNLIKELY(native_call(op, ctx)))
-        raise_simd(x);
+        raise_simd(x, in);
     flags_set(x->c, X86_FL_STATUS, ctx->flags);
 }
 
@@ -151,16 +156,17 @@ static void run_x87(struct interp *x, const struct insn *in, const struct native
 {
     struct cpu *c = x->c;
     struct x86_xsave *xs = &c->xs;
+    u32 attr = isa_forms[in->form].attr;
     u16 fop = xs->fop;
     u64 fip = xs->fip, fdp = xs->fdp;
     u32 mask = xs->mxcsr_mask;
     if (op->flags & NATIVE_OP_FLAGS) {
-        run_flags(x, op);
+        run_flags(x, in, op);
     } else if (native_call(op, &x->native->ctx)) {
-        raise_simd(x);
+        raise_simd(x, in);
     }
     xs->mxcsr_mask = mask;
-    if (isa_forms[in->form].attr & ISA_ATTR_X87) {
+    if (attr & ISA_ATTR_X87) {
         fop = (u16)((in->opcode & 7) << 8 | in->modrm);
         fip = c->rip;
         c->fcs = c->seg[X86_CS].sel;
@@ -176,12 +182,13 @@ static void run_x87(struct interp *x, const struct insn *in, const struct native
 
 static void run(struct interp *x, const struct insn *in, const struct native_op *op, bool mem)
 {
-    if (isa_forms[in->form].attr & (ISA_ATTR_X87 | ISA_ATTR_MMX))
+    u32 attr = isa_forms[in->form].attr;
+    if (attr & (ISA_ATTR_X87 | ISA_ATTR_MMX))
         run_x87(x, in, op, mem, mem ? interp_ea(x, in) : 0);
     else if (op->flags & NATIVE_OP_FLAGS)
-        run_flags(x, op);
+        run_flags(x, in, op);
     else if (UNLIKELY(native_call(op, &x->native->ctx)))
-        raise_simd(x);
+        raise_simd(x, in);
 }
 
 static void run_store(struct interp *x, const struct insn *in, const struct native_op *op, unsigned size)

@@ -22,6 +22,13 @@ static inline void x87_set_words(struct x86_xsave *xs, u16 fcw, u16 fsw)
         xs->fsw |= derived;
 }
 
+// Does the instruction name an MMX register? CVTPI2PS with a memory operand is among those that do not, and then changes no
+// x87 state.
+static inline bool simd_names_mmx(const struct insn *in)
+{
+    return in->opnd[0].kind == ISA_OPND_MMX || in->opnd[1].kind == ISA_OPND_MMX;
+}
+
 // What every MMX instruction but EMMS does to the x87 state: TOP is 0, all registers valid. SDM 1 9.5.1.
 void x87_enter_mmx(struct x86_xsave *xs);
 // What FNINIT does. The data registers keep their contents (physically: they do not move when TOP does).
