@@ -25,7 +25,7 @@ enum dim { DIM_MODE, DIM_MOD, DIM_REG, DIM_PFX, DIM_RM, DIM_W, DIM_B, DIM_L, DIM
 static const int dim_size[DIM_COUNT] = {2, 2, 8, 4, 8, 2, 2, 2};
 static const char *const dim_name[DIM_COUNT] = {"MODE", "MOD", "REG", "PFX", "RM", "W", "B", "L"};
 
-#define SPACES 7 // legacy maps 1, 0F, 0F38, 0F3A; VEX maps 0F, 0F38, 0F3A
+#define SPACES 8 // legacy maps 1, 0F, 0F38, 0F3A; VEX maps 0F, 0F38, 0F3A; VEX maps that do not exist
 
 struct row {
     const char *op, *enc, *opnds, *flags, *feature, *implicit, *attr;
@@ -307,14 +307,16 @@ static void note_immediate(struct row *r, const char *w)
 {
     static const char *const kinds[][2] = {{"Ib", "U8"},    {"sIb", "S8"},   {"Iw", "U16"},     {"Iz", "Z"},
                                            {"Iv", "V"},     {"Jb", "S8"},    {"Jz", "Z"},       {"Ap", "FAR"},
-                                           {"Ob", "MOFFS"}, {"Ov", "MOFFS"}, {"Ib2", "U16_U8"}, {"1", "ONE"}};
+                                           {"Ob", "MOFFS"}, {"Ov", "MOFFS"}, {"Ib2", "SECOND"}, {"1", "ONE"}};
     const char *kind = w[0] == 'L' ? "IS4" : NULL;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
         if (!strcmp(w, kinds[i][0]))
             kind = kinds[i][1];
     if (!kind)
         return;
-    if (r->imm && strcmp(kind, "U16_U8") && strcmp(kind, r->imm))
+    if (!strcmp(kind, "SECOND"))
+        kind = r->imm && !strcmp(r->imm, "U16") ? "U16_U8" : "U8_U8";
+    else if (r->imm && strcmp(kind, r->imm))
         die(r, "two immediates");
     r->imm = kind;
 }
@@ -545,6 +547,7 @@ static void index_ops(void)
 static uint16_t nodes[MAX_NODES]; // a node is its dimension followed by one entry for each value
 static int node_words = 1;        // word 0 unused, so that entry 0 is "no form"
 static uint16_t roots[SPACES][256];
+static const char *tails[SPACES][256]; // immediate that an opcode without a valid form still takes
 
 static void check_overlap(struct row *const *set, int n)
 {
@@ -614,6 +617,10 @@ static void build_roots(void)
                     set[n++] = &rows[i];
             check_overlap(set, n);
             roots[space][opcode] = build(set, n, box);
+            tails[space][opcode] = "NONE";
+            for (int i = 0; i < n; i++)
+                if (set[i]->imm && strcmp(set[i]->imm, "ONE"))
+                    tails[space][opcode] = set[i]->imm;
             if (n && set[0]->modrm)
                 roots[space][opcode] |= ENTRY_MODRM;
         }
@@ -701,6 +708,8 @@ static void print_decoder_forms(void)
         while (next_word(&s, w, sizeof w))
             if (decoder_attr(w) || !strcmp(w, "LOCK") || !strcmp(w, "DF64"))
                 printf(" | FC_%s", w);
+        if (has_attr(r, "NEAR"))
+            printf(" | FC_DF64");
         if (uses_source(r, "VVVV"))
             printf(" | FC_VVVV");
         if (uses_kind(r, "SEG") || uses_kind(r, "CR") || uses_kind(r, "DR"))
@@ -729,6 +738,13 @@ static void print_tree(void)
         printf("    {");
         for (int i = 0; i < 256; i++)
             printf("%s0x%x,", i % 16 ? " " : "\n        ", roots[space][i]);
+        printf("\n    },\n");
+    }
+    printf("};\n\nstatic const u8 tree_tails[%d][256] = {\n", SPACES);
+    for (int space = 0; space < SPACES; space++) {
+        printf("    {");
+        for (int i = 0; i < 256; i++)
+            printf("%sIMM_%s,", i % 8 ? " " : "\n        ", tails[space][i]);
         printf("\n    },\n");
     }
     printf("};\n\nstatic const u16 tree_nodes[%d] = {", node_words);

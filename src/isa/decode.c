@@ -27,12 +27,13 @@ enum {
     IMM_U16,
     IMM_Z,
     IMM_V,
-    IMM_SPECIAL,
-    IMM_ONE = IMM_SPECIAL,
+    IMM_ONE,
     IMM_FAR,
     IMM_MOFFS,
     IMM_U16_U8,
-    IMM_IS4
+    IMM_U8_U8,
+    IMM_IS4,
+    IMM_SPECIAL = IMM_ONE
 };
 
 // What a form asks of the decoder beyond its operands.
@@ -98,6 +99,7 @@ static const u8 byte_roles[2][256] = {
 };
 
 #define NO_SEG 0xff
+#define SPACE_OTHER 7 // an opcode map of which nothing is known: all opcodes have ModRM and no immediate
 
 // State of one decoding.
 struct dec {
@@ -170,10 +172,8 @@ static void vex_fields(struct dec *d, unsigned last)
 {
     d->vvvv = ~(last >> 3) & 15;
     d->vl = last & 4 ? 2 : 1;
-    if (!d->mode64) {
-        d->vvvv &= 7;
+    if (!d->mode64)
         d->rex &= ISA_REX_W;
-    }
 }
 
 // Mandatory-prefix column (NP 66 F3 F2) of VEX.pp as it stands in the byte.
@@ -198,10 +198,10 @@ static unsigned open_vex(struct dec *d, unsigned role)
         in->enc = ISA_ENC_VEX3;
         if (map < 1 || map > 3) {
             d->invalid = true;
-            d->space = 4;
+            d->space = SPACE_OTHER;
         }
     }
-    in->map = d->space - 3;
+    in->map = (d->space - 3) & 3;
     vex_fields(d, last);
     return last & 3;
 }
@@ -288,6 +288,14 @@ static inline void memory32(struct dec *d, unsigned modrm)
         in->seg = X86_SS;
 }
 
+static inline void memory(struct dec *d, unsigned modrm)
+{
+    if (UNLIKELY(d->in->adsize == 2))
+        memory16(d, modrm);
+    else
+        memory32(d, modrm);
+}
+
 // --- immediates ----------------------------------------------------------------------------------------------------------
 
 static const u8 imm_sizes[IMM_SPECIAL][3] = {
@@ -317,7 +325,11 @@ static void special_immediate(struct dec *d, unsigned kind, unsigned os)
         in->imm2 = d->p[2];
         d->p += 3;
         break;
-    default: in->imm = *d->p++;
+    case IMM_U8_U8:
+        in->imm = *d->p++;
+        in->imm2 = *d->p++;
+        break;
+    default: in->imm = *d->p++; // IMM_IS4
     }
 }
 
@@ -393,9 +405,9 @@ static inline unsigned operand_size(const struct dec *d, unsigned mode)
         return size;
     if (d->flags & FC_NEAR && !(d->options & ISA_OPT_AMD))
         return 2;
-    if (d->rex & ISA_REX_W)
-        return d->flags & FC_FARMEM && d->options & ISA_OPT_AMD ? size : 2;
-    return d->flags & (FC_DF64 | FC_NEAR) && size ? 2 : size;
+    if (d->rex & ISA_REX_W) // AMD has no 64-bit far pointers and takes 32 bits, even against 66
+        return d->flags & FC_FARMEM && d->options & ISA_OPT_AMD ? 1 : 2;
+    return d->flags & FC_DF64 && size ? 2 : size;
 }
 
 static enum isa_status failure(struct dec *d, size_t avail, size_t used, enum isa_status status)
@@ -411,92 +423,124 @@ static enum isa_status failure(struct dec *d, size_t avail, size_t used, enum is
     return status;
 }
 
-enum isa_status isa_decode(const u8 *bytes, size_t avail, enum isa_mode mode, u32 options, struct insn *in)
+// What follows an opcode that has no form: processors know the shape of nearly all of them, and fetch that much before
+// they raise #UD. Observed on AMD family 19h. EVEX and XOP count as long opcodes here.
+static void skip_unknown(struct dec *d, unsigned os)
 {
-    u8 window[WINDOW];
-    struct dec d = {.in = in, .options = options, .mode64 = mode == ISA_MODE_64, .seg = NO_SEG};
-    d.start = d.p = avail >= SAFE_AVAIL ? bytes : fill_window(window, bytes, avail);
+    unsigned space = d->space, opcode = d->in->opcode, lead = *d->p;
+    bool modrm = true, escape = space == 0 && (d->mode64 || lead >= 0xc0);
+    unsigned tail = IMM_NONE;
+    if (escape && (opcode == 0x62 || (opcode == 0x8f && lead & 0x18))) {
+        bool evex = opcode == 0x62;
+        space = evex ? 3 + (lead & 7) : lead & 0x1f;
+        d->p += evex ? 3 : 2;
+        opcode = *d->p++;
+        if (!evex) {
+            tail = space == 10 ? IMM_Z : IMM_NONE;
+            space = SPACE_OTHER;
+        }
+    }
+    if (space == 4 && !tree_roots[4][opcode])
+        space = ISA_MAP_0F;
+    if (space == 3 || space == 6 || (space == ISA_MAP_0F && opcode == 0x0f)) { // 0F 0F: 3DNow!
+        tail = IMM_U8;
+    } else if (space == 0 || space == ISA_MAP_0F || space == 4) {
+        modrm = tree_roots[space][opcode] & ENTRY_MODRM;
+        tail = tree_tails[space][opcode];
+    }
+    if (modrm) {
+        unsigned byte = *d->p++;
+        if (byte < 0xc0)
+            memory(d, byte);
+    }
+    immediate(d, tail, os);
+}
 
+static enum isa_status unknown(struct dec *d, size_t avail, unsigned mode)
+{
+    d->p = d->start + d->in->opcode_off + 1;
+    skip_unknown(d, operand_size(d, mode));
+    return failure(d, avail, (size_t)(d->p - d->start), ISA_INVALID);
+}
+
+// --- the whole -----------------------------------------------------------------------------------------------------------
+
+// Prefixes; returns the role of what follows them.
+static inline unsigned prefixes(struct dec *d)
+{
     // The common start is an opcode, or one REX byte and an opcode; everything else is scanned.
-    unsigned is_rex = d.mode64 && (*d.p & 0xf0) == 0x40;
-    d.rex = is_rex ? *d.p : 0;
-    unsigned role = byte_roles[d.mode64][d.p[is_rex]];
-    d.p += is_rex;
-    if (role >= ROLE_PREFIX) {
-        d.p = d.start;
-        role = scan_prefixes(&d);
-        if (role == ROLE_PREFIX)
-            return failure(&d, avail, ISA_MAX_LEN + 1, ISA_TOO_LONG);
-    }
-    if (d.rex)
-        d.prefix |= ISA_PFX_REX;
-
-    unsigned column;
-    in->enc = ISA_ENC_LEGACY;
-    in->map = ISA_MAP_1;
-    if (role == ROLE_OPCODE || (role != ROLE_ESCAPE && !d.mode64 && d.p[1] < 0xc0)) {
-        column = legacy_column(d.prefix);
-    } else if (role == ROLE_ESCAPE) {
-        d.p++;
-        d.space = ISA_MAP_0F;
-        if (*d.p == 0x38 || *d.p == 0x3a)
-            d.space = *d.p++ == 0x38 ? ISA_MAP_0F38 : ISA_MAP_0F3A;
-        in->map = d.space;
-        column = legacy_column(d.prefix);
+    unsigned is_rex = d->mode64 && (*d->p & 0xf0) == 0x40;
+    unsigned role = byte_roles[d->mode64][d->p[is_rex]];
+    if (LIKELY(role < ROLE_PREFIX)) {
+        d->rex = is_rex ? *d->p : 0;
+        d->p += is_rex;
     } else {
-        column = open_vex(&d, role);
+        role = scan_prefixes(d);
     }
+    d->prefix |= d->rex ? ISA_PFX_REX : 0;
+    return role;
+}
 
-    unsigned opcode = *d.p, entry = tree_roots[d.space][opcode], modrm = 0, mem = 0;
+// Opcode map; returns the column of the mandatory prefix.
+static inline unsigned opcode_map(struct dec *d, unsigned role)
+{
+    struct insn *in = d->in;
+    if (role >= ROLE_VEX2 && (d->mode64 || d->p[1] >= 0xc0)) // else LES or LDS
+        return open_vex(d, role);
+    if (role == ROLE_ESCAPE) {
+        d->space = ISA_MAP_0F;
+        if (*++d->p == 0x38 || *d->p == 0x3a)
+            d->space = *d->p++ == 0x38 ? ISA_MAP_0F38 : ISA_MAP_0F3A;
+    }
+    in->map = d->space;
+    in->enc = ISA_ENC_LEGACY;
+    return legacy_column(d->prefix);
+}
+
+// Opcode, ModRM and the form they select (0: none).
+static inline unsigned opcode_form(struct dec *d, unsigned column)
+{
+    struct insn *in = d->in;
+    unsigned opcode = *d->p++, entry = tree_roots[d->space][opcode], modrm = 0;
     in->opcode = (u8)opcode;
-    in->opcode_off = (u8)(d.p++ - d.start);
-    in->modrm_off = 0;
+    in->opcode_off = (u8)(d->p - d->start - 1);
     in->has_modrm = !!(entry & ENTRY_MODRM);
+    in->modrm_off = 0;
     if (entry & ENTRY_MODRM) {
-        in->modrm_off = (u8)(d.p - d.start);
-        modrm = *d.p++;
-        mem = modrm < 0xc0;
+        in->modrm_off = (u8)(d->p - d->start);
+        modrm = *d->p++;
         entry &= ~(unsigned)ENTRY_MODRM;
     }
     in->modrm = (u8)modrm;
-    if (entry & ENTRY_NODE)
-        entry = find_form(&d, entry, modrm, column);
+    return entry & ENTRY_NODE ? find_form(d, entry, modrm, column) : entry;
+}
 
-    const struct form_code *form = &form_codes[entry];
-    d.flags = form->flags;
-    mem &= !(d.flags & FC_MODANY);
-    in->adsize = (u8)((mode == ISA_MODE_16 ? 2 : 4) << d.mode64);
-    if (d.prefix & ISA_PFX_ADSIZE)
+static inline unsigned address(struct dec *d, unsigned mode)
+{
+    struct insn *in = d->in;
+    unsigned mem = in->has_modrm && in->modrm < 0xc0 && !(d->flags & FC_MODANY);
+    in->adsize = (u8)((mode == ISA_MODE_16 ? 2 : 4) << d->mode64);
+    if (UNLIKELY(d->prefix & ISA_PFX_ADSIZE))
         in->adsize = (u8)(mode == ISA_MODE_32 ? 2 : 4);
-    in->seg = d.seg == NO_SEG ? X86_DS : d.seg;
+    in->seg = d->seg == NO_SEG ? X86_DS : d->seg;
     in->base = in->index = ISA_REG_NONE;
     in->scale = in->disp_size = 0;
     in->disp = 0;
-    if (mem) {
-        if (UNLIKELY(in->adsize == 2))
-            memory16(&d, modrm);
-        else
-            memory32(&d, modrm);
-    }
-    if (UNLIKELY(!entry || d.invalid))
-        return failure(&d, avail, (size_t)(d.p - d.start), ISA_INVALID);
+    if (mem)
+        memory(d, in->modrm);
+    return mem;
+}
 
-    unsigned os = operand_size(&d, mode);
-    in->imm_off = (u8)(d.p - d.start);
-    in->imm2 = 0;
-    immediate(&d, form->imm, os);
-
-    size_t len = (size_t)(d.p - d.start);
-    if (UNLIKELY(len > avail || len > ISA_MAX_LEN))
-        return failure(&d, avail, len, ISA_TOO_LONG);
-
-    unsigned is4 = (unsigned)in->imm >> 4 & (d.mode64 ? 15 : 7);
-    u64 regs = (u64)((modrm >> 3 & 7) | (d.rex & ISA_REX_R) << 1) << SRC_REG |
-               (u64)((modrm & 7) | (d.rex & ISA_REX_B) << 3) << SRC_RM |
-               (u64)((opcode & 7) | (d.rex & ISA_REX_B) << 3) << SRC_OPR | (u64)d.vvvv << SRC_VVVV |
-               (u64)is4 << SRC_IS4;
-    u32 size_index = os << 8 * BY_OS | (u32)(d.vl == 2) << 8 * BY_VL | (u32)mode << 8 * BY_MODE;
-    bool no_rex = !(d.prefix & ISA_PFX_REX);
+static inline void operands(struct dec *d, const struct form_code *form, unsigned mem, unsigned os, unsigned mode)
+{
+    struct insn *in = d->in;
+    unsigned high = d->mode64 ? 15 : 7; // VEX.vvvv and imm8[7:4] have one bit less outside 64-bit mode
+    u64 regs = (u64)((in->modrm >> 3 & 7) | (d->rex & ISA_REX_R) << 1) << SRC_REG |
+               (u64)((in->modrm & 7) | (d->rex & ISA_REX_B) << 3) << SRC_RM |
+               (u64)((in->opcode & 7) | (d->rex & ISA_REX_B) << 3) << SRC_OPR | (u64)(d->vvvv & high) << SRC_VVVV |
+               (u64)((u64)in->imm >> 4 & high) << SRC_IS4;
+    u32 size_index = os << 8 * BY_OS | (u32)(d->vl == 2) << 8 * BY_VL | (u32)mode << 8 * BY_MODE;
+    bool no_rex = !(d->prefix & ISA_PFX_REX);
     operand(&in->opnd[0], &operand_codes[form->opnd[0]], regs, mem, size_index, no_rex);
     operand(&in->opnd[1], &operand_codes[form->opnd[1]], regs, mem, size_index, no_rex);
     in->opnd[2] = in->opnd[3] = (struct isa_operand){0};
@@ -504,7 +548,36 @@ enum isa_status isa_decode(const u8 *bytes, size_t avail, enum isa_mode mode, u3
         operand(&in->opnd[2], &operand_codes[form->opnd[2]], regs, mem, size_index, no_rex);
         operand(&in->opnd[3], &operand_codes[form->opnd[3]], regs, mem, size_index, no_rex);
     }
+    in->nopnd = form->nopnd;
+    in->vvvv = d->vvvv & high;
+}
 
+enum isa_status isa_decode(const u8 *bytes, size_t avail, enum isa_mode mode, u32 options, struct insn *in)
+{
+    u8 window[WINDOW];
+    struct dec d = {.in = in, .options = options, .mode64 = mode == ISA_MODE_64, .seg = NO_SEG};
+    d.start = d.p = avail >= SAFE_AVAIL ? bytes : fill_window(window, bytes, avail);
+
+    unsigned role = prefixes(&d);
+    if (UNLIKELY(role == ROLE_PREFIX))
+        return failure(&d, avail, ISA_MAX_LEN + 1, ISA_TOO_LONG);
+    unsigned column = opcode_map(&d, role);
+    unsigned entry = opcode_form(&d, column);
+    const struct form_code *form = &form_codes[entry];
+    d.flags = form->flags;
+    unsigned mem = address(&d, mode);
+    if (UNLIKELY(!entry || d.invalid))
+        return unknown(&d, avail, mode);
+
+    unsigned os = operand_size(&d, mode);
+    in->imm_off = (u8)(d.p - d.start);
+    in->imm2 = 0;
+    immediate(&d, form->imm, os);
+    size_t len = (size_t)(d.p - d.start);
+    if (UNLIKELY(len > avail || len > ISA_MAX_LEN))
+        return failure(&d, avail, len, ISA_TOO_LONG);
+
+    operands(&d, form, mem, os, mode);
     in->form = (u16)entry;
     in->op = form->op;
     in->len = (u8)len;
@@ -512,9 +585,7 @@ enum isa_status isa_decode(const u8 *bytes, size_t avail, enum isa_mode mode, u3
     in->opsize = (u8)(2 << os);
     in->prefix = d.prefix;
     in->rex = d.rex & 15;
-    in->vvvv = d.vvvv;
     in->vl = (u8)(d.vl << 4);
-    in->nopnd = form->nopnd;
     if (UNLIKELY(d.vl | (d.flags & FC_SPECIAL) | (d.prefix & ISA_PFX_LOCK)) && !valid(&d))
         return ISA_INVALID;
     return ISA_OK;

@@ -46,7 +46,8 @@ enum isa_operand_kind {
 struct isa_operand {
     u8 kind; // enum isa_operand_kind
     u8 reg;
-    u16 size; // bytes accessed; 0 where the operand is only an address (LEA, INVLPG, prefetch)
+    u16 size; // bytes accessed (of an immediate: encoded); 0: only an address (LEA, INVLPG, prefetch) or, for the XSAVE
+              // family, as much as XCR0 says
 };
 
 // Prefixes seen (struct insn.prefix). REP and REPNE hold only the last of F2/F3 seen; a prefix that is mandatory for the
@@ -170,6 +171,20 @@ struct isa_form_info {
 
 extern const struct isa_form_info isa_forms[ISA_FORM_COUNT];
 extern const char *const isa_op_names[ISA_OP_COUNT]; // "ADD", "JCC", ...
+
+// Flags that this instruction reads: the form's, narrowed to the condition of JCC, SETCC and CMOVCC; a repeated CMPS or SCAS
+// may run zero times and then passes all of them through.
+static inline u32 isa_flags_read(const struct insn *in)
+{
+    static const u16 of_condition[8] = {X86_FL_OF, X86_FL_CF, X86_FL_ZF, X86_FL_CF | X86_FL_ZF,
+                                        X86_FL_SF, X86_FL_PF, X86_FL_SF | X86_FL_OF, X86_FL_SF | X86_FL_OF | X86_FL_ZF};
+    if (in->op == ISA_OP_JCC || in->op == ISA_OP_SETCC || in->op == ISA_OP_CMOVCC)
+        return of_condition[in->opcode >> 1 & 7];
+    const struct isa_form_info *f = &isa_forms[in->form];
+    if (f->attr & ISA_ATTR_REPCC && in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE))
+        return f->flags_read | X86_FL_STATUS;
+    return f->flags_read;
+}
 
 #define ISA_IMPLICIT_GPR(r) (1u << (r))
 #define ISA_IMPLICIT_XMM0 (1u << 16)
