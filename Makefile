@@ -58,7 +58,7 @@ LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
-UNIT_TESTS := dev/test_uart dev/test_i8259
+UNIT_TESTS := dev/test_uart dev/test_i8259 real/cpu286
 UNIT_TESTS += isa/test_alu isa/zydis_diff
 UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random core/test_bus core/test_clock core/test_cpu
 UNIT_TESTS += isa/test_native
@@ -107,8 +107,9 @@ $(B)/tests/%.o: tests/%.S
 # What a test program needs beside its own file.
 $(B)/tests/isa/test_native: $(B)/tests/isa/raw_run.o
 
+$(B)/tests/real/cpu286: TEST_LIBS := -ljansson
 $(addprefix $(B)/tests/,$(UNIT_TESTS)): $(B)/tests/%: $(B)/tests/%.o $(B)/libpogo.a
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka -lZydis
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka -lZydis $(TEST_LIBS)
 
 $(addprefix $(B)/tests/fuzz/,$(FUZZ_TESTS)): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ -lZydis
