@@ -1,0 +1,219 @@
+// The processor oracle: random instructions, run natively on the host processor and in an engine, and compared.
+//
+//   gen.c, encode.c, values.c   a 64-bit seed -> one case: mode, instruction bytes, registers, memory
+//   arena.c                     the memory that both sides have
+//   native.c, tramp.S           the case on the host processor, in a sandboxed child process
+//   guest.c                     the case in an engine: a machine whose page tables, GDT, LDT and IDT look as Linux' do
+//   compare.c                   differences, printed so that a person can judge them
+//   mutant.c                    wrong behaviours on purpose, to check the harness itself
+//   main.c                      options, worker processes, totals
+//
+// Both sides run user code (CPL 3, IOPL 0) in the same *arena*, 16 pages at one fixed linear address below 2 GiB, so that the
+// same code works in 64-, 32- and 16-bit segments:
+//
+//   page  0 1  2 3  4  5  6  7 8  9  10 11 12 13 14 15
+//         - RW - RO RW RW RO - RX RX -  RX -  RX RW -        (- absent; 14 is the no-execute neighbour of 13)
+//
+// so that data can straddle every kind of page end, and code can end before a present, an absent and a no-execute page.
+#ifndef POGO_ORACLE_H
+#define POGO_ORACLE_H
+
+#include "core/cpu.h"
+#include "core/engine.h"
+#include "isa/insn.h"
+
+#define ORC_ARENA 0x20000000u
+#define ORC_PAGES 16u
+#define ORC_ARENA_SIZE (ORC_PAGES * 4096u)
+#define ORC_LINE 64u // memory is compared in lines of this size
+#define ORC_MAX_LINES 96
+#define ORC_MAX_PATCHES 6
+#define ORC_PATCH_BYTES 1024
+
+// What a page of the arena allows.
+enum orc_page { ORC_ABSENT, ORC_RO, ORC_RW, ORC_RX };
+extern const u8 orc_page_kind[ORC_PAGES];
+
+// Selectors of the host's GDT that user code can load, and the LDT that both sides have.
+#define ORC_SEL_USER_CS32 0x23
+#define ORC_SEL_USER_DS 0x2b
+#define ORC_SEL_USER_CS 0x33
+#define ORC_LDT_SEL(i) ((u16)((i) << 3 | 7))
+
+enum orc_ldt {
+    ORC_LDT_CODE16,     // base at the arena, 64 KiB
+    ORC_LDT_DATA16,     // the same, writable data, 16-bit stack
+    ORC_LDT_DATA32,     // base at the arena, 64 KiB, 32-bit stack
+    ORC_LDT_SMALL,      // data from page 4 on, limit in the middle of page 5
+    ORC_LDT_EXPDOWN,    // expand-down 32-bit data
+    ORC_LDT_EXPDOWN16,  // expand-down 16-bit data
+    ORC_LDT_RO,         // read-only data
+    ORC_LDT_NOTPRESENT, // writable data, not present
+    ORC_LDT_CODE32,     // readable code, base 0, 4 GiB
+    ORC_LDT_XONLY,      // execute-only code
+    ORC_LDT_CONFORMING, // readable conforming code, flat
+    ORC_LDT_PAGEGRAN,   // page granularity, base at page 3, limit 2 pages
+    ORC_LDT_COUNT
+};
+
+struct orc_ldt_desc {
+    u32 base, limit; // limit in units of the granularity
+    bool seg_32bit, code, expdown_or_conforming, read_or_write, pages, present;
+};
+extern const struct orc_ldt_desc orc_ldt[ORC_LDT_COUNT];
+
+// User-visible processor state before and after.
+struct orc_state {
+    struct x86_xsave xs; // first: 64-byte aligned
+    u64 gpr[X86_GPR_COUNT];
+    u64 rip; // linear in 64- and 32-bit mode, offset in its segment in 16-bit mode
+    u64 rflags;
+    u64 fs_base, gs_base;
+    u16 sel[6];
+    u16 pad[2];
+};
+
+struct orc_patch {
+    u16 off; // in the arena
+    u16 len;
+    u16 data; // offset into case.data
+};
+
+#define ORC_F_SINGLE_STEP 0x1 // TF is set
+#define ORC_F_SEGS 0x2        // 64-bit mode: selectors or bases are not the defaults
+
+struct orc_case {
+    struct orc_state in;
+    u64 seed;
+    u16 form;
+    u8 mode;
+    u8 len; // code bytes
+    u8 flags;
+    u8 valid;     // the decoder accepts the bytes; else both sides must raise the decoder's exception
+    u8 npatch, nland;
+    u16 code_off; // of the instruction in the arena
+    u16 land[2];  // arena offsets where control is expected to arrive; the native side puts its exits there
+    u8 code[16];
+    struct orc_patch patch[ORC_MAX_PATCHES];
+    u8 data[ORC_PATCH_BYTES];
+    struct insn insn;
+};
+
+#define ORC_NO_VECTOR 0xff
+
+struct orc_result {
+    struct orc_state out;
+    u8 vector; // exception, or ORC_NO_VECTOR when the instruction completed
+    u8 nlines; // lines of writable memory that differ from the pristine contents
+    u8 overflow, pad;
+    u8 hang;
+    u32 error;
+    u64 cr2;
+    u16 line[ORC_MAX_LINES];
+    u8 bytes[ORC_MAX_LINES][ORC_LINE];
+};
+
+// --- random numbers and values (values.c) -------------------------------------------------------------------------------
+
+struct orc_rng {
+    u64 s;
+};
+
+static inline u64 orc_mix(u64 z)
+{
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+}
+
+static inline u64 orc_rnd(struct orc_rng *r)
+{
+    return orc_mix(r->s += 0x9e3779b97f4a7c15ull);
+}
+
+// Uniform below n (n small).
+static inline u32 orc_below(struct orc_rng *r, u32 n)
+{
+    return (u32)(((orc_rnd(r) >> 32) * n) >> 32);
+}
+
+static inline bool orc_chance(struct orc_rng *r, u32 percent)
+{
+    return orc_below(r, 100) < percent;
+}
+
+void orc_values_init(void);
+// An integer that is likely to sit on some boundary.
+u64 orc_value(struct orc_rng *r);
+// 32 bytes of vector: integers, floats, doubles with their special values.
+const u8 *orc_vector(struct orc_rng *r);
+// 10 bytes of extended precision.
+const u8 *orc_f80(struct orc_rng *r);
+// Contents of the arena before every case.
+extern u8 orc_pristine[ORC_ARENA_SIZE];
+
+// --- encoding (encode.c) ----------------------------------------------------------------------------------------------
+
+// Ask the decoder once for every opcode which form it belongs to. Before the first case.
+void orc_encode_init(void);
+// Whether any encoding of `form` was found in `mode`.
+bool orc_encodable(unsigned form, unsigned mode);
+// Random bytes of one instruction of `form` in `mode` into code[16] and *in. Returns false when this try gave another form.
+bool orc_encode(struct orc_rng *r, unsigned form, unsigned mode, u8 *code, struct insn *in);
+// Why forms are not compared with the host, or NULL.
+const char *orc_excluded(unsigned form, unsigned mode);
+
+// --- cases (gen.c) ----------------------------------------------------------------------------------------------------
+
+// Seeds carry the wish for one form and mode in their upper bits, so that one number reproduces a case:
+//   63..48: form, or 0 for any    47..46: 0 any, else mode + 1    45..0: random
+#define ORC_SEED(form, mode1, n) ((u64)(form) << 48 | (u64)(mode1) << 46 | ((n) & ((1ull << 46) - 1)))
+void orc_gen_init(void);
+void orc_generate(u64 seed, struct orc_case *c);
+
+// --- the arena (arena.c) ----------------------------------------------------------------------------------------------
+
+// Write the case's patches, code and exits into an arena (`place`), or put filler back over the code afterwards. The engine
+// gets the same bytes as the host, because instructions can read them as data.
+void orc_place(u8 *arena, const struct orc_case *c, bool place);
+// Collect the lines of writable pages that differ from orc_pristine, and put the pristine contents back.
+void orc_collect(u8 *arena, struct orc_result *r);
+
+// --- native side (native.c) -------------------------------------------------------------------------------------------
+
+struct orc_native;
+// Start the sandboxed child with a batch buffer of `batch` cases. NULL on failure with a message on stderr.
+struct orc_native *orc_native_start(unsigned batch);
+struct orc_case *orc_native_case(struct orc_native *n, unsigned buffer, unsigned i);
+struct orc_result *orc_native_result(struct orc_native *n, unsigned buffer, unsigned i);
+// Begin running `count` cases of buffer 0 or 1; and wait for the end. wait() returns -1 when all ran, else the index of the case
+// that killed or hung the child (a new child is started; cases before it have results).
+void orc_native_submit(struct orc_native *n, unsigned buffer, unsigned first, unsigned count);
+int orc_native_wait(struct orc_native *n);
+void orc_native_stop(struct orc_native *n);
+
+// --- engine side (guest.c) --------------------------------------------------------------------------------------------
+
+struct orc_guest;
+struct orc_guest *orc_guest_create(const struct engine_ops *ops, const char **why);
+void orc_guest_run(struct orc_guest *g, const struct orc_case *c, struct orc_result *r);
+void orc_guest_destroy(struct orc_guest *g);
+
+// --- comparison (compare.c) -------------------------------------------------------------------------------------------
+
+// Architectural difference.
+bool orc_differs(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got);
+// Difference in flags that the manuals leave undefined.
+bool orc_undef_differs(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got);
+void orc_report(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got);
+// --- mutants (mutant.c) -----------------------------------------------------------------------------------------------
+
+struct orc_mutant {
+    const char *name;
+    // Change what the engine answered when the condition of this wrong behaviour holds.
+    void (*apply)(const struct orc_case *c, const struct orc_result *want, struct orc_result *got);
+};
+extern const struct orc_mutant orc_mutants[];
+extern const unsigned orc_mutant_count;
+
+#endif
