@@ -36,5 +36,6 @@
 #define ENTER_64 0      // popf, jmp
 #define ENTER_FAR 1     // popf, far jmp to 32- or 16-bit code
 #define ENTER_IRET 2    // iretq: single step
+#define ENTER_IRET_LEGACY 3 // the same into 32- or 16-bit code
 
 #endif

@@ -236,17 +236,12 @@ static void normalise(const struct orc_case *c, struct orc_result *r)
     // Filler: INT3 everywhere where there is no exit.
     if (r->vector == X86_EXC_BP && !(r->out.rip == c->in.rip + c->len && c->insn.op == ISA_OP_INT3)) {
         completed(r, r->out.rip - 1);
-        r->out.rflags &= ~(u64)X86_FL_RF;
         return;
     }
-    // Arrived at the end of a page, whose neighbour cannot be fetched.
+    // Arrived where nothing can be fetched: the end of a page, or wherever a branch went.
     if (r->vector == X86_EXC_PF && (r->error & X86_PF_I) && r->out.rip != c->in.rip) {
-        for (unsigned k = 0; k < c->nland; k++)
-            if (r->out.rip == base + c->land[k]) {
-                completed(r, r->out.rip);
-                r->out.rflags &= ~(u64)X86_FL_RF;
-                return;
-            }
+        completed(r, r->out.rip);
+        return;
     }
     // TF that the instruction itself set traps after the jump to the exit.
     if (r->vector == X86_EXC_DB && !(c->flags & ORC_F_SINGLE_STEP)) {
@@ -267,7 +262,7 @@ static void run_case(const struct orc_case *c, struct orc_result *r)
     ctx->segs = c->mode != ISA_MODE_64 || (c->flags & ORC_F_SEGS);
     int way = ENTER_64;
     if (c->flags & ORC_F_SINGLE_STEP)
-        way = ENTER_IRET;
+        way = c->mode == ISA_MODE_64 ? ENTER_IRET : ENTER_IRET_LEGACY;
     else if (c->mode != ISA_MODE_64)
         way = ENTER_FAR;
     ctx->target = c->in.rip | (way == ENTER_FAR ? (u64)c->in.sel[X86_CS] << 32 : 0);

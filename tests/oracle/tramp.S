@@ -20,7 +20,7 @@ orc_native_enter:
         mov     %rsp, CTX + CTX_HOST_RSP
         mov     $7, %eax
         xor     %edx, %edx
-        xrstor  ST_XS(%rdi)
+        xrstor64 ST_XS(%rdi)
         cmpb    $0, CTX + CTX_SEGS
         je      1f
         movzwl  ST_SEL + 0(%rdi), %eax
@@ -33,6 +33,8 @@ orc_native_enter:
         mov     %eax, %gs
         cmp     $ENTER_FAR, %esi
         je      2f
+        cmp     $ENTER_IRET_LEGACY, %esi
+        je      3f
         mov     ST_FS(%rdi), %rax
         wrfsbase %rax
         mov     ST_GS(%rdi), %rax
@@ -131,7 +133,7 @@ leave:  mov     %rax, CTX + CTX_GPR + 0
         mov     $7, %eax
         xor     %edx, %edx
         mov     CTX + CTX_OUT_XS, %rcx
-        xsave   (%rcx)
+        xsave64 (%rcx)
         vzeroupper
         cmpb    $0, CTX + CTX_SEGS
         je      1f
