@@ -378,6 +378,11 @@ void orc_native_submit(struct orc_native *n, unsigned buffer, unsigned first, un
     futex(&n->sh->request, FUTEX_WAKE, 1, NULL);
 }
 
+void orc_native_resubmit(struct orc_native *n, unsigned first, unsigned count)
+{
+    orc_native_submit(n, n->sh->buffer, first, count);
+}
+
 // A child that makes no progress for this long hangs in one instruction.
 #define HANG_SLICES 40
 #define SLICE_NS 100000000

@@ -190,6 +190,8 @@ struct orc_result *orc_native_result(struct orc_native *n, unsigned buffer, unsi
 // that killed or hung the child (a new child is started; cases before it have results).
 void orc_native_submit(struct orc_native *n, unsigned buffer, unsigned first, unsigned count);
 int orc_native_wait(struct orc_native *n);
+// After wait() told of a bad case: go on with the rest of the same buffer.
+void orc_native_resubmit(struct orc_native *n, unsigned first, unsigned count);
 void orc_native_stop(struct orc_native *n);
 
 // --- engine side (guest.c) --------------------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ void orc_report(const struct orc_case *c, const struct orc_result *want, const s
 struct orc_mutant {
     const char *name;
     // Change what the engine answered when the condition of this wrong behaviour holds.
-    void (*apply)(const struct orc_case *c, const struct orc_result *want, struct orc_result *got);
+    void (*apply)(const struct orc_case *c, struct orc_result *got);
 };
 extern const struct orc_mutant orc_mutants[];
 extern const unsigned orc_mutant_count;

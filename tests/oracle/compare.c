@@ -1,0 +1,216 @@
+// What has to be equal, and how a difference is shown.
+//
+// `want` is the host's result. Two things of the host are not the processor's: Linux reports every user access to the upper
+// half as a protection fault (it hides what is mapped there), and RF after a completed instruction is only visible while the
+// exit runs.
+#include <stdio.h>
+#include <string.h>
+
+#include "isa/disasm.h"
+#include "oracle/oracle.h"
+
+static u64 gpr_mask(const struct orc_case *c)
+{
+    return c->mode == ISA_MODE_64 ? ~0ull : 0xffffffffull;
+}
+
+static bool completed(const struct orc_result *r)
+{
+    return r->vector == ORC_NO_VECTOR;
+}
+
+// Flags that the manuals leave undefined after this case.
+static u64 undefined_flags(const struct orc_case *c, const struct orc_result *want)
+{
+    return c->valid && completed(want) ? isa_forms[c->insn.form].flags_undef : 0;
+}
+
+static u64 flags_mask(const struct orc_result *want)
+{
+    return (u64)X86_FL_ALL & ~(completed(want) ? (u64)X86_FL_RF : 0);
+}
+
+static bool upper_half(const struct orc_result *r)
+{
+    return r->vector == X86_EXC_PF && r->cr2 >> 47;
+}
+
+static bool exception_differs(const struct orc_result *a, const struct orc_result *b)
+{
+    u32 ignore = upper_half(a) ? X86_PF_P : 0;
+    return a->vector != b->vector || ((a->error ^ b->error) & ~ignore) ||
+           (a->vector == X86_EXC_PF && a->cr2 != b->cr2) || a->hang || b->hang;
+}
+
+static bool x87_differs(const struct x86_xsave *a, const struct x86_xsave *b)
+{
+    if (a->fcw != b->fcw || a->fsw != b->fsw || a->ftw != b->ftw || a->fop != b->fop || a->fip != b->fip ||
+        a->fdp != b->fdp)
+        return true;
+    for (unsigned i = 0; i < 8; i++)
+        if (memcmp(a->st[i], b->st[i], 10))
+            return true;
+    return false;
+}
+
+static bool memory_differs(const struct orc_result *a, const struct orc_result *b)
+{
+    return a->nlines != b->nlines || a->overflow != b->overflow || memcmp(a->line, b->line, a->nlines * 2u) ||
+           memcmp(a->bytes, b->bytes, a->nlines * ORC_LINE);
+}
+
+bool orc_differs(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got)
+{
+    const struct orc_state *a = &want->out, *b = &got->out;
+    u64 gm = gpr_mask(c);
+    if (exception_differs(want, got) || a->rip != b->rip)
+        return true;
+    for (unsigned i = 0; i < (c->mode == ISA_MODE_64 ? 16u : 8u); i++)
+        if ((a->gpr[i] ^ b->gpr[i]) & gm)
+            return true;
+    if ((a->rflags ^ b->rflags) & flags_mask(want) & ~undefined_flags(c, want))
+        return true;
+    if (memcmp(a->sel, b->sel, sizeof a->sel) || a->fs_base != b->fs_base || a->gs_base != b->gs_base)
+        return true;
+    if (x87_differs(&a->xs, &b->xs) || a->xs.mxcsr != b->xs.mxcsr)
+        return true;
+    if (memcmp(a->xs.xmm, b->xs.xmm, sizeof a->xs.xmm) || memcmp(a->xs.ymmh, b->xs.ymmh, sizeof a->xs.ymmh))
+        return true;
+    return memory_differs(want, got);
+}
+
+bool orc_undef_differs(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got)
+{
+    return (want->out.rflags ^ got->out.rflags) & undefined_flags(c, want);
+}
+
+// --- report -------------------------------------------------------------------------------------------------------------
+
+static const char *const gpr_names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                        "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+static const char *const seg_names[] = {"es", "cs", "ss", "ds", "fs", "gs"};
+
+static void show_vector(const char *name, unsigned i, const u8 *in, const u8 *want, const u8 *got, unsigned len)
+{
+    if (!memcmp(want, got, len))
+        return;
+    const u8 *rows[] = {in, want, got};
+    static const char *const label[] = {"in  ", "want", "got "};
+    for (unsigned r = 0; r < 3; r++) {
+        printf("  %s%-2u %s ", name, i, label[r]);
+        for (unsigned b = len; b-- > 0;)
+            printf("%02x%s", rows[r][b], b % 8 == 0 && b ? "_" : "");
+        printf("\n");
+    }
+}
+
+static void show_word(const char *name, u64 in, u64 want, u64 got)
+{
+    if (want != got)
+        printf("  %-7s in %016lx want %016lx got %016lx  (diff %lx)\n", name, in, want, got, want ^ got);
+}
+
+static void show_state(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got)
+{
+    const struct orc_state *i = &c->in, *a = &want->out, *b = &got->out;
+    for (unsigned n = 0; n < (c->mode == ISA_MODE_64 ? 16u : 8u); n++)
+        show_word(gpr_names[n], i->gpr[n], a->gpr[n] & gpr_mask(c), b->gpr[n] & gpr_mask(c));
+    show_word("rip", i->rip, a->rip, b->rip);
+    show_word("rflags", i->rflags, a->rflags & flags_mask(want), b->rflags & flags_mask(want));
+    for (unsigned n = 0; n < 6; n++)
+        show_word(seg_names[n], i->sel[n], a->sel[n], b->sel[n]);
+    show_word("fs_base", i->fs_base, a->fs_base, b->fs_base);
+    show_word("gs_base", i->gs_base, a->gs_base, b->gs_base);
+    show_word("fcw", i->xs.fcw, a->xs.fcw, b->xs.fcw);
+    show_word("fsw", i->xs.fsw, a->xs.fsw, b->xs.fsw);
+    show_word("ftw", i->xs.ftw, a->xs.ftw, b->xs.ftw);
+    show_word("fop", i->xs.fop, a->xs.fop, b->xs.fop);
+    show_word("fip", i->xs.fip, a->xs.fip, b->xs.fip);
+    show_word("fdp", i->xs.fdp, a->xs.fdp, b->xs.fdp);
+    show_word("mxcsr", i->xs.mxcsr, a->xs.mxcsr, b->xs.mxcsr);
+    for (unsigned n = 0; n < 8; n++)
+        show_vector("st", n, i->xs.st[n], a->xs.st[n], b->xs.st[n], 10);
+    for (unsigned n = 0; n < 16; n++) {
+        show_vector("xmm", n, i->xs.xmm[n], a->xs.xmm[n], b->xs.xmm[n], 16);
+        show_vector("ymmh", n, i->xs.ymmh[n], a->xs.ymmh[n], b->xs.ymmh[n], 16);
+    }
+}
+
+// The bytes of one line in a result: changed, or pristine.
+static const u8 *line_of(const struct orc_result *r, u16 off)
+{
+    for (unsigned i = 0; i < r->nlines; i++)
+        if (r->line[i] == off)
+            return r->bytes[i];
+    return orc_pristine + off;
+}
+
+static void show_memory(const struct orc_result *want, const struct orc_result *got)
+{
+    const struct orc_result *side[] = {want, got};
+    for (unsigned s = 0; s < 2; s++)
+        for (unsigned i = 0; i < side[s]->nlines; i++) {
+            u16 off = side[s]->line[i];
+            const u8 *a = line_of(want, off), *b = line_of(got, off);
+            if (!memcmp(a, b, ORC_LINE) || (s == 1 && line_of(want, off) != orc_pristine + off))
+                continue;
+            printf("  memory %08x:\n    want ", ORC_ARENA + off);
+            for (unsigned k = 0; k < ORC_LINE; k++)
+                printf("%02x", a[k]);
+            printf("\n    got  ");
+            for (unsigned k = 0; k < ORC_LINE; k++)
+                printf(a[k] == b[k] ? ".." : "%02x", b[k]);
+            printf("\n");
+        }
+    if (want->overflow != got->overflow)
+        printf("  more changed memory than a result holds: want %d got %d\n", want->overflow, got->overflow);
+}
+
+static void show_outcome(const char *who, const struct orc_result *r)
+{
+    static const char *const hang[] = {"", " (process died)", " (no end)", " (shutdown or engine error)"};
+    if (completed(r))
+        printf("  %s: completed%s\n", who, hang[r->hang & 3]);
+    else
+        printf("  %s: vector %u error %x cr2 %lx%s\n", who, r->vector, r->error, r->cr2, hang[r->hang & 3]);
+}
+
+static void show_inputs(const struct orc_case *c)
+{
+    const struct orc_state *s = &c->in;
+    for (unsigned n = 0; n < (c->mode == ISA_MODE_64 ? 16u : 8u); n++)
+        printf("%s %s %016lx", n % 4 == 0 ? "  in:" : "", gpr_names[n], s->gpr[n]), n % 4 == 3 ? puts("") : 0;
+    printf("  in: rip %lx rflags %lx fcw %x fsw %x ftw %x mxcsr %x", s->rip, s->rflags, s->xs.fcw, s->xs.fsw, s->xs.ftw,
+           s->xs.mxcsr);
+    if (c->flags & ORC_F_SEGS) {
+        for (unsigned n = 0; n < 6; n++)
+            printf(" %s %x", seg_names[n], s->sel[n]);
+        printf(" fs_base %lx gs_base %lx", s->fs_base, s->gs_base);
+    }
+    printf("\n");
+    for (unsigned i = 0; i < c->npatch; i++) {
+        printf("  in: memory %08x ", ORC_ARENA + c->patch[i].off);
+        for (unsigned k = 0; k < c->patch[i].len && k < 48; k++)
+            printf("%02x", c->data[c->patch[i].data + k]);
+        printf("%s\n", c->patch[i].len > 48 ? "..." : "");
+    }
+}
+
+void orc_report(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got)
+{
+    static const char *const modes[] = {"16", "32", "64"};
+    char text[128] = "";
+    isa_disasm(c->code, 15, c->mode, c->in.rip, text, sizeof text);
+    printf("seed 0x%016lx %s-bit %s%s: ", c->seed, modes[c->mode], isa_forms[c->valid ? c->insn.form : c->form].name,
+           c->valid ? "" : " (invalid)");
+    for (unsigned i = 0; i < c->len; i++)
+        printf("%02x", c->code[i]);
+    printf("  %s\n", text);
+    show_inputs(c);
+    show_outcome("want", want);
+    show_outcome("got ", got);
+    if (want->hang || got->hang)
+        return;
+    show_state(c, want, got);
+    show_memory(want, got);
+}

@@ -1,0 +1,3 @@
+#include "oracle/oracle.h"
+const struct orc_mutant orc_mutants[1];
+const unsigned orc_mutant_count = 0;
