@@ -66,6 +66,9 @@ UNIT_TESTS += boot/test_boot
 UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES)
+# The processor oracle.
+ORACLE_OBJS := $(addprefix $(B)/tests/oracle/,arena.o compare.o encode.o gen.o guest.o main.o mutant.o native.o steer.o tramp.o values.o)
+CHECK_BUILDS += $(B)/tests/oracle/oracle
 # libFuzzer targets: tests/fuzz/NAME.c.
 FUZZ_TESTS := fuzz_multiboot fuzz_pvh fuzz_decode
 
@@ -102,10 +105,15 @@ $(B)/tests/%.o: tests/%.c | $(GEN)
 
 $(B)/tests/%.o: tests/%.S
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(CPPFLAGS) -Itests $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 # What a test program needs beside its own file.
 $(B)/tests/isa/test_native: $(B)/tests/isa/raw_run.o
+$(B)/tests/oracle/oracle: $(ORACLE_OBJS) $(B)/libpogo.a
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
+
+# The instructions that the harness itself uses, and no stack protector: FS is the test's when a signal arrives.
+$(B)/tests/oracle/native.o: ALL_CFLAGS += -mfsgsbase -fno-stack-protector
 
 $(B)/tests/real/cpu286: TEST_LIBS := -ljansson
 $(addprefix $(B)/tests/,$(UNIT_TESTS)): $(B)/tests/%: $(B)/tests/%.o $(B)/libpogo.a

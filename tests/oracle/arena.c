@@ -24,7 +24,7 @@ const struct orc_ldt_desc orc_ldt[ORC_LDT_COUNT] = {
     [ORC_LDT_NOTPRESENT] = {ORC_ARENA, 0xffff, .seg_32bit = true, .read_or_write = true},
     [ORC_LDT_CODE32] = {0, 0xfffff, .seg_32bit = true, .pages = true, CODE},
     [ORC_LDT_XONLY] = {0, 0xfffff, .seg_32bit = true, .pages = true, .code = true, .present = true},
-    [ORC_LDT_CONFORMING] = {0, 0xfffff, .seg_32bit = true, .pages = true, .expdown_or_conforming = true, CODE},
+    [ORC_LDT_CONFORMING] = {0, 0xfffff, .seg_32bit = true, .code = true, .expdown_or_conforming = true, .pages = true},
     [ORC_LDT_PAGEGRAN] = {ORC_ARENA + 3 * 4096, 1, .seg_32bit = true, .pages = true, DATA},
 };
 

@@ -176,7 +176,7 @@ static u16 pick_data_sel(struct gen *g, bool stack)
 {
     static const u16 any[] = {ORC_LDT_SEL(ORC_LDT_DATA32), ORC_LDT_SEL(ORC_LDT_SMALL),   ORC_LDT_SEL(ORC_LDT_EXPDOWN),
                               ORC_LDT_SEL(ORC_LDT_EXPDOWN16), ORC_LDT_SEL(ORC_LDT_PAGEGRAN), ORC_LDT_SEL(ORC_LDT_DATA16),
-                              ORC_LDT_SEL(ORC_LDT_RO),        ORC_LDT_SEL(ORC_LDT_CODE32),   ORC_LDT_SEL(ORC_LDT_CONFORMING),
+                              ORC_LDT_SEL(ORC_LDT_RO),        ORC_LDT_SEL(ORC_LDT_CODE32),
                               ORC_SEL_USER_DS,                0,                             2};
     return any[orc_below(&g->r, stack ? 6 : ARRAY_LEN(any))];
 }
@@ -202,12 +202,12 @@ static void pick_segments(struct gen *g)
     u16 plain = mode == ISA_MODE_16 ? ORC_LDT_SEL(ORC_LDT_DATA16) : ORC_SEL_USER_DS;
     for (unsigned i = X86_ES; i <= X86_GS; i++)
         s->sel[i] = orc_chance(&g->r, i < X86_FS ? 80 : 30) ? plain : pick_data_sel(g, i == X86_SS);
-    static const u16 code32[] = {ORC_LDT_SEL(ORC_LDT_CODE32), ORC_LDT_SEL(ORC_LDT_XONLY), ORC_LDT_SEL(ORC_LDT_CONFORMING)};
+    static const u16 code32[] = {ORC_LDT_SEL(ORC_LDT_CODE32), ORC_LDT_SEL(ORC_LDT_XONLY)};
     s->sel[X86_CS] = ORC_SEL_USER_CS32;
     if (mode == ISA_MODE_16)
         s->sel[X86_CS] = ORC_LDT_SEL(ORC_LDT_CODE16);
     else if (orc_chance(&g->r, 15))
-        s->sel[X86_CS] = code32[orc_below(&g->r, 3)];
+        s->sel[X86_CS] = code32[orc_below(&g->r, 2)];
 }
 
 static void pick_state(struct gen *g)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/cpuid.h"
 #include "lib/testvm.h"
 #include "oracle/oracle.h"
 
@@ -239,6 +240,8 @@ static void read_state(struct orc_guest *g, struct orc_result *r)
         r->out.sel[i] = c->seg[i].sel;
     r->out.fs_base = c->seg[X86_FS].base;
     r->out.gs_base = c->seg[X86_GS].base;
+    r->fcs = c->fcs;
+    r->fds = c->fds;
     r->vector = ORC_NO_VECTOR;
     r->error = 0;
     r->cr2 = 0;

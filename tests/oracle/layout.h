@@ -21,7 +21,7 @@
 #define CTX_OUT_XS 224  // where XSAVE goes
 #define CTX_IN_TEST 232
 #define CTX_SEGS 236    // segment registers and bases need loading
-#define CTX_SCRATCH 240
+#define CTX_ENV 240     // FNSTENV's 28 bytes
 
 // Offsets in struct orc_state.
 #define ST_XS 0

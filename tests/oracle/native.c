@@ -47,7 +47,8 @@ struct native_ctx {
     u16 pad2[2];
     u64 out_xs;
     u8 in_test, pad3[3];
-    u8 segs;
+    u8 segs, pad4[3];
+    u32 env[7];
 };
 _Static_assert(offsetof(struct native_ctx, rflags) == CTX_RFLAGS, "layout.h");
 _Static_assert(offsetof(struct native_ctx, target) == CTX_TARGET, "layout.h");
@@ -59,6 +60,7 @@ _Static_assert(offsetof(struct native_ctx, sel) == CTX_SEL, "layout.h");
 _Static_assert(offsetof(struct native_ctx, out_xs) == CTX_OUT_XS, "layout.h");
 _Static_assert(offsetof(struct native_ctx, in_test) == CTX_IN_TEST, "layout.h");
 _Static_assert(offsetof(struct native_ctx, segs) == CTX_SEGS, "layout.h");
+_Static_assert(offsetof(struct native_ctx, env) == CTX_ENV, "layout.h");
 
 struct shared {
     _Atomic u32 request; // bumped by the parent
@@ -218,6 +220,7 @@ void orc_native_fault(void *ucontext)
     r->out.sel[X86_SS] = (u16)((u64)g[REG_CSGSFS] >> 48);
     r->out.fs_base = ctx->fs;
     r->out.gs_base = ctx->gs;
+    r->x87_pointers = r->out.xs.fsw & X86_FSW_ES ? ORC_X87_XSAVE : ORC_X87_UNKNOWN;
 }
 
 // The instruction completed: where it went on.
@@ -254,7 +257,19 @@ static void normalise(const struct orc_case *c, struct orc_result *r)
     }
 }
 
-static void run_case(const struct orc_case *c, struct orc_result *r)
+// XSAVE on AMD processors gives the x87 pointers only while an exception is pending; FNSTENV always does.
+static void read_pointers(struct orc_result *r)
+{
+    const u32 *w = ctx->env;
+    r->x87_pointers = ORC_X87_ENV;
+    r->out.xs.fip = w[3];
+    r->out.xs.fop = w[4] >> 16 & 0x7ff;
+    r->fcs = (u16)w[4];
+    r->out.xs.fdp = w[5];
+    r->fds = (u16)w[6];
+}
+
+static void run_once(const struct orc_case *c, struct orc_result *r)
 {
     orc_place(alias, c, true);
     cur_result = r;
@@ -275,6 +290,7 @@ static void run_case(const struct orc_case *c, struct orc_result *r)
     } else {
         memcpy(r->out.gpr, ctx->gpr, sizeof r->out.gpr);
         r->out.rflags = ctx->rflags;
+        read_pointers(r);
         completed(r, (c->mode == ISA_MODE_16 ? 0 : ORC_ARENA) + c->land[ctx->land]);
         memcpy(r->out.sel, c->in.sel, sizeof r->out.sel);
         if (ctx->segs) {
@@ -291,6 +307,17 @@ static void run_case(const struct orc_case *c, struct orc_result *r)
     }
     orc_place(alias, c, false);
     orc_collect(alias, r);
+}
+
+// For the same reason a context switch in mid-case clears the pointers: then once more.
+static void run_case(const struct orc_case *c, struct orc_result *r)
+{
+    for (unsigned tries = 0; tries < 3; tries++) {
+        run_once(c, r);
+        const struct x86_xsave *x = &r->out.xs;
+        if (r->x87_pointers != ORC_X87_ENV || x->fop || x->fip || x->fdp)
+            return;
+    }
 }
 
 static _Noreturn void child_main(struct orc_native *n)
@@ -409,6 +436,10 @@ int orc_native_wait(struct orc_native *n)
         if (!dead) {
             kill(n->pid, SIGKILL);
             waitpid(n->pid, &status, 0);
+        }
+        if (dead && WIFEXITED(status) && WEXITSTATUS(status) == 1) {
+            fprintf(stderr, "oracle: the native child cannot be set up\n");
+            _exit(2);
         }
         n->results[n->sh->buffer][cur].hang = dead ? 1 : 2;
         spawn(n);

@@ -51,7 +51,7 @@ enum orc_ldt {
     ORC_LDT_NOTPRESENT, // writable data, not present
     ORC_LDT_CODE32,     // readable code, base 0, 4 GiB
     ORC_LDT_XONLY,      // execute-only code
-    ORC_LDT_CONFORMING, // readable conforming code, flat
+    ORC_LDT_CONFORMING, // conforming code, not present (Linux takes no other)
     ORC_LDT_PAGEGRAN,   // page granularity, base at page 3, limit 2 pages
     ORC_LDT_COUNT
 };
@@ -101,12 +101,17 @@ struct orc_case {
 
 #define ORC_NO_VECTOR 0xff
 
+// What the host tells of the x87 instruction and data pointers.
+enum { ORC_X87_UNKNOWN, ORC_X87_ENV /* low 32 bits, and selectors */, ORC_X87_XSAVE /* 64 bits */ };
+
 struct orc_result {
     struct orc_state out;
     u8 vector; // exception, or ORC_NO_VECTOR when the instruction completed
     u8 nlines; // lines of writable memory that differ from the pristine contents
-    u8 overflow, pad;
-    u8 hang;
+    u8 overflow;
+    u8 x87_pointers;
+    u8 hang; // 0, or why there is no result
+    u16 fcs, fds;
     u32 error;
     u64 cr2;
     u16 line[ORC_MAX_LINES];

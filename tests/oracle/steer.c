@@ -386,8 +386,8 @@ static u16 pick_any_sel(struct gen *g, bool code)
     unsigned x = orc_below(r, 10);
     if (code && x < 6) {
         static const u16 good[] = {ORC_SEL_USER_CS32, ORC_SEL_USER_CS, ORC_LDT_SEL(ORC_LDT_CODE16),
-                                   ORC_LDT_SEL(ORC_LDT_CODE32), ORC_LDT_SEL(ORC_LDT_CONFORMING)};
-        return good[orc_below(r, 5)];
+                                   ORC_LDT_SEL(ORC_LDT_CODE32)};
+        return good[orc_below(r, ARRAY_LEN(good))];
     }
     if (x < 8)
         return (u16)(ORC_LDT_SEL(orc_below(r, ORC_LDT_COUNT + 1)) & ~orc_below(r, 4));

@@ -2,7 +2,7 @@
 //
 // The instruction may use every register, so all that has to survive sits at fixed addresses below 2 GiB (layout.h), reached
 // by absolute addressing. Code after the instruction jumps to one of the exits; faults arrive at the signal entry.
-#include "layout.h"
+#include "oracle/layout.h"
 
         .text
 
@@ -134,6 +134,7 @@ leave:  mov     %rax, CTX + CTX_GPR + 0
         xor     %edx, %edx
         mov     CTX + CTX_OUT_XS, %rcx
         xsave64 (%rcx)
+        fnstenv CTX + CTX_ENV
         vzeroupper
         cmpb    $0, CTX + CTX_SEGS
         je      1f
