@@ -34,7 +34,8 @@ static struct skeleton *add(unsigned form, unsigned mode, const struct skeleton 
     struct list *l = &lists[form][mode];
     for (unsigned i = 0; i < l->count; i++) {
         struct skeleton *s = &l->s[i];
-        if (s->vex == key->vex && s->w == key->w && s->pfx == key->pfx && s->map == key->map && s->opcode == key->opcode)
+        if (s->vex == key->vex && s->w == key->w && s->pfx == key->pfx && s->map == key->map &&
+            s->opcode == key->opcode)
             return s;
     }
     if (l->count == l->room) {
@@ -163,7 +164,8 @@ bool orc_encodable(unsigned form, unsigned mode)
 // --- random encodings ---------------------------------------------------------------------------------------------------
 
 // Prefixes that need not be there. LOCK mostly where it is allowed.
-static unsigned put_prefixes(struct orc_rng *r, const struct isa_form_info *f, const struct skeleton *k, bool mem, u8 *p)
+static unsigned put_prefixes(struct orc_rng *r, const struct isa_form_info *f, const struct skeleton *k, bool mem,
+                             u8 *p)
 {
     static const u8 seg[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65};
     unsigned n = 0;

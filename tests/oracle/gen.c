@@ -42,8 +42,8 @@ static bool host_only(const u8 *b, unsigned mode)
     if (b[i] != 0x0f)
         return false;
     u8 op = b[i + 1];
-    return op == 0x01 || op == 0x0f || op == 0x0d || op == 0x2b || op == 0x78 || op == 0x79 || op == 0x38 || op == 0x3a ||
-           op == 0x05 || op == 0x34 || op == 0xa2 || op == 0xc7 || op == 0xae || op == 0x1e;
+    return op == 0x01 || op == 0x0f || op == 0x0d || op == 0x2b || op == 0x78 || op == 0x79 || op == 0x38 ||
+           op == 0x3a || op == 0x05 || op == 0x34 || op == 0xa2 || op == 0xc7 || op == 0xae || op == 0x1e;
 }
 
 static void pick_bytes(struct gen *g)
@@ -174,10 +174,17 @@ static u64 pick_flags(struct gen *g)
 
 static u16 pick_data_sel(struct gen *g, bool stack)
 {
-    static const u16 any[] = {ORC_LDT_SEL(ORC_LDT_DATA32), ORC_LDT_SEL(ORC_LDT_SMALL),   ORC_LDT_SEL(ORC_LDT_EXPDOWN),
-                              ORC_LDT_SEL(ORC_LDT_EXPDOWN16), ORC_LDT_SEL(ORC_LDT_PAGEGRAN), ORC_LDT_SEL(ORC_LDT_DATA16),
-                              ORC_LDT_SEL(ORC_LDT_RO),        ORC_LDT_SEL(ORC_LDT_CODE32),
-                              ORC_SEL_USER_DS,                0,                             2};
+    static const u16 any[] = {ORC_LDT_SEL(ORC_LDT_DATA32),
+                              ORC_LDT_SEL(ORC_LDT_SMALL),
+                              ORC_LDT_SEL(ORC_LDT_EXPDOWN),
+                              ORC_LDT_SEL(ORC_LDT_EXPDOWN16),
+                              ORC_LDT_SEL(ORC_LDT_PAGEGRAN),
+                              ORC_LDT_SEL(ORC_LDT_DATA16),
+                              ORC_LDT_SEL(ORC_LDT_RO),
+                              ORC_LDT_SEL(ORC_LDT_CODE32),
+                              ORC_SEL_USER_DS,
+                              0,
+                              2};
     return any[orc_below(&g->r, stack ? 6 : ARRAY_LEN(any))];
 }
 

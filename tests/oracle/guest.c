@@ -34,7 +34,7 @@ enum {
 
 struct orc_guest {
     struct testvm *t;
-    struct cpu base;       // the state before each case, but for what the case says
+    struct cpu base; // the state before each case, but for what the case says
     struct cpu_model model;
 };
 
@@ -70,8 +70,8 @@ static void build_tables(struct testvm *t)
 
 static u64 descriptor(u32 base, u32 limit, u32 attr)
 {
-    return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)(attr & 0xf0ff) << 40 | (u64)(limit >> 16 & 15) << 48 |
-           (u64)(base >> 24) << 56;
+    return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)(attr & 0xf0ff) << 40 |
+           (u64)(limit >> 16 & 15) << 48 | (u64)(base >> 24) << 56;
 }
 
 static u64 ldt_descriptor(unsigned i)

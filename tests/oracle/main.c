@@ -263,20 +263,19 @@ static int selfcheck_result(void)
     return ok ? 0 : 1;
 }
 
-static const char usage[] =
-    "usage: oracle [options]\n"
-    "  --seed S      first seed; with --cases 1 reproduces one case (1)\n"
-    "  --cases N     how many cases (100000)\n"
-    "  --form NAME   only this form or operation; a trailing * matches operations\n"
-    "  --per-form N  N cases of every form\n"
-    "  --mode M      64, 32 or 16 only\n"
-    "  --engine E    engine to check (interp)\n"
-    "  --jobs J      worker processes (1)\n"
-    "  --reports R   how many differences to print (10)\n"
-    "  --counts      cases per form\n"
-    "  --undef       also print differences in undefined flags\n"
-    "  --list        what is not compared, and why\n"
-    "  --selfcheck   check that wrong behaviours are found\n";
+static const char usage[] = "usage: oracle [options]\n"
+                            "  --seed S      first seed; with --cases 1 reproduces one case (1)\n"
+                            "  --cases N     how many cases (100000)\n"
+                            "  --form NAME   only this form or operation; a trailing * matches operations\n"
+                            "  --per-form N  N cases of every form\n"
+                            "  --mode M      64, 32 or 16 only\n"
+                            "  --engine E    engine to check (interp)\n"
+                            "  --jobs J      worker processes (1)\n"
+                            "  --reports R   how many differences to print (10)\n"
+                            "  --counts      cases per form\n"
+                            "  --undef       also print differences in undefined flags\n"
+                            "  --list        what is not compared, and why\n"
+                            "  --selfcheck   check that wrong behaviours are found\n";
 
 static u64 number(const char *text, const char *option)
 {
@@ -290,14 +289,36 @@ static u64 number(const char *text, const char *option)
     return v;
 }
 
-enum { O_SEED = 256, O_CASES, O_FORM, O_PER_FORM, O_MODE, O_ENGINE, O_JOBS, O_REPORTS, O_COUNTS, O_UNDEF, O_LIST, O_SELF };
+enum {
+    O_SEED = 256,
+    O_CASES,
+    O_FORM,
+    O_PER_FORM,
+    O_MODE,
+    O_ENGINE,
+    O_JOBS,
+    O_REPORTS,
+    O_COUNTS,
+    O_UNDEF,
+    O_LIST,
+    O_SELF
+};
 
 static void parse(int argc, char **argv)
 {
     static const struct option longs[] = {
-        {"seed", 1, 0, O_SEED},         {"cases", 1, 0, O_CASES},   {"form", 1, 0, O_FORM},     {"per-form", 1, 0, O_PER_FORM},
-        {"mode", 1, 0, O_MODE},         {"engine", 1, 0, O_ENGINE}, {"jobs", 1, 0, O_JOBS},     {"reports", 1, 0, O_REPORTS},
-        {"counts", 0, 0, O_COUNTS},     {"undef", 0, 0, O_UNDEF},   {"list", 0, 0, O_LIST},     {"selfcheck", 0, 0, O_SELF},
+        {"seed", 1, 0, O_SEED},
+        {"cases", 1, 0, O_CASES},
+        {"form", 1, 0, O_FORM},
+        {"per-form", 1, 0, O_PER_FORM},
+        {"mode", 1, 0, O_MODE},
+        {"engine", 1, 0, O_ENGINE},
+        {"jobs", 1, 0, O_JOBS},
+        {"reports", 1, 0, O_REPORTS},
+        {"counts", 0, 0, O_COUNTS},
+        {"undef", 0, 0, O_UNDEF},
+        {"list", 0, 0, O_LIST},
+        {"selfcheck", 0, 0, O_SELF},
         {0, 0, 0, 0},
     };
     int o, m;
@@ -365,9 +386,10 @@ int main(int argc, char **argv)
     double s = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
     print_counts();
     u64 all = tot->passed + tot->failed;
-    printf("seed %lu engine %s: %lu cases, %.0f a second, %lu faulted, %lu with other undefined flags, %lu killed the native "
-           "child\n",
-           opt.seed, opt.engine, all, (double)all / s, tot->faults, tot->undef, tot->crashes);
+    printf(
+        "seed %lu engine %s: %lu cases, %.0f a second, %lu faulted, %lu with other undefined flags, %lu killed the native "
+        "child\n",
+        opt.seed, opt.engine, all, (double)all / s, tot->faults, tot->undef, tot->crashes);
     if (rc)
         printf("a worker died\n");
     else if (opt.selfcheck)

@@ -4,12 +4,13 @@
 // child runs one buffer, the parent fills and checks the other. Inside the child nothing but the arena, the context page and the
 // exit thunks lies below 4 GiB, and a seccomp filter leaves it futex, write to stderr and exit: whatever a random
 // instruction does, it can only spoil this child, which the parent then replaces.
+#include <asm/ldt.h>
 #include <errno.h>
+#include <immintrin.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
-#include <asm/ldt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,6 @@
 #include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
-#include <immintrin.h>
 
 #include "oracle/layout.h"
 #include "oracle/native.h"

@@ -89,7 +89,7 @@ struct orc_case {
     u8 mode;
     u8 len; // code bytes
     u8 flags;
-    u8 valid;     // the decoder accepts the bytes; else both sides must raise the decoder's exception
+    u8 valid; // the decoder accepts the bytes; else both sides must raise the decoder's exception
     u8 npatch, nland;
     u16 code_off; // of the instruction in the arena
     u16 land[2];  // arena offsets where control is expected to arrive; the native side puts its exits there

@@ -330,7 +330,8 @@ static u32 pick_target(struct gen *g)
     static const u16 pages[] = {0x8000, 0x9000, 0xb000, 0xd000};
     struct orc_case *c = g->c;
     for (;;) {
-        u32 t = pages[orc_below(&g->r, 4)] + (orc_chance(&g->r, 90) ? orc_below(&g->r, 0xfe0) : orc_below(&g->r, 0x1000));
+        u32 t =
+            pages[orc_below(&g->r, 4)] + (orc_chance(&g->r, 90) ? orc_below(&g->r, 0xfe0) : orc_below(&g->r, 0x1000));
         if (t + 8 <= c->code_off || t >= c->code_off + c->len + 8u)
             return t;
     }
@@ -380,8 +381,20 @@ static void steer_relative(struct gen *g)
 
 static u16 pick_any_sel(struct gen *g, bool code)
 {
-    static const u16 sels[] = {ORC_SEL_USER_CS32, ORC_SEL_USER_CS, ORC_SEL_USER_DS, 0, 3, 0x10, 0x18, 0x20, 0x40, 0x50, 0x60,
-                               0x80, 0x8b, 0x08};
+    static const u16 sels[] = {ORC_SEL_USER_CS32,
+                               ORC_SEL_USER_CS,
+                               ORC_SEL_USER_DS,
+                               0,
+                               3,
+                               0x10,
+                               0x18,
+                               0x20,
+                               0x40,
+                               0x50,
+                               0x60,
+                               0x80,
+                               0x8b,
+                               0x08};
     struct orc_rng *r = &g->r;
     unsigned x = orc_below(r, 10);
     if (code && x < 6) {
@@ -589,8 +602,7 @@ static bool selector_op(const struct insn *in)
     case ISA_OP_LFS:
     case ISA_OP_LGS:
     case ISA_OP_LSS: return true;
-    case ISA_OP_MOV:
-        return in->opnd[0].kind == ISA_OPND_SEG || in->opnd[1].kind == ISA_OPND_SEG;
+    case ISA_OP_MOV: return in->opnd[0].kind == ISA_OPND_SEG || in->opnd[1].kind == ISA_OPND_SEG;
     default: return false;
     }
 }
