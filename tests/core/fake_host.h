@@ -18,7 +18,7 @@ struct fake_host {
     u64 waited_until; // deadline of the last wait
     unsigned waits, wakes, logs;
     enum host_log last_category;
-    char last_log[512];
+    char last_log[1024];
 };
 
 static void *fake_mem_alloc(void *self, const char *name, u64 size)

@@ -67,9 +67,21 @@ static void test_claim(void **state)
         u64 base, size;
         int want;
     } cases[] = {
-        {0x100, 16, 0},      {0x100, 1, -EEXIST},   {0x10f, 1, -EEXIST}, {0xff, 2, -EEXIST},   {0x110, 16, 0},
-        {0xf0, 16, 0},       {0, 0, -EINVAL},       {0xffff, 1, 0},      {0xffff, 2, -EINVAL}, {0x10000, 1, -EINVAL},
-        {0, ~0ull, -EINVAL}, {0, 0x10000, -EEXIST}, {0, 16, 0},          {~0ull, 2, -EINVAL},
+        {0x100, 16, 0},
+        {0x100, 1, -EEXIST},
+        {0x10f, 1, -EEXIST},
+        {0xff, 2, -EEXIST},
+        {0x110, 16, 0},
+        {0xf0, 16, 0},
+        {0, 0, -EINVAL},
+        {0xffff, 1, 0},
+        {0xffff, 2, -EINVAL},
+        {0x10000, 1, -EINVAL},
+        {0, ~0ull, -EINVAL},
+        {0, 0x10000, -EEXIST},
+        {0, 16, 0},
+        {~0ull, 2, -EINVAL},
+        {0x600, ~0ull - 0x500, -EINVAL},
     };
 
     for (unsigned i = 0; i < ARRAY_LEN(cases); i++)

@@ -208,8 +208,8 @@ static void test_icount(void **state)
     assert_int_equal(clock_now(&c), 50);
     c.icount_insns = 4;
     assert_int_equal(clock_now(&c), 53);
-    c.icount_insns = 3ull << 58; // the product does not overflow on the way
-    assert_true(clock_now(&c) == 40 + (10ull << 58));
+    c.icount_insns = 3ull << 60; // the product does not overflow on the way
+    assert_true(clock_now(&c) == 40 + (10ull << 60));
     c.icount_insns = 3;
     clock_arm(&c, &a.t, 60);
     assert_true(clock_host_deadline(&c) == CLOCK_NEVER);
@@ -217,8 +217,12 @@ static void test_icount(void **state)
     clock_skip_idle(&c);
     assert_int_equal(clock_now(&c), 60);
     assert_true(clock_due(&c));
-    clock_skip_idle(&c); // not backwards, not past it
+    clock_skip_idle(&c); // not past it
     assert_int_equal(clock_now(&c), 60);
+    c.icount_insns = 6;
+    clock_skip_idle(&c); // not back to it
+    assert_int_equal(clock_now(&c), 70);
+    c.icount_insns = 3;
     clock_run(&c);
     assert_string_equal(fired, "a");
     clock_skip_idle(&c); // nothing to wait for

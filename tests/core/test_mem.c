@@ -271,6 +271,12 @@ static void test_code_hook(void **state)
     assert_int_equal(c.base[1], 0x12000);
     assert_int_equal(c.len[1], 0x1000);
     c.calls = 0;
+    assert_true(mem_write(&m, 0x11ff0, buf, 0x20));
+    assert_int_equal(c.calls, 2);
+    assert_int_equal(c.len[0], 0x10);
+    assert_int_equal(c.base[1], 0x12000);
+    assert_int_equal(c.len[1], 0x10);
+    c.calls = 0;
     assert_non_null(mem_write_ptr(&m, 0x12ff8, 16));
     assert_int_equal(c.calls, 1);
     assert_int_equal(c.len[0], 8);

@@ -259,7 +259,7 @@ static void test_random_entries(void **state)
         if (rnd() % 16 == 0)
             f->vcpu.cpu.cr4 ^= X86_CR4_PSE;
         if (rnd() % 16 == 0)
-            f->vcpu.cpu.pdpte[rnd() % 4] = 0;
+            f->vcpu.cpu.pdpte[rnd() % 4] ^= X86_PTE_P;
         check_walk(f, l->name, l->a, rnd() % 3, rnd() % TLB_VIEW_COUNT);
     }
     fake_machine_free(f);
@@ -682,6 +682,24 @@ static void test_wrap_at_4g(void **state)
     assert_int_equal(model_ram(f, 0x500000, 2), 0x4433);
     assert_true(mmu_load(&f->vcpu, 0xfffffffe, 4, TLB_USER, &val, &fault));
     assert_int_equal(val, 0x44332211);
+    put(f, TABLE(1), 4, 0);
+    tlb_flush_all(&f->vcpu.tlb);
+    assert_false(mmu_load(&f->vcpu, 0xfffffffe, 4, TLB_USER, &val, &fault));
+    assert_int_equal(fault.addr, 0);
+
+    // In 64-bit code they are not: the next page is at 4 GiB.
+    const struct layout *l = &layouts[5];
+    gva a = 0xfffffffe;
+    put(f, TABLE(4), 8, TABLE(5) | all);
+    put(f, TABLE(5) + 3 * 8, 8, TABLE(6) | all);
+    put(f, TABLE(5) + 4 * 8, 8, TABLE(7) | all);
+    put(f, TABLE(6) + 511 * 8, 8, 0x400000 | X86_PTE_PS | all);
+    put(f, TABLE(7), 8, 0x600000 | X86_PTE_PS | all);
+    fake_paging_on(f, TABLE(4), l->cr4, l->efer);
+    f->vcpu.cpu.seg[X86_CS].attr |= X86_SEG_L;
+    assert_true(mmu_store(&f->vcpu, a, 4, TLB_USER, 0x88776655, &fault));
+    assert_int_equal(model_ram(f, 0x5ffffe, 2), 0x6655);
+    assert_int_equal(model_ram(f, 0x600000, 2), 0x8877);
     fake_machine_free(f);
 }
 

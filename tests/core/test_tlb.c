@@ -181,6 +181,17 @@ static void test_large_filter_after_partial_flush(void **state)
     fill(t, TLB_SUPER, 0x200000, 1, 21, false);
     tlb_flush_nonglobal(t);
     assert_int_equal(t->cur[TLB_SUPER].filter_2m | t->cur[TLB_SUPER].filter_1g, 0);
+    // Several large pages: each is still found.
+    for (unsigned i = 0; i < 4; i++) {
+        fill(t, TLB_SUPER, 0x40001000 + ((u64)i << 30) + i * 0x1000, i, 30, false);
+        fill(t, TLB_USER, 0x200000 + i * 0x201000, i, 21, false);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        tlb_flush_gva(t, 0x40ff0000 + ((u64)i << 30));
+        tlb_flush_gva(t, 0x2ff000 + i * 0x200000);
+        assert_false(has(t, TLB_SUPER, 0x40001000 + ((u64)i << 30) + i * 0x1000));
+        assert_false(has(t, TLB_USER, 0x200000 + i * 0x201000));
+    }
     free(t);
 }
 
