@@ -61,7 +61,7 @@ POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 UNIT_TESTS := dev/test_uart dev/test_i8259 real/cpu286
 UNIT_TESTS += isa/test_alu isa/zydis_diff
 UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random core/test_bus core/test_clock core/test_cpu
-UNIT_TESTS += isa/test_native
+UNIT_TESTS += isa/test_native interp/test_simd
 UNIT_TESTS += boot/test_boot
 UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
@@ -108,7 +108,7 @@ $(B)/tests/%.o: tests/%.S
 	$(CC) $(CPPFLAGS) -Itests $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 # What a test program needs beside its own file.
-$(B)/tests/isa/test_native: $(B)/tests/isa/raw_run.o
+$(B)/tests/isa/test_native $(B)/tests/interp/test_simd: $(B)/tests/isa/raw_run.o
 $(B)/tests/oracle/oracle: $(ORACLE_OBJS) $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
 
