@@ -157,7 +157,7 @@ guests: $(GUEST_IMAGES) ## build the bare-metal test guests
 
 $(B)/bench/%.o: bench/%.c | $(GEN)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -Itests $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(CPPFLAGS) -Itests -Iguests $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 $(B)/bench/%: $(B)/bench/%.o $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
@@ -238,10 +238,9 @@ bench-core:
 	@tools/setup.sh run
 	@$(MAKE) --no-print-directory bench-built
 
-# Each prints its own numbers.
-BENCH_PROGRAMS := $(B)/bench/tlb
-bench-built: all $(BENCH_PROGRAMS)
-	@for b in $(BENCH_PROGRAMS); do $$b || exit 1; done
+BENCH_PROGRAMS := $(B)/bench/decode $(B)/bench/tlb $(B)/bench/mips $(B)/bench/native
+bench-built: all $(BENCH_PROGRAMS) $(G)/bench64.elf
+	@bench/core.sh $(B)
 
 # Hand-made tables (*.def) keep the layout they have.
 FORMAT_FILES = $(shell find include src tests guests bench tools -name '*.[ch]' 2>/dev/null)
