@@ -234,7 +234,8 @@ static inline void common_state(struct env *e)
 
 static inline struct env *env_new(void)
 {
-    struct env *e = calloc(1, sizeof *e);
+    struct env *e = aligned_alloc(_Alignof(struct env), sizeof *e);
+    memset(e, 0, sizeof *e);
     e->t = testvm_create("interp", RAM_SIZE, NULL);
     e->ram_before = malloc(RAM_SIZE);
     e->x = e->t->v->engine_state;
