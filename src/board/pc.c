@@ -44,6 +44,7 @@ static const struct pc_row pc_rows[] = {
     {0x00ed, 1, &post_port_ops, offsetof(struct pc, post), 1, ALWAYS},
     {0x03f8, 8, &uart_ops, offsetof(struct pc, uart), 1, WITH_SERIAL},
     {0x04d0, 2, &i8259_elcr_ops, offsetof(struct pc, pic), 1, ALWAYS},
+    {0x0510, FW_CFG_PORTS, &fw_cfg_ops, offsetof(struct pc, fw_cfg), 2, ALWAYS},
     {0x2000, TESTDEV_IRQS, &testdev_irq_ops, offsetof(struct pc, testdev), 1, WITH_TESTDEV},
     {0, 1, &debug_console_ops, offsetof(struct pc, debugcon), 1, WITH_DEBUGCON},
     {0, 0, &debug_exit_ops, offsetof(struct pc, debug_exit), 4, WITH_DEBUG_EXIT},
@@ -101,11 +102,81 @@ static void set_intr(void *sink, unsigned n, bool level)
     b->m.host->ops->wake(b->m.host->self, v->id);
 }
 
+// The 8259's pin goes to LINT0 of the bootstrap processor.
+static void set_lint0(void *sink, unsigned n, bool level)
+{
+    struct pc *b = sink;
+
+    (void)n;
+    lapic_set_lint0(&b->lapic, level);
+}
+
 static int ack_intr(void *intc)
 {
     struct pc *b = intc;
 
-    return i8259_ack(&b->pic);
+    return lapic_extint(&b->lapic) ? i8259_ack(&b->pic) : lapic_ack(&b->lapic);
+}
+
+static bool intc_msr_read(void *intc, u32 index, u64 *val)
+{
+    struct pc *b = intc;
+
+    return lapic_msr_read(&b->lapic, index, val);
+}
+
+static bool intc_msr_write(void *intc, u32 index, u64 val)
+{
+    struct pc *b = intc;
+
+    return lapic_msr_write(&b->lapic, index, val);
+}
+
+static void intc_cr8_written(void *intc)
+{
+    struct pc *b = intc;
+
+    lapic_cr8_written(&b->lapic);
+}
+
+static u64 lapic_tsc(void *cpu)
+{
+    return vcpu_tsc(cpu);
+}
+
+// What an interrupt message does to a processor beside interrupting it.
+static void lapic_event(void *cpu, enum lapic_mode mode, u8 vector)
+{
+    struct vcpu *v = cpu;
+    struct host *h = v->machine->host;
+
+    switch (mode) {
+    case LAPIC_NMI: vcpu_request(v, VCPU_REQ_NMI); break;
+    case LAPIC_SMI: vcpu_request(v, VCPU_REQ_SMI); break;
+    case LAPIC_INIT: vcpu_request(v, VCPU_REQ_INIT); break;
+    case LAPIC_SIPI:
+        v->sipi_vector = vector;
+        vcpu_request(v, VCPU_REQ_SIPI);
+        break;
+    default: return;
+    }
+    h->ops->wake(h->self, v->id);
+}
+
+// The interrupt bus. Destination shorthands: 0 as addressed, 1 self, 2 all, 3 all but self. SDM 3A 11.6.1.
+static void lapic_send(void *bus, struct lapic *from, u32 icr, u32 dest)
+{
+    struct pc *b = bus;
+    struct lapic *to = &b->lapic; // the only one
+    unsigned shorthand = icr >> 18 & 3;
+
+    if (shorthand == 3 && to == from)
+        return;
+    if (shorthand == 1 && to != from)
+        return;
+    if (shorthand == 0 && !lapic_addressed(to, dest, icr & 0x800))
+        return;
+    lapic_accept(to, (enum lapic_mode)(icr >> 8 & 7), (u8)icr, false);
 }
 
 static void power_off(void *sink, int status)
@@ -134,9 +205,34 @@ static void set_a20(void *sink, bool on)
     mmu_a20_changed(b->vcpu);
 }
 
+static int wire_lapic(struct pc *b)
+{
+    struct lapic *l = &b->lapic;
+    u64 tsc_hz = b->vcpu->model->tsc_hz;
+    int ret;
+
+    l->cr8 = &b->vcpu->cpu.cr8;
+    l->clock = &b->m.clock;
+    l->tsc_hz = tsc_hz ? tsc_hz : b->m.host->tsc_hz;
+    // The crystal that CPUID leaf 0x15 tells of.
+    l->timer_hz = l->tsc_hz >= 100 ? l->tsc_hz / 100 : 1;
+    l->intr = (struct irq_line){set_intr, b, 0};
+    l->tsc = lapic_tsc;
+    l->event = lapic_event;
+    l->send = lapic_send;
+    l->cpu = b->vcpu;
+    l->bus = b;
+    ret = lapic_init(l, 0);
+    if (!ret)
+        ret = mem_add_mmio(&b->m.mem, LAPIC_BASE, LAPIC_SIZE, &lapic_ops, l, "lapic");
+    lapic_reset(l, b->vcpu->cpu.msr.apic_base);
+    return ret;
+}
+
 static void wire(struct pc *b, const struct pc_options *o)
 {
-    i8259_init(&b->pic, (struct irq_line){set_intr, b, 0});
+    i8259_init(&b->pic, (struct irq_line){set_lint0, b, 0});
+    b->fw_cfg = (struct fw_cfg){.ram_size = b->ram_size, .cpus = 1};
     b->uart.irq = (struct irq_line){i8259_set_irq, &b->pic, IRQ_COM1};
     b->uart.tx = o->serial_peer.tx;
     b->uart.rx = o->serial_peer.rx;
@@ -280,7 +376,11 @@ static int create_vcpu(struct pc *b, const struct pc_options *o, struct error *e
         return -ENOMEM;
     b->vcpu = v;
     vcpu_init(v, &b->m, 0, o->model);
-    v->intc = (struct vcpu_intc){.ack = ack_intr, .intc = b};
+    v->intc = (struct vcpu_intc){.ack = ack_intr,
+                                 .intc = b,
+                                 .msr_read = intc_msr_read,
+                                 .msr_write = intc_msr_write,
+                                 .cr8_written = intc_cr8_written};
     machine_add_vcpu(&b->m, v);
     ret = o->engine->probe ? o->engine->probe(&why) : 0;
     if (ret)
@@ -306,6 +406,10 @@ static int build(struct pc *b, const struct pc_options *o, struct error *err)
         ret = create_vcpu(b, o, err);
     if (ret)
         return ret;
+    ret = wire_lapic(b);
+    if (ret)
+        return error_set(err, ret, "the local APIC at 0x%llx does not fit the memory map; use a smaller -bios",
+                         LAPIC_BASE);
     wire(b, o);
     return add_ports(b, o, err);
 }
@@ -348,7 +452,9 @@ void pc_reset(struct pc *b)
 {
     b->vcpu->engine->pull_state(b->vcpu);
     vcpu_reset(b->vcpu);
+    lapic_reset(&b->lapic, b->vcpu->cpu.msr.apic_base);
     i8259_reset(&b->pic);
+    fw_cfg_ops.reset(&b->fw_cfg);
     uart_reset(&b->uart);
     port92_ops.reset(&b->port92);
     b->vcpu->engine->push_state(b->vcpu);

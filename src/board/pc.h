@@ -13,7 +13,9 @@
 #include "boot/boot.h"
 #include "core/cpuid.h"
 #include "core/machine.h"
+#include "dev/fw_cfg.h"
 #include "dev/i8259.h"
+#include "dev/lapic.h"
 #include "dev/misc.h"
 #include "dev/uart16550.h"
 #include "pogo/error.h"
@@ -49,6 +51,8 @@ struct pc {
     u64 ram_size, rom_size;
     struct vcpu *vcpu;
     struct i8259 pic;
+    struct lapic lapic;
+    struct fw_cfg fw_cfg;
     struct uart uart;
     struct debug_exit debug_exit;
     struct debug_console debugcon;

@@ -1,6 +1,6 @@
 // Running a machine: one thread executes the guest, the main thread listens to the user.
 //
-// The processor's thread runs slices of SLICE instructions; between them it fires the timers that are due and flushes output.
+// The processor's thread runs slices of instructions; between them it fires the timers that are due and flushes output.
 // The main thread never touches a device: it puts characters into the ring and makes the processor's thread look there.
 
 #include "cli/vm.h"
@@ -16,7 +16,10 @@
 #include "cli/report.h"
 #include "host/term.h"
 
-#define SLICE 50000 // instructions: about a millisecond, which bounds how late a timer can be
+// Instructions in a slice: SLICE is about a millisecond; with a timer due sooner the slice is shorter, so that it fires in time.
+#define SLICE 50000
+#define SLICE_MIN 1000
+#define SLICE_NS_PER_INSN 20
 
 static struct vcpu *cpu_of(struct vm *vm)
 {
@@ -125,6 +128,17 @@ bool vm_handle_exit(struct vm *vm, const struct vm_exit *e)
     return handlers[e->reason](vm, e);
 }
 
+static u64 slice(const struct clock *c)
+{
+    u64 now, insns;
+
+    if (c->next_deadline == CLOCK_NEVER)
+        return SLICE;
+    now = clock_now(c);
+    insns = c->next_deadline > now ? (c->next_deadline - now) / SLICE_NS_PER_INSN : 0;
+    return insns < SLICE_MIN ? SLICE_MIN : insns < SLICE ? insns : SLICE;
+}
+
 static void *cpu_thread(void *arg)
 {
     struct vm *vm = arg;
@@ -133,7 +147,7 @@ static void *cpu_thread(void *arg)
     u64 one = 1;
 
     do
-        e = v->engine->run(v, SLICE);
+        e = v->engine->run(v, slice(&vm->board->m.clock));
     while (vm_handle_exit(vm, &e));
     flush_output(vm);
     if (write(vm->done_fd, &one, sizeof(one)) != sizeof(one))

@@ -32,6 +32,7 @@ struct vcpu_intc {
     // msr_write after msr.c has checked and stored it. False means #GP(0). NULL: no local APIC, those MSRs do not exist.
     bool (*msr_read)(void *intc, u32 index, u64 *val);
     bool (*msr_write)(void *intc, u32 index, u64 val);
+    void (*cr8_written)(void *intc); // CR8 changed, which is TPR[7:4]; NULL: nobody cares
 };
 
 // TLB work from other threads: pages to take write permission from. A full queue turns into "all pages".

@@ -152,6 +152,8 @@ static void write_cr8(struct interp *x, u64 val)
     if (val & ~15ull)
         interp_gp0(x);
     x->c->cr8 = val;
+    if (x->v->intc.cr8_written)
+        x->v->intc.cr8_written(x->v->intc.intc);
 }
 
 // --- MOV CR -------------------------------------------------------------------------------------------------------------------
