@@ -1,5 +1,5 @@
-// Port I/O. A byte per port names the region that owns it, so an access costs one look-up; the usual access lies in one region
-// and has a size that its device understands, everything else is taken apart here.
+// Port I/O. A byte per port names the region that owns it, so an access costs one look-up; the usual access lies in one
+// region and has a size that its device understands, everything else is taken apart here.
 #include "core/bus.h"
 
 #include <errno.h>
@@ -75,8 +75,8 @@ static void region_write(const struct bus_region *r, u64 off, unsigned size, u32
         r->ops->write(r->dev, off, size, val & size_mask(size));
 }
 
-// The widened access that [off, off+size) lies in: its offset, or false when there is none (it would leave the region or the
-// access straddles two of them).
+// The widened access that [off, off+size) lies in: its offset, or false when there is none (it would leave the region
+// or the access straddles two of them).
 static bool widen(const struct bus_region *r, u64 off, unsigned size, u64 *wide)
 {
     *wide = off & ~(u64)(r->min_size - 1);
@@ -101,7 +101,8 @@ u32 bus_in(struct bus *b, u16 port, unsigned size)
             return region_read(r, wide, r->min_size) >> ((off - wide) * 8) & size_mask(size);
         return region_read(r, off, size);
     }
-    // Too wide for the device: in its widest pieces. Across regions: bytes, of which those past port 0xffff are nobody's.
+    // Too wide for the device: in its widest pieces. Across regions: bytes, of which those past port 0xffff are
+    // nobody's.
     if (!r || off + size > r->size)
         step = 1;
     u32 val = 0;

@@ -1,5 +1,5 @@
-// The two address spaces that devices sit in: I/O ports (the MMIO space belongs to core/mem.h, same handlers). Ports nobody
-// claims read as all ones and ignore writes; an access that straddles two devices is split into bytes.
+// The two address spaces that devices sit in: I/O ports (the MMIO space belongs to core/mem.h, same handlers). Ports
+// nobody claims read as all ones and ignore writes; an access that straddles two devices is split into bytes.
 #ifndef POGO_CORE_BUS_H
 #define POGO_CORE_BUS_H
 
@@ -21,10 +21,11 @@ struct bus {
     u8 port_owner[65536]; // index + 1 of the region that owns a port; 0 = nobody
 };
 
-// Claim ports [base, base+size). Returns 0, -EEXIST on overlap, -ENOSPC when the table is full, -EINVAL past port 0xffff.
+// Claim ports [base, base+size). Returns 0, -EEXIST on overlap, -ENOSPC when the table is full, -EINVAL past port
+// 0xffff.
 int bus_add(struct bus *b, u64 base, u64 size, const struct dev_ops *ops, void *dev);
-// Access sizes that the device at `base` understands: wider accesses are split, narrower ones widened (a write merges with
-// what a read gives). Powers of two up to 4. Returns 0, -ENOENT, -EINVAL.
+// Access sizes that the device at `base` understands: wider accesses are split, narrower ones widened (a write merges
+// with what a read gives). Powers of two up to 4. Returns 0, -ENOENT, -EINVAL.
 int bus_set_sizes(struct bus *b, u64 base, unsigned min_size, unsigned max_size);
 // Port access by the guest: size 1, 2 or 4.
 u32 bus_in(struct bus *b, u16 port, unsigned size);

@@ -1,5 +1,5 @@
-// Virtual time and its timers: a short unsorted list, since a board has a dozen, and the earliest deadline kept beside it. Called
-// by one thread at a time.
+// Virtual time and its timers: a short unsorted list, since a board has a dozen, and the earliest deadline kept beside
+// it. Called by one thread at a time.
 #include "core/clock.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 // Virtual time. One clock per machine; devices set timers on it and never look at the host's clock.
 //
-// In *real* mode virtual time follows the host's monotonic clock, minus the time the machine was stopped. In *icount* mode
-// virtual time is derived from retired instructions, so that runs repeat exactly.
+// In *real* mode virtual time follows the host's monotonic clock, minus the time the machine was stopped. In *icount*
+// mode virtual time is derived from retired instructions, so that runs repeat exactly.
 #ifndef POGO_CORE_CLOCK_H
 #define POGO_CORE_CLOCK_H
 
@@ -33,7 +33,8 @@ struct clock {
 
 // A running clock in real mode that shows 0.
 void clock_init(struct clock *c, struct host *h);
-// Derive time from instructions: `num` / `den` nanoseconds each (both below 2^32, not 0). Before the first timer is armed.
+// Derive time from instructions: `num` / `den` nanoseconds each (both below 2^32, not 0). Before the first timer is
+// armed.
 void clock_use_icount(struct clock *c, u32 num, u32 den);
 // Returns 0, -ENOSPC when there are too many timers, -EINVAL without a `fire`. The timer is the caller's, disarmed.
 int clock_add_timer(struct clock *c, struct clock_timer *t);
@@ -41,9 +42,9 @@ int clock_add_timer(struct clock *c, struct clock_timer *t);
 u64 clock_now(const struct clock *c);
 void clock_arm(struct clock *c, struct clock_timer *t, u64 deadline_ns);
 void clock_disarm(struct clock *c, struct clock_timer *t);
-// Fire every timer whose deadline has passed, in order of deadline (equal ones in the order in which they were added). `fire`
-// may arm and disarm any timer. Returns after CLOCK_MAX_FIRES so that a timer that is always due cannot hang the machine: what
-// is left is due at once.
+// Fire every timer whose deadline has passed, in order of deadline (equal ones in the order in which they were added).
+// `fire` may arm and disarm any timer. Returns after CLOCK_MAX_FIRES so that a timer that is always due cannot hang the
+// machine: what is left is due at once.
 #define CLOCK_MAX_FIRES 1024
 void clock_run(struct clock *c);
 // Is a timer due? For the engine's decision to leave its loop.
@@ -51,7 +52,8 @@ static inline bool clock_due(const struct clock *c)
 {
     return c->next_deadline != CLOCK_NEVER && clock_now(c) >= c->next_deadline;
 }
-// Host monotonic time of the next deadline, for host_ops.wait; CLOCK_NEVER if there is none or the clock is stopped (real mode).
+// Host monotonic time of the next deadline, for host_ops.wait; CLOCK_NEVER if there is none or the clock is stopped
+// (real mode).
 u64 clock_host_deadline(const struct clock *c);
 // The vCPUs are idle: jump to the next deadline (icount mode).
 void clock_skip_idle(struct clock *c);

@@ -52,8 +52,8 @@ void cpu_reset(struct cpu *c, bool bsp)
     c->msr.apic_base = APIC_BASE_DEFAULT | APIC_BASE_ENABLE | (bsp ? APIC_BASE_BSP : 0);
     c->msr.pat = PAT_AFTER_RESET;
     c->msr.misc_enable = MISC_ENABLE_FAST_STRINGS;
-    // RESET leaves the x87 as no FNINIT does: FCW 0x40 and all registers valid zeros. Since that differs from what XRSTOR
-    // takes for the initial state, XSTATE_BV names the components.
+    // RESET leaves the x87 as no FNINIT does: FCW 0x40 and all registers valid zeros. Since that differs from what
+    // XRSTOR takes for the initial state, XSTATE_BV names the components.
     c->xs.fcw = 0x0040;
     c->xs.ftw = 0xff;
     c->xs.mxcsr = X86_MXCSR_DEFAULT;

@@ -1,8 +1,8 @@
 // The architectural state of one virtual processor.
 //
-// `struct cpu` is the one interchange format between engines, snapshots and the debugger: it holds what the manuals define
-// and nothing that an engine invented. Between two calls of engine_ops.run() it is complete and exact, at an instruction
-// boundary. It is plain data: copying it copies the processor.
+// `struct cpu` is the one interchange format between engines, snapshots and the debugger: it holds what the manuals
+// define and nothing that an engine invented. Between two calls of engine_ops.run() it is complete and exact, at an
+// instruction boundary. It is plain data: copying it copies the processor.
 //
 // Invariants (cpu_check() asserts them):
 //  - rflags has bit 1 set and only bits of X86_FL_ALL otherwise;

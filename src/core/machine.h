@@ -1,5 +1,5 @@
-// The machine: what its processors share. Built by src/board, run by src/cli. No statics anywhere: two machines in one process
-// are independent.
+// The machine: what its processors share. Built by src/board, run by src/cli. No statics anywhere: two machines in one
+// process are independent.
 #ifndef POGO_CORE_MACHINE_H
 #define POGO_CORE_MACHINE_H
 

@@ -1,5 +1,5 @@
-// Guest-physical memory. The regions are a sorted array of disjoint ranges; look-ups try the largest RAM regions first and
-// fall back to a binary search. What is in no region is a hole: reads give all ones, writes vanish.
+// Guest-physical memory. The regions are a sorted array of disjoint ranges; look-ups try the largest RAM regions first
+// and fall back to a binary search. What is in no region is a hole: reads give all ones, writes vanish.
 #include "core/mem.h"
 
 #include <errno.h>

@@ -1,8 +1,8 @@
 // Guest-physical memory: RAM, ROM and MMIO, and the flags of each RAM page.
 //
-// RAM is one host mapping; guest-physical RAM is one or two ranges of it (below and above the PCI hole). Everything that
-// reaches guest memory goes through here: bounds, MMIO dispatch, dirty and has-code flags are in this one place. Addresses
-// have had A20 applied by the caller (mmu does).
+// RAM is one host mapping; guest-physical RAM is one or two ranges of it (below and above the PCI hole). Everything
+// that reaches guest memory goes through here: bounds, MMIO dispatch, dirty and has-code flags are in this one place.
+// Addresses have had A20 applied by the caller (mmu does).
 #ifndef POGO_CORE_MEM_H
 #define POGO_CORE_MEM_H
 
@@ -44,9 +44,10 @@ struct mem {
     void *owner;
 };
 
-// RAM and ROM: base, size and host address are multiples of the page size, and there is one flags byte a page (both kinds).
-// Return 0, -EINVAL (alignment, zero size, past phys_mask, or past the end of the address space), -EEXIST on overlap with an
-// earlier region, -ENOSPC when the table is full. The memory stays the caller's and must outlive `m`.
+// Regions are added while the machine is built: nothing tells TLBs of a change of the map. RAM and ROM: base, size and
+// host address are multiples of the page size, and there is one flags byte a page (both kinds). Return 0, -EINVAL
+// (alignment, zero size, past phys_mask, or past the end of the address space), -EEXIST on overlap with an earlier
+// region, -ENOSPC when the table is full. The memory stays the caller's and must outlive `m`.
 int mem_add_ram(struct mem *m, gpa base, u64 size, u8 *host, _Atomic u8 *page_flags, const char *name);
 int mem_add_rom(struct mem *m, gpa base, u64 size, u8 *host, _Atomic u8 *page_flags, const char *name);
 int mem_add_mmio(struct mem *m, gpa base, u64 size, const struct dev_ops *ops, void *dev, const char *name);
@@ -65,8 +66,8 @@ static inline const struct mem_region *mem_find(const struct mem *m, gpa a)
 
 // Host address of [a, a+len) if it is RAM (or ROM when !write) inside one region; else NULL. Does not touch flags.
 u8 *mem_ptr(const struct mem *m, gpa a, u64 len, bool write);
-// The same for a write that the caller is about to do in place (locked operations, device DMA): sets the dirty flags and
-// has engines forget code in [a, a+len). RAM only.
+// The same for a write that the caller is about to do in place (locked operations, device DMA): sets the dirty flags
+// and has engines forget code in [a, a+len). RAM only.
 u8 *mem_write_ptr(struct mem *m, gpa a, u64 len);
 // Page flags byte of RAM or ROM page at `a`, or NULL.
 _Atomic u8 *mem_flags(const struct mem *m, gpa a);
@@ -78,12 +79,12 @@ static inline void mem_flag_set(_Atomic u8 *flags, u8 bits)
         atomic_fetch_or_explicit(flags, bits, memory_order_seq_cst);
 }
 
-// Bulk access by devices, loaders and the debugger. Handles region ends and sets dirty flags and code invalidation; MMIO and
-// holes make it fail: returns false and may have done a part.
+// Bulk access by devices, loaders and the debugger. Handles region ends and sets dirty flags and code invalidation;
+// MMIO and holes make it fail: returns false and may have done a part.
 bool mem_read(const struct mem *m, gpa a, void *buf, u64 len);
 bool mem_write(struct mem *m, gpa a, const void *buf, u64 len);
-// Single access by a processor, 1, 2, 4 or 8 bytes, not crossing a page: RAM, ROM (writes ignored), MMIO, or hole (reads
-// all ones).
+// Single access by a processor, 1, 2, 4 or 8 bytes, not crossing a page: RAM, ROM (writes ignored), MMIO, or hole
+// (reads all ones).
 u64 mem_load(struct mem *m, gpa a, unsigned size);
 void mem_store(struct mem *m, gpa a, unsigned size, u64 val);
 

@@ -1,12 +1,12 @@
 // Page walks and the slow paths of linear memory accesses.
 //
-// A walk reads the guest's tables as the processor does: present bit, then reserved bits of each entry on the way down, then
-// the permissions of all levels together. Accessed bits are set in table entries as they are passed and in the leaf, with
-// the dirty bit, once the access is permitted, each by one compare-and-exchange on guest memory. Where the entry changed meanwhile (another
-// vCPU), the walk starts over. SDM 3A 4.3 to 4.8; APM 2 5.3 to 5.6.
+// A walk reads the guest's tables as the processor does: present bit, then reserved bits of each entry on the way down,
+// then the permissions of all levels together. Accessed bits are set in table entries as they are passed and in the
+// leaf, with the dirty bit, once the access is permitted, each by one compare-and-exchange on guest memory. Where the
+// entry changed meanwhile (another vCPU), the walk starts over. SDM 3A 4.3 to 4.8; APM 2 5.3 to 5.6.
 //
-// Tables may lie anywhere: entries in ROM or MMIO are read, A and D updates there do what a store would; a hole reads as all
-// ones, which is a present entry with reserved bits set in all but 32-bit paging.
+// Tables may lie anywhere: entries in ROM or MMIO are read, A and D updates there do what a store would; a hole reads
+// as all ones, which is a present entry with reserved bits set in all but 32-bit paging.
 #include "core/mmu.h"
 
 #include "core/cpuid.h"
@@ -367,7 +367,7 @@ bool mmu_fill(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
     return true;
 }
 
-// --- accesses through the TLB ---------------------------------------------------------------------------------------------
+// --- accesses through the TLB ----------------------------------------------------------------------------------------
 
 // Where a piece of an access that lies in one page goes.
 struct piece {
@@ -386,8 +386,8 @@ static bool piece_find(struct vcpu *v, gva a, enum mmu_access access, enum tlb_v
     return p->host || mmu_fill(v, a, access, view, &p->host, &p->phys, fault);
 }
 
-// First byte of the next page. Linear addresses are 32 bits wide outside 64-bit mode; only the processor's own accesses to
-// descriptor tables go above 4 GiB from compatibility mode.
+// First byte of the next page. Linear addresses are 32 bits wide outside 64-bit mode; only the processor's own accesses
+// to descriptor tables go above 4 GiB from compatibility mode.
 static gva next_page(const struct vcpu *v, gva a)
 {
     gva next = (a | 0xfff) + 1;
@@ -461,8 +461,8 @@ bool mmu_store_slow(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u6
     return true;
 }
 
-// The one or two pages of [a, a+len), len at most a page: both looked up before either is used. Two pages can share a slot
-// of the TLB only when they are the same page, so the second look-up leaves the first result valid.
+// The one or two pages of [a, a+len), len at most a page: both looked up before either is used. Two pages can share a
+// slot of the TLB only when they are the same page, so the second look-up leaves the first result valid.
 static bool pieces_find(struct vcpu *v, gva a, unsigned len, enum mmu_access access, enum tlb_view view,
                         struct piece p[2], unsigned *first, struct mmu_fault *fault)
 {
@@ -516,7 +516,7 @@ bool mmu_probe(struct vcpu *v, gva a, unsigned len, enum mmu_access access, enum
     return true;
 }
 
-// --- control registers ---------------------------------------------------------------------------------------------------
+// --- control registers -----------------------------------------------------------------------------------------------
 
 void mmu_cr0_changed(struct vcpu *v, u64 old)
 {
@@ -579,10 +579,10 @@ bool mmu_load_pdptes(struct vcpu *v, u64 cr3)
     return true;
 }
 
-// --- write protection across vCPUs -------------------------------------------------------------------------------------
+// --- write protection across vCPUs -----------------------------------------------------------------------------------
 
-// The count goes up after the work is visible: who drains reads the count first, so it never reports work done that it did
-// not see.
+// The count goes up after the work is visible: who drains reads the count first, so it never reports work done that it
+// did not see.
 static void queue_post(struct vcpu *v, gpa page)
 {
     struct vcpu_tlb_queue *q = &v->tlb_queue;
@@ -607,11 +607,12 @@ void mmu_protect_page(struct machine *m, struct vcpu *self, gpa page)
     _Atomic u8 *flags = mem_flags(&m->mem, page);
     if (!flags)
         return;
-    mem_flag_set(flags, MEM_PAGE_CODE);
-    for (unsigned i = 0; i < m->vcpu_count; i++)
+    bool had = atomic_fetch_or(flags, MEM_PAGE_CODE) & MEM_PAGE_CODE;
+    for (unsigned i = 0; i < m->vcpu_count && !had; i++)
         if (m->vcpu[i] != self)
             queue_post(m->vcpu[i], page);
-    if (self)
+    // No write tag is made while the flag is set, so whoever set it first has seen to it, or has queued it for us.
+    if (self && (!had || !mmu_queue_empty(self)))
         tlb_protect_gpa(&self->tlb, page);
 }
 

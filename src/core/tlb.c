@@ -1,12 +1,12 @@
 // The software TLB: filling, switching and flushing. Probing is inline in tlb.h.
 //
-// Every table keeps bitmaps of its valid, global, writable and large-page entries. Flushes walk the set bits only: loading CR3
-// after a handful of fills costs a handful of stores, and a flush of an empty table is eight loads. An entry is valid in
-// the bitmap exactly when tag_r or tag_x is not TLB_INVALID (whatever can be written can be read).
+// Every table keeps bitmaps of its valid, global, writable and large-page entries. Flushes walk the set bits only:
+// loading CR3 after a handful of fills costs a handful of stores, and a flush of an empty table is eight loads. An
+// entry is valid in the bitmap exactly when tag_r or tag_x is not TLB_INVALID (whatever can be written can be read).
 //
-// A guest's large page enters as 4 KiB fragments. INVLPG of one address must drop every fragment of the page; so that it need
-// not search for them each time, a table has two small filters (hash bits of the 2 MiB and 1 GiB ranges in which it has
-// fragments) which answer "certainly none" for nearly every address.
+// A guest's large page enters as 4 KiB fragments. INVLPG of one address must drop every fragment of the page; so that
+// it need not search for them each time, a table has two small filters (hash bits of the 2 MiB and 1 GiB ranges in
+// which it has fragments) which answer "certainly none" for nearly every address.
 #include "core/tlb.h"
 
 static unsigned entry_shift(const struct tlb_table *tab, unsigned i)
@@ -255,8 +255,8 @@ void tlb_switch_pcid(struct tlb *t, u16 pcid, bool flush)
     t->cur = c->view;
 }
 
-// Calls for every table with an entry for a physical page would need an index by physical page; they are rare (an engine
-// takes code from a page for the first time), so the set bits are walked instead.
+// Calls for every table with an entry for a physical page would need an index by physical page; they are rare (an
+// engine takes code from a page for the first time), so the set bits are walked instead.
 static void table_protect_gpa(struct tlb_table *tab, gpa page)
 {
     for (unsigned w = 0; w < TLB_WORDS; w++)

@@ -1,8 +1,9 @@
 // The software TLB.
 //
-// One direct-mapped table per *view* (privilege of the access) and *context* (PCID). A tag match proves everything a fast
-// path needs: the page is mapped, the access permitted for that view, it is plain RAM, and for writes also that the guest's
-// dirty bit and our dirty flag are set and no engine holds code from it. Everything else takes the slow path (mmu.h).
+// One direct-mapped table per *view* (privilege of the access) and *context* (PCID). A tag match proves everything a
+// fast path needs: the page is mapped, the access permitted for that view, it is plain RAM, and for writes also that
+// the guest's dirty bit and our dirty flag are set and no engine holds code from it. Everything else takes the slow
+// path (mmu.h).
 //
 // The probe is `off = a - tag; if (off <= 4096 - size) host = off + page`: one compare for hit, permission and page
 // crossing. An invalid tag is TLB_INVALID, which no canonical address comes within 4096 bytes above.
@@ -24,7 +25,8 @@ struct tlb_entry {
     hva page; // host address of the page
 };
 
-// The bitmaps name entries by index, so that a flush costs what was filled since the last one and not the size of the table.
+// The bitmaps name entries by index, so that a flush costs what was filled since the last one and not the size of the
+// table.
 struct tlb_table {
     struct tlb_entry e[TLB_ENTRIES];
     gpa phys[TLB_ENTRIES];   // guest-physical page; low bits: log2 of the size of the guest's page (12, 21, 22, 30)
@@ -93,8 +95,8 @@ static inline hva tlb_exec(const struct tlb *t, enum tlb_view view, gva a)
 
 // Must be called before the first probe: a zeroed table would match page 0.
 void tlb_init(struct tlb *t);
-// Enter the page that holds `a` into the current context. Replaces the entry as a whole, so its tags are never a mixture of
-// two states of the guest's tables.
+// Enter the page that holds `a` into the current context. Replaces the entry as a whole, so its tags are never a
+// mixture of two states of the guest's tables.
 void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p);
 // Everything, global entries and all contexts too.
 void tlb_flush_all(struct tlb *t);
@@ -109,7 +111,8 @@ void tlb_flush_pcid(struct tlb *t, u16 pcid);
 void tlb_flush_all_nonglobal(struct tlb *t);
 // Make `pcid` current, keeping what its context still holds (MOV CR3 with bit 63 set) or flushing it.
 void tlb_switch_pcid(struct tlb *t, u16 pcid, bool flush);
-// Drop write permission (code was taken from the page, or its dirty flag was cleared) or everything for a physical page.
+// Drop write permission (code was taken from the page, or its dirty flag was cleared) or everything for a physical
+// page.
 void tlb_protect_gpa(struct tlb *t, gpa page);
 void tlb_protect_all(struct tlb *t); // write permission of every entry
 void tlb_flush_gpa(struct tlb *t, gpa page);

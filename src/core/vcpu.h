@@ -29,7 +29,8 @@ struct vcpu_intc {
     int (*ack)(void *intc); // acknowledge: vector 0..255, or -1 when the line went away
     void *intc;
     // MSRs that a local APIC answers: x2APIC registers (0x800-0x8ff) and TSC_DEADLINE; APIC_BASE is announced through
-    // msr_write after msr.c has checked and stored it. False means #GP(0). NULL: no local APIC, those MSRs do not exist.
+    // msr_write after msr.c has checked and stored it. False means #GP(0). NULL: no local APIC, those MSRs do not
+    // exist.
     bool (*msr_read)(void *intc, u32 index, u64 *val);
     bool (*msr_write)(void *intc, u32 index, u64 val);
     void (*cr8_written)(void *intc); // CR8 changed, which is TPR[7:4]; NULL: nobody cares
@@ -69,8 +70,8 @@ static inline void vcpu_request_clear(struct vcpu *v, u32 bits)
     atomic_fetch_and_explicit(&v->request, ~bits, memory_order_acq_rel);
 }
 
-// Make *v a vCPU of `m` (which may be NULL in tests of the processor alone) in the state after RESET. Does not add it to the
-// machine's list.
+// Make *v a vCPU of `m` (which may be NULL in tests of the processor alone) in the state after RESET. Does not add it
+// to the machine's list.
 void vcpu_init(struct vcpu *v, struct machine *m, u32 id, const struct cpu_model *model);
 // RESET, or INIT: architectural state (RDX: the model's signature), TLB emptied. `id` 0 is the bootstrap processor.
 void vcpu_reset(struct vcpu *v);

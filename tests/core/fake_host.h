@@ -1,5 +1,5 @@
-// A host for tests: time stands still until the test moves it, and log lines are kept. Plus a small machine on top of it.
-// Included by one file per program.
+// A host for tests: time stands still until the test moves it, and log lines are kept. Plus a small machine on top of
+// it. Included by one file per program.
 #ifndef POGO_TESTS_FAKE_HOST_H
 #define POGO_TESTS_FAKE_HOST_H
 

@@ -1,5 +1,6 @@
-// An independent model of paging, written for clarity from SDM 3A chapter 4 and APM 2 chapter 5: it collects the entries that
-// translate an address, decides bit by bit what is reserved, and works out the outcome. Slow; shares no code with core/mmu.c.
+// An independent model of paging, written for clarity from SDM 3A chapter 4 and APM 2 chapter 5: it collects the
+// entries that translate an address, decides bit by bit what is reserved, and works out the outcome. Slow; shares no
+// code with core/mmu.c.
 //
 // Everything is read from RAM at address 0 of a fake machine; what lies outside reads as all ones.
 #ifndef POGO_TESTS_PAGING_MODEL_H

@@ -209,7 +209,7 @@ static void test_bad_sizes(void **state)
     assert_int_equal(bus_set_sizes(&bus, 0x101, 1, 1), -ENOENT);
 }
 
-// --- interrupt lines ------------------------------------------------------------------------------------------------------
+// --- interrupt lines -------------------------------------------------------------------------------------------------
 
 struct sink {
     unsigned calls, n;

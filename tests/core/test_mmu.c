@@ -1,5 +1,7 @@
-// The page walk against an independent model: modes × permissions of every level × control bits × kinds of access, every
-// reserved bit, accessed and dirty bits in the guest's tables, what the TLB is given; and cases with literal expected values.
+// The page walk against an independent model: modes × permissions of every level × control bits × kinds of access,
+// every reserved bit, accessed and dirty bits in the guest's tables, what the TLB is given; and cases with literal
+// expected values.
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -393,7 +395,7 @@ static void test_a20_in_walk(void **state)
     fake_machine_free(f);
 }
 
-// --- tables in odd places -----------------------------------------------------------------------------------------------
+// --- tables in odd places --------------------------------------------------------------------------------------------
 
 struct mmio_table {
     u64 entry[512];
@@ -487,7 +489,7 @@ static void test_pdpte_load(void **state)
     fake_machine_free(f);
 }
 
-// --- races and code pages -----------------------------------------------------------------------------------------------
+// --- races and code pages --------------------------------------------------------------------------------------------
 
 struct hook {
     struct fake_machine *f;
@@ -558,6 +560,54 @@ static void test_entry_changed_during_walk(void **state)
     fake_machine_free(f);
 }
 
+// Another processor exchanges the leaf entry all the while. No update may bring back an older value of it.
+struct exchanger {
+    u64 *entry;
+    _Atomic bool stop;
+    unsigned lost, touched;
+};
+
+static void *exchange_loop(void *arg)
+{
+    struct exchanger *x = arg;
+    u64 all = X86_PTE_P | X86_PTE_W | X86_PTE_U, ad = X86_PTE_A | X86_PTE_D;
+    u64 mine = *x->entry & ~ad;
+
+    for (u64 i = 0; !atomic_load(&x->stop); i++) {
+        u64 next = (FRAME + i % 64 * 0x1000) | all | (i / 64 % 1024) << 52; // software bits count
+        u64 old = __atomic_exchange_n(x->entry, next, __ATOMIC_SEQ_CST);
+        x->lost += (old & ~ad) != mine;
+        x->touched += (old & ad) != 0;
+        mine = next;
+    }
+    return NULL;
+}
+
+static void test_concurrent_exchange(void **state)
+{
+    (void)state;
+    struct fake_machine *f = fake_machine_new(RAM_SIZE);
+    const struct layout *l = &layouts[4];
+    u64 all = X86_PTE_P | X86_PTE_W | X86_PTE_U | X86_PTE_A;
+    u64 flags[4] = {all, all, all, all};
+    pthread_t thread;
+
+    setup(f, l, flags);
+    struct exchanger x = {.entry = (u64 *)(f->ram + entry_at(l, 3))};
+    assert_int_equal(pthread_create(&thread, NULL, exchange_loop, &x), 0);
+    for (unsigned i = 0; i < 300000; i++) {
+        struct mmu_page page;
+        struct mmu_fault fault;
+        assert_true(mmu_walk(&f->vcpu, l->a, i % 2 ? MMU_WRITE : MMU_READ, TLB_SUPER, &page, &fault));
+        assert_true(page.addr - FRAME < 64 * 0x1000);
+    }
+    atomic_store(&x.stop, true);
+    pthread_join(thread, NULL);
+    assert_int_equal(x.lost, 0);
+    assert_true(x.touched > 0);
+    fake_machine_free(f);
+}
+
 static void test_code_pages(void **state)
 {
     (void)state;
@@ -619,7 +669,7 @@ static void test_dirty_flag(void **state)
     fake_machine_free(f);
 }
 
-// --- accesses across pages ------------------------------------------------------------------------------------------------
+// --- accesses across pages -------------------------------------------------------------------------------------------
 
 static void test_cross_page(void **state)
 {
@@ -800,6 +850,7 @@ int main(void)
         cmocka_unit_test(test_tables_outside_ram),
         cmocka_unit_test(test_pdpte_load),
         cmocka_unit_test(test_entry_changed_during_walk),
+        cmocka_unit_test(test_concurrent_exchange),
         cmocka_unit_test(test_code_pages),
         cmocka_unit_test(test_dirty_flag),
         cmocka_unit_test(test_cross_page),

@@ -1,7 +1,7 @@
-// The TLB never tells anything else than the tables do: random accesses through the cached paths, mixed with edits of the tables
-// followed by the invalidation that the manuals ask for (SDM 3A 4.10.4), switches of address space, changes of control
-// registers, code and dirty flags on pages. Every access is compared with the independent model's answer for the tables as
-// they are at that moment.
+// The TLB never tells anything else than the tables do: random accesses through the cached paths, mixed with edits of
+// the tables followed by the invalidation that the manuals ask for (SDM 3A 4.10.4), switches of address space, changes
+// of control registers, code and dirty flags on pages. Every access is compared with the independent model's answer for
+// the tables as they are at that moment.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -134,7 +134,7 @@ static void switch_to(struct world *w, unsigned space, bool flush)
     w->stale[space] = false;
 }
 
-// --- edits with the right invalidation ------------------------------------------------------------------------------------
+// --- edits with the right invalidation -------------------------------------------------------------------------------
 
 static void invalidate_kernel(struct world *w, gva a, bool was_global)
 {
@@ -197,7 +197,8 @@ static void edit_pte(struct world *w)
         invalidate(w, space, group_gva(space, group) + page * 0x1000ull, old);
 }
 
-// A PD entry: a large page needs one invalidation at any of its addresses, a table one for every page that is mapped by it.
+// A PD entry: a large page needs one invalidation at any of its addresses, a table one for every page that is mapped by
+// it.
 static void edit_pde(struct world *w)
 {
     unsigned space = rnd(w) % 3 ? w->space : rnd(w) % (SPACES + 1), group = rnd(w) % GROUPS;
@@ -254,7 +255,7 @@ static void change_page_flags(struct world *w)
     }
 }
 
-// --- accesses ---------------------------------------------------------------------------------------------------------------
+// --- accesses --------------------------------------------------------------------------------------------------------
 
 struct access {
     gva a;
@@ -320,7 +321,8 @@ static bool do_access(struct world *w, struct access *x, u64 *val, struct mmu_fa
     }
 }
 
-// What must hold after an access that was allowed: the bytes, A and D, dirty flags, and the engines told of overwritten code.
+// What must hold after an access that was allowed: the bytes, A and D, dirty flags, and the engines told of overwritten
+// code.
 static void check_done(struct world *w, struct access *x, u64 val, bool code)
 {
     for (unsigned i = 0; i < x->size; i++)

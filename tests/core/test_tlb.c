@@ -312,7 +312,7 @@ static void test_flush_by_physical_page(void **state)
     free(t);
 }
 
-// --- through the MMU's interface ------------------------------------------------------------------------------------------
+// --- through the MMU's interface -------------------------------------------------------------------------------------
 
 static void test_control_registers(void **state)
 {
@@ -372,7 +372,8 @@ static void test_cr3_load(void **state)
     fake_machine_free(f);
 }
 
-// A fault drops what was cached for its address: software may rely on it after making a mapping more restrictive elsewhere.
+// A fault drops what was cached for its address: software may rely on it after making a mapping more restrictive
+// elsewhere.
 static void test_fault_drops_entry(void **state)
 {
     (void)state;
@@ -414,6 +415,7 @@ static void test_protect_other_vcpu(void **state)
             f->vcpu.tlb.cur[TLB_SUPER].phys[i] = other->tlb.cur[TLB_SUPER].phys[i] = i * 0x1000 | 12;
         }
         assert_true(mmu_queue_empty(other));
+        memset((void *)f->flags, 0, f->ram_size / 4096);
         for (unsigned i = 0; i < count; i++)
             mmu_protect_page(&f->machine, &f->vcpu, i * 0x1000);
         assert_true(mmu_queue_empty(&f->vcpu));
@@ -430,6 +432,17 @@ static void test_protect_other_vcpu(void **state)
             assert_true(*mem_flags(&f->machine.mem, i * 0x1000) & MEM_PAGE_CODE);
         }
     }
+    // Once is enough while the flag is set, unless this vCPU has not yet been through its queue.
+    mmu_protect_page(&f->machine, &f->vcpu, 0x5000);
+    assert_true(mmu_queue_empty(other));
+    mmu_protect_page(&f->machine, other, 0x50000);
+    fill(&f->vcpu.tlb, TLB_SUPER, 0x50000, 0, 12, false); // made before the flag was set
+    f->vcpu.tlb.cur[TLB_SUPER].phys[0x50] = 0x50000 | 12;
+    mmu_protect_page(&f->machine, &f->vcpu, 0x50000);
+    assert_true(tlb_write(&f->vcpu.tlb, TLB_SUPER, 0x50000, 1) == 0);
+    mmu_serve_tlb_requests(&f->vcpu);
+    *mem_flags(&f->machine.mem, 0x5000) = 0;
+
     mmu_protect_page(&f->machine, NULL, 0x5000); // from no vCPU's thread: both are told
     assert_false(mmu_queue_empty(&f->vcpu));
     assert_false(mmu_queue_empty(other));
