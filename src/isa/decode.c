@@ -407,7 +407,7 @@ static inline unsigned operand_size(const struct dec *d, unsigned mode)
         return 2;
     if (d->rex & ISA_REX_W) // AMD has no 64-bit far pointers and takes 32 bits, even against 66
         return d->flags & FC_FARMEM && d->options & ISA_OPT_AMD ? 1 : 2;
-    return d->flags & FC_DF64 && size ? 2 : size;
+    return d->flags & (FC_DF64 | FC_NEAR) && size ? 2 : size;
 }
 
 static enum isa_status failure(struct dec *d, size_t avail, size_t used, enum isa_status status)
