@@ -219,7 +219,7 @@ static struct fields new_fields(const struct plan *p)
 }
 
 // Outside 64-bit mode VEX.W means nothing to forms that select an integer operand's size with it: MOVD, CVTSI2SS and
-// relatives, PEXTR, PINSR, and all on general registers only. Elsewhere it is part of the opcode.
+// relatives, PEXTR, PINSR, PCMPESTRI (which counts in EAX or RAX), and all on general registers only. Elsewhere it is part of the opcode.
 static bool w_is_size(const struct plan *p)
 {
     if (p->f->attr & ISA_ATTR_VEX_GPR)
@@ -231,7 +231,9 @@ static bool w_is_size(const struct plan *p)
     case ISA_MAP_0F << 8 | 0x6e:
     case ISA_MAP_0F << 8 | 0x7e:
     case ISA_MAP_0F3A << 8 | 0x16:
-    case ISA_MAP_0F3A << 8 | 0x22: return true;
+    case ISA_MAP_0F3A << 8 | 0x22:
+    case ISA_MAP_0F3A << 8 | 0x60:
+    case ISA_MAP_0F3A << 8 | 0x61: return true;
     default: return false;
     }
 }

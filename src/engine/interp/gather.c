@@ -57,8 +57,8 @@ void op_maskmovq(struct interp *x, const struct insn *in)
     unsigned top = xs->fsw >> 11 & 7; // MMn is physical register n
     memcpy(data, xs->st[(in->opnd[0].reg - top) & 7], 8);
     memcpy(mask, xs->st[(in->opnd[1].reg - top) & 7], 8);
+    x87_enter_mmx(xs); // even when the store faults
     store_bytes(x, in, data, mask, 8);
-    x87_enter_mmx(xs);
 }
 
 void op_maskmovdqu(struct interp *x, const struct insn *in)
@@ -116,31 +116,61 @@ static bool qword_index(const struct insn *in)
            in->op == ISA_OP_VGATHERQPD;
 }
 
+// Element i, and the end of its mask element whether it was loaded or not.
+static void gather_element(struct interp *x, const struct insn *in, const union ymm *index, unsigned i)
+{
+    struct cpu *c = x->c;
+    unsigned size = in->opnd[1].size, dst = in->opnd[0].reg;
+    union ymm mask = ymm_get(c, in->vvvv), r = ymm_get(c, dst);
+    u64 ix = qword_index(in) ? index->q[i] : (u64)(i64)(i32)index->d[i];
+    u64 base = (u64)in->disp + (in->base == ISA_REG_NONE ? 0 : c->gpr[in->base]);
+    if (mask_bit(&mask, i, size))
+        interp_load_buf(x, in->seg, (base + (ix << in->scale)) & size_mask(in->adsize), r.b + i * size, size);
+    memset(mask.b + i * size, 0, size);
+    ymm_set(c, dst, &r);
+    ymm_set(c, in->vvvv, &mask);
+}
+
+// The same when a debug trap is due after what was done so far: instead of a fault the trap is taken, and the instruction goes
+// on afterwards. Returns false for that. SDM 2C VGATHERDPS.
+static bool gather_trapping(struct interp *x, const struct insn *in, const union ymm *index, unsigned i)
+{
+    jmp_buf outer;
+    memcpy(&outer, &x->fault, sizeof outer);
+    if (setjmp(x->fault)) {
+        memcpy(&x->fault, &outer, sizeof outer);
+        if (i == 0 || !((x->c->rflags & X86_FL_TF) || x->dr6_trap))
+            longjmp(x->fault, 1);
+        x->next_rip = x->c->rip;
+        return false;
+    }
+    gather_element(x, in, index, i);
+    memcpy(&x->fault, &outer, sizeof outer);
+    return true;
+}
+
 // Elements are done in order and each is committed at once, its mask element cleared, so that after a fault the instruction
 // starts again with what is left. The upper halves are cleared when all are done.
 void op_gather(struct interp *x, const struct insn *in)
 {
     struct cpu *c = x->c;
-    bool wide = qword_index(in);
-    unsigned dst = in->opnd[0].reg, mreg = in->vvvv, size = in->opnd[1].size;
+    unsigned dst = in->opnd[0].reg, size = in->opnd[1].size;
     interp_fpu_check(x, in);
     union ymm index = ymm_get(c, in->index), zero = {{0}};
-    u64 base = (u64)in->disp + (in->base == ISA_REG_NONE ? 0 : c->gpr[in->base]);
-    unsigned n = in->vl / (wide || size == 8 ? 8 : 4);
+    unsigned n = in->vl / (qword_index(in) || size == 8 ? 8 : 4);
+    bool traps = c->rflags & X86_FL_TF || x->debug_on;
     for (unsigned i = 0; i < n; i++) {
-        union ymm mask = ymm_get(c, mreg), r = ymm_get(c, dst);
-        if (!mask_bit(&mask, i, size))
-            continue;
-        u64 ix = wide ? index.q[i] : (u64)(i64)(i32)index.d[i];
-        interp_load_buf(x, in->seg, (base + (ix << in->scale)) & size_mask(in->adsize), r.b + i * size, size);
-        memset(mask.b + i * size, 0, size);
-        ymm_set(c, dst, &r);
-        ymm_set(c, mreg, &mask);
+        if (UNLIKELY(traps)) {
+            if (!gather_trapping(x, in, &index, i))
+                return;
+        } else {
+            gather_element(x, in, &index, i);
+        }
     }
     union ymm r = ymm_get(c, dst);
     memset(r.b + n * size, 0, sizeof r - n * size);
     ymm_set(c, dst, &r);
-    ymm_set(c, mreg, &zero);
+    ymm_set(c, in->vvvv, &zero);
 }
 
 // --- clearing ---------------------------------------------------------------------------------------------------------------------

@@ -93,16 +93,29 @@ void interp_fpu_check(struct interp *x, const struct insn *in)
         x87_check_pending(x);
 }
 
+// Legacy SSE needs aligned operands, but AMD's SHA instructions do not.
+static bool needs_alignment(const struct interp *x, const struct isa_form_info *f)
+{
+    return f->attr & ISA_ATTR_ALIGN && !(f->feature == ISA_FEAT_SHA_NI && x->isa_options & ISA_OPT_AMD);
+}
+
+void simd_require_alignment(struct interp *x, const struct insn *in, unsigned align)
+{
+    u64 off = interp_ea(x, in);
+    gva base = x->mode != ISA_MODE_64 || in->seg >= X86_FS ? x->c->seg[in->seg].base : 0;
+    if ((base + off) & (align - 1))
+        interp_gp0(x);
+}
+
 u64 simd_address(struct interp *x, const struct insn *in, unsigned size, unsigned align, enum mmu_access access)
 {
     u64 off = interp_ea(x, in);
-    bool strict = isa_forms[in->form].attr & ISA_ATTR_ALIGN;
+    bool strict = needs_alignment(x, &isa_forms[in->form]);
     if (LIKELY(!strict && !x->align_on))
         return off;
-    gva a = interp_linear(x, in->seg, off, size, access);
-    if (strict && a & (size - 1))
-        interp_gp0(x);
-    if (x->align_on && a & (align - 1))
+    if (strict)
+        simd_require_alignment(x, in, size);
+    if (x->align_on && interp_linear(x, in->seg, off, size, access) & (align - 1))
         interp_raise_err(x, X86_EXC_AC, 0);
     return off;
 }

@@ -39,6 +39,10 @@ u64 simd_xinuse(const struct cpu *c);
 // #MF if one is pending.
 void x87_check_pending(struct interp *x);
 
+// #GP(0) unless the memory operand's linear address is a multiple of `align`. This goes before segment checks: a misaligned
+// operand outside the stack segment gives #GP, not #SS.
+void simd_require_alignment(struct interp *x, const struct insn *in, unsigned align);
+
 // Offset of the memory operand, after the alignment checks of its form: #GP(0) for ISA_ATTR_ALIGN off a multiple of `size`,
 // #AC off a multiple of `align` where alignment checking is on.
 u64 simd_address(struct interp *x, const struct insn *in, unsigned size, unsigned align, enum mmu_access access);

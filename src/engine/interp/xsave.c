@@ -121,14 +121,12 @@ static void check_fx(struct interp *x)
 }
 
 // Where both #AC and #GP could be raised, AMD processors give #AC to what is off a doubleword.
-static void check_fx_alignment(struct interp *x, const struct insn *in, enum mmu_access access)
+static void check_fx_alignment(struct interp *x, const struct insn *in)
 {
-    gva a = interp_linear(x, in->seg, interp_ea(x, in), 512, access);
-    if (!(a & 15))
-        return;
-    if (x->align_on && a & 3)
+    u64 ea = interp_ea(x, in);
+    if (x->align_on && interp_linear(x, in->seg, ea, 512, MMU_READ) & 3)
         interp_raise_err(x, X86_EXC_AC, 0);
-    interp_gp0(x);
+    simd_require_alignment(x, in, 16);
 }
 
 // Fast FXSAVE: EFER.FFXSR leaves the XMM registers out in 64-bit code at CPL 0. APM 2 3.1.7.
@@ -143,7 +141,9 @@ void op_fxsave(struct interp *x, const struct insn *in)
     const struct cpu *c = x->c;
     struct image im = {.pieces = 0};
     check_fx(x);
-    check_fx_alignment(x, in, MMU_WRITE);
+    check_fx_alignment(x, in);
+    // AMD processors look at the end first, which shows when both pages fault.
+    interp_probe_store(x, in->seg, interp_ea(x, in) + 511, 1);
     interp_probe_store(x, in->seg, interp_ea(x, in), 512);
     put_x87(x, in, im.b);
     put(&im, 0, XS_LEGACY_FP);
@@ -166,7 +166,7 @@ void op_fxrstor(struct interp *x, const struct insn *in)
     u8 b[512] __attribute__((aligned(16)));
     u32 mxcsr;
     check_fx(x);
-    check_fx_alignment(x, in, MMU_READ);
+    check_fx_alignment(x, in);
     interp_load_buf(x, in->seg, interp_ea(x, in), b, 512);
     memcpy(&mxcsr, b + XS_MXCSR, 4);
     if (c->cr4 & X86_CR4_OSFXSR) {
@@ -215,12 +215,6 @@ static void check_xsave(struct interp *x, bool supervisor)
         interp_gp0(x);
 }
 
-static void check_xsave_alignment(struct interp *x, const struct insn *in, enum mmu_access access)
-{
-    if (interp_linear(x, in->seg, interp_ea(x, in), XS_YMMH, access) & 63)
-        interp_gp0(x);
-}
-
 // Requested features: EDX:EAX, limited to what is enabled.
 static u64 requested(const struct cpu *c, bool supervisor)
 {
@@ -258,8 +252,9 @@ void op_xsave(struct interp *x, const struct insn *in)
 {
     struct image im = {.pieces = 0};
     check_xsave(x, false);
-    check_xsave_alignment(x, in, MMU_WRITE);
+    simd_require_alignment(x, in, 64);
     u64 rfbm = requested(x->c, false), inuse = simd_xinuse(x->c), bv;
+    interp_probe_store(x, in->seg, interp_ea(x, in), XS_YMMH);
     interp_load_buf(x, in->seg, interp_ea(x, in) + XS_HEADER, &bv, 8);
     bv = (bv & ~rfbm) | (inuse & rfbm);
     memcpy(im.b + XS_HEADER, &bv, 8);
@@ -275,10 +270,11 @@ void op_xsavec(struct interp *x, const struct insn *in)
     struct image im = {.pieces = 0};
     bool supervisor = in->op == ISA_OP_XSAVES;
     check_xsave(x, supervisor);
-    check_xsave_alignment(x, in, MMU_WRITE);
+    simd_require_alignment(x, in, 64);
     u64 rfbm = requested(x->c, supervisor), inuse = simd_xinuse(x->c);
     if (x->c->xs.mxcsr != X86_MXCSR_DEFAULT)
         inuse |= X86_XCR0_SSE;
+    interp_probe_store(x, in->seg, interp_ea(x, in), XS_YMMH);
     u64 header[2] = {rfbm & inuse, rfbm | XCOMP_COMPACT};
     memcpy(im.b + XS_HEADER, header, 16);
     put(&im, XS_HEADER, 16);
@@ -334,7 +330,7 @@ void op_xrstor(struct interp *x, const struct insn *in)
     bool supervisor = in->op == ISA_OP_XRSTORS;
     u64 h[8], ea = interp_ea(x, in);
     check_xsave(x, supervisor);
-    check_xsave_alignment(x, in, MMU_READ);
+    simd_require_alignment(x, in, 64);
     interp_load_buf(x, in->seg, ea + XS_HEADER, h, sizeof h);
     check_header(x, h, supervisor);
     bool compact = h[1] & XCOMP_COMPACT;
