@@ -70,14 +70,23 @@ void op_loop(struct interp *x, const struct insn *in)
     loop_if(x, in, true);
 }
 
+// On AMD processors a repeat prefix decides instead of the opcode: F3 makes either LOOPE, F2 makes it LOOPNE.
+static void loop_zf(struct interp *x, const struct insn *in, bool wanted)
+{
+    if ((x->isa_options & ISA_OPT_AMD) && (in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE)))
+        wanted = in->prefix & ISA_PFX_REP;
+    bool zf = x->c->rflags & X86_FL_ZF;
+    loop_if(x, in, zf == wanted);
+}
+
 void op_loope(struct interp *x, const struct insn *in)
 {
-    loop_if(x, in, x->c->rflags & X86_FL_ZF);
+    loop_zf(x, in, true);
 }
 
 void op_loopne(struct interp *x, const struct insn *in)
 {
-    loop_if(x, in, !(x->c->rflags & X86_FL_ZF));
+    loop_zf(x, in, false);
 }
 
 void op_jcxz(struct interp *x, const struct insn *in)
