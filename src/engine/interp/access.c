@@ -56,6 +56,9 @@ gva interp_linear(struct interp *x, unsigned seg, u64 off, unsigned len, enum mm
         gva a = seg >= X86_FS ? off + s->base : off;
         if (!gva_canonical(a) || !gva_canonical(a + len - 1))
             raise_segment(x, seg);
+        // AMD processors want the offset canonical, too.
+        if (UNLIKELY(a != off) && x->isa_options & ISA_OPT_AMD && !gva_canonical(off))
+            raise_segment(x, seg);
         return a;
     }
     // Flat 4 GiB segments are the common case: nothing to check but wrap-around, which a limit of 4 GiB - 1 catches below.

@@ -116,35 +116,37 @@ static bool qword_index(const struct insn *in)
            in->op == ISA_OP_VGATHERQPD;
 }
 
-// Element i, and the end of its mask element whether it was loaded or not.
-static void gather_element(struct interp *x, const struct insn *in, const union ymm *index, unsigned i)
+// Element i, and the end of its mask element whether it was loaded or not. Returns whether it was.
+static bool gather_element(struct interp *x, const struct insn *in, const union ymm *index, unsigned i)
 {
     struct cpu *c = x->c;
     unsigned size = in->opnd[1].size, dst = in->opnd[0].reg;
     union ymm mask = ymm_get(c, in->vvvv), r = ymm_get(c, dst);
     u64 ix = qword_index(in) ? index->q[i] : (u64)(i64)(i32)index->d[i];
     u64 base = (u64)in->disp + (in->base == ISA_REG_NONE ? 0 : c->gpr[in->base]);
-    if (mask_bit(&mask, i, size))
+    bool load = mask_bit(&mask, i, size);
+    if (load)
         interp_load_buf(x, in->seg, (base + (ix << in->scale)) & size_mask(in->adsize), r.b + i * size, size);
     memset(mask.b + i * size, 0, size);
     ymm_set(c, dst, &r);
     ymm_set(c, in->vvvv, &mask);
+    return load;
 }
 
-// The same when a debug trap is due after what was done so far: instead of a fault the trap is taken, and the instruction goes
+// The same when a debug trap is due after what was loaded so far: instead of a fault the trap is taken, and the instruction goes
 // on afterwards. Returns false for that. SDM 2C VGATHERDPS.
-static bool gather_trapping(struct interp *x, const struct insn *in, const union ymm *index, unsigned i)
+static bool gather_trapping(struct interp *x, const struct insn *in, const union ymm *index, unsigned i, bool *loaded)
 {
     jmp_buf outer;
     memcpy(&outer, &x->fault, sizeof outer);
     if (setjmp(x->fault)) {
         memcpy(&x->fault, &outer, sizeof outer);
-        if (i == 0 || !((x->c->rflags & X86_FL_TF) || x->dr6_trap))
+        if (!*loaded || !((x->c->rflags & X86_FL_TF) || x->dr6_trap))
             longjmp(x->fault, 1);
         x->next_rip = x->c->rip;
         return false;
     }
-    gather_element(x, in, index, i);
+    *loaded |= gather_element(x, in, index, i);
     memcpy(&x->fault, &outer, sizeof outer);
     return true;
 }
@@ -158,10 +160,10 @@ void op_gather(struct interp *x, const struct insn *in)
     interp_fpu_check(x, in);
     union ymm index = ymm_get(c, in->index), zero = {{0}};
     unsigned n = in->vl / (qword_index(in) || size == 8 ? 8 : 4);
-    bool traps = c->rflags & X86_FL_TF || x->debug_on;
+    bool traps = c->rflags & X86_FL_TF || x->debug_on, loaded = false;
     for (unsigned i = 0; i < n; i++) {
         if (UNLIKELY(traps)) {
-            if (!gather_trapping(x, in, &index, i))
+            if (!gather_trapping(x, in, &index, i, &loaded))
                 return;
         } else {
             gather_element(x, in, &index, i);

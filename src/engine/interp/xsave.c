@@ -120,13 +120,16 @@ static void check_fx(struct interp *x)
         interp_raise(x, X86_EXC_NM);
 }
 
-// Where both #AC and #GP could be raised, AMD processors give #AC to what is off a doubleword.
+// Where both #AC and #GP could be raised, AMD processors give #AC to what is off a doubleword. The segment is checked first
+// here, unlike with vectors and XSAVE.
 static void check_fx_alignment(struct interp *x, const struct insn *in)
 {
     u64 ea = interp_ea(x, in);
-    if (x->align_on && interp_linear(x, in->seg, ea, 512, MMU_READ) & 3)
+    gva a = interp_linear(x, in->seg, ea, 512, MMU_READ);
+    if (x->align_on && a & 3)
         interp_raise_err(x, X86_EXC_AC, 0);
-    simd_require_alignment(x, in, 16);
+    if (a & 15)
+        interp_gp0(x);
 }
 
 // Fast FXSAVE: EFER.FFXSR leaves the XMM registers out in 64-bit code at CPL 0. APM 2 3.1.7.
@@ -246,6 +249,14 @@ static void put_components(struct interp *x, const struct insn *in, struct image
     }
 }
 
+// The area is written to as far as the processor is concerned, even where it only reads the header; its first byte is the first
+// to fault.
+static void probe_area(struct interp *x, const struct insn *in)
+{
+    interp_probe_store(x, in->seg, interp_ea(x, in), 1);
+    interp_probe_store(x, in->seg, interp_ea(x, in), XS_YMMH);
+}
+
 // XSAVE and XSAVEOPT: standard format. SDM 1 13.7, 13.9. XSAVEOPT leaves out what is initial; the other optimisation it may
 // make, leaving out what did not change since the last XRSTOR, is not made.
 void op_xsave(struct interp *x, const struct insn *in)
@@ -254,7 +265,7 @@ void op_xsave(struct interp *x, const struct insn *in)
     check_xsave(x, false);
     simd_require_alignment(x, in, 64);
     u64 rfbm = requested(x->c, false), inuse = simd_xinuse(x->c), bv;
-    interp_probe_store(x, in->seg, interp_ea(x, in), XS_YMMH);
+    probe_area(x, in);
     interp_load_buf(x, in->seg, interp_ea(x, in) + XS_HEADER, &bv, 8);
     bv = (bv & ~rfbm) | (inuse & rfbm);
     memcpy(im.b + XS_HEADER, &bv, 8);
@@ -274,7 +285,7 @@ void op_xsavec(struct interp *x, const struct insn *in)
     u64 rfbm = requested(x->c, supervisor), inuse = simd_xinuse(x->c);
     if (x->c->xs.mxcsr != X86_MXCSR_DEFAULT)
         inuse |= X86_XCR0_SSE;
-    interp_probe_store(x, in->seg, interp_ea(x, in), XS_YMMH);
+    probe_area(x, in);
     u64 header[2] = {rfbm & inuse, rfbm | XCOMP_COMPACT};
     memcpy(im.b + XS_HEADER, header, 16);
     put(&im, XS_HEADER, 16);
