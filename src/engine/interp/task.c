@@ -229,8 +229,9 @@ static void qualify(struct interp *x, const struct task_image *t)
             interp_load_seg_real(x, i, t->seg[i]);
         return;
     }
-    load_cs(x, t->seg[X86_CS]);
+    // SS first (SDM 3A table 7-1): a handler of a bad CS then still has a stack.
     load_ss(x, t->seg[X86_SS]);
+    load_cs(x, t->seg[X86_CS]);
     for (unsigned i = 0; i < sizeof(data_regs); i++)
         load_data(x, data_regs[i], t->seg[data_regs[i]]);
 }
