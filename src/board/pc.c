@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/cpuid.h"
 #include "core/mmu.h"
 #include "core/msr.h"
 
@@ -215,7 +216,7 @@ static int wire_lapic(struct pc *b)
     l->clock = &b->m.clock;
     l->tsc_hz = tsc_hz ? tsc_hz : b->m.host->tsc_hz;
     // The crystal that CPUID leaf 0x15 tells of.
-    l->timer_hz = l->tsc_hz >= 100 ? l->tsc_hz / 100 : 1;
+    l->timer_hz = l->tsc_hz >= CPUID_CRYSTAL_RATIO ? l->tsc_hz / CPUID_CRYSTAL_RATIO : 1;
     l->intr = (struct irq_line){set_intr, b, 0};
     l->tsc = lapic_tsc;
     l->event = lapic_event;

@@ -198,16 +198,13 @@ static struct cpuid_regs leaf_d(const struct vcpu *v, u32 subleaf)
     return r;
 }
 
-// TSC frequency as crystal times ratio; the crystal is what the local APIC's timer would count. A hundredth of the TSC keeps
-// every product that guests form of it in 32 bits.
-#define CRYSTAL_RATIO 100
-
+// TSC frequency as crystal times ratio.
 static struct cpuid_regs leaf_15(const struct vcpu *v)
 {
-    u64 crystal = v->model->tsc_hz / CRYSTAL_RATIO;
+    u64 crystal = v->model->tsc_hz / CPUID_CRYSTAL_RATIO;
     if (!crystal || crystal >> 32)
         return (struct cpuid_regs){0};
-    return (struct cpuid_regs){.eax = 1, .ebx = CRYSTAL_RATIO, .ecx = (u32)crystal};
+    return (struct cpuid_regs){.eax = 1, .ebx = CPUID_CRYSTAL_RATIO, .ecx = (u32)crystal};
 }
 
 static struct cpuid_regs leaf_16(const struct vcpu *v)
@@ -246,7 +243,7 @@ static struct cpuid_regs hypervisor_leaf(const struct vcpu *v, u32 leaf)
     case HYPERVISOR_BASE:
         return (struct cpuid_regs){HYPERVISOR_TIMING, text_word(kvm), text_word(kvm + 4), text_word(kvm + 8)};
     case HYPERVISOR_TIMING:
-        return (struct cpuid_regs){.eax = (u32)tsc_khz(v), .ebx = (u32)(tsc_khz(v) / CRYSTAL_RATIO)};
+        return (struct cpuid_regs){.eax = (u32)tsc_khz(v), .ebx = (u32)(tsc_khz(v) / CPUID_CRYSTAL_RATIO)};
     default: return (struct cpuid_regs){0}; // HYPERVISOR_BASE + 1: none of KVM's paravirtual features
     }
 }

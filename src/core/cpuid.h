@@ -18,6 +18,10 @@ struct cpu_model {
     u64 features[(ISA_FEAT_COUNT + 63) / 64];
 };
 
+// TSC ticks per tick of the crystal that leaf 0x15 tells of, which is also what the local APIC's timer counts. A hundredth of the
+// TSC's frequency keeps every product that guests form of it in 32 bits.
+#define CPUID_CRYSTAL_RATIO 100
+
 struct cpuid_regs {
     u32 eax, ebx, ecx, edx;
 };

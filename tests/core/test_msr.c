@@ -150,8 +150,10 @@ static const struct write_case writes[] = {
     {"Haswell", X86_MSR_XSS, 0, GP, 0},
     {"Haswell", X86_MSR_TSC_ADJUST, 5, OK, 5},
     {"Nehalem", X86_MSR_TSC_ADJUST, 5, GP, 0},
-    // What nothing announces.
-    {"Haswell", X86_MSR_APIC_BASE, 0xfee00900, GP, 0},
+    {"Haswell", X86_MSR_APIC_BASE, 0xfee00900, OK, 0xfee00900},
+    {"Haswell", X86_MSR_APIC_BASE, 1ull << 45, GP, 0},
+    // What nothing announces, or nobody answers.
+    {"pentium3,-apic", X86_MSR_APIC_BASE, 0xfee00900, GP, 0},
     {"Haswell", X86_MSR_TSC_DEADLINE, 0, GP, 0},
     {"Haswell", X86_MSR_X2APIC_FIRST + 8, 0, GP, 0},
     {"Haswell", X86_MSR_FEATURE_CONTROL, 0, GP, 0},
@@ -320,19 +322,11 @@ static bool hook_write(void *intc, u32 index, u64 val)
     return val != 99;
 }
 
-static void set_feature(enum isa_feature f)
-{
-    env.model.features[f / 64] |= 1ull << f % 64;
-}
-
 static void test_apic(void **state)
 {
     (void)state;
     u64 val;
-    use_model("Haswell");
-    set_feature(ISA_FEAT_APIC);
-    set_feature(ISA_FEAT_X2APIC);
-    set_feature(ISA_FEAT_TSC_DEADLINE);
+    use_model("x86-64-v3");
     env.v->intc = (struct vcpu_intc){.intc = (void *)5, .msr_read = hook_read, .msr_write = hook_write};
     assert_true(msr_read(env.v, X86_MSR_APIC_BASE, &val));
     assert_int_equal(val, 0xfee00900);
