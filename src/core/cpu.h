@@ -103,12 +103,14 @@ struct cpu {
     u64 pdpte[4]; // PAE page-directory pointers, loaded by MOV CR3 and the like. SDM 3A 4.4.1
     u8 cpl;
     u8 activity; // enum cpu_activity
-    u8 shadow;   // CPU_SHADOW_*
     bool nmi_blocked;
     bool nmi_pending; // one NMI is latched while blocked
     u16 fcs, fds;     // x87 instruction and data selectors, kept for the 16- and 32-bit formats
-    u32 pending_dr6;  // DR6 bits of debug traps held back by a MOV SS shadow
     u64 a20_mask;     // ANDed with guest-physical addresses: ~0, or bit 20 clear
+    // Written at every instruction, so not in one word with `activity` and `nmi_pending`, which are read at every
+    // instruction: a compiler that tests those two with one load would have it wait for the store each time.
+    u8 shadow;       // CPU_SHADOW_*
+    u32 pending_dr6; // DR6 bits of debug traps held back by a MOV SS shadow
     struct cpu_event event;
     struct cpu_msrs msr;
     struct x86_xsave xs;
