@@ -411,6 +411,11 @@ static int build(struct pc *b, const struct pc_options *o, struct error *err)
     if (ret)
         return error_set(err, ret, "the local APIC at 0x%llx does not fit the memory map; use a smaller -bios",
                          LAPIC_BASE);
+    if (o->testdev)
+        ret = mem_add_mmio(&b->m.mem, TESTDEV_MEM_BASE, TESTDEV_MEM_SIZE, &testdev_mem_ops, &b->testdev, "testdev");
+    if (ret)
+        return error_set(err, ret, "-device pc-testdev: its memory at 0x%llx is taken; use a smaller -bios",
+                         TESTDEV_MEM_BASE);
     wire(b, o);
     return add_ports(b, o, err);
 }

@@ -2,6 +2,8 @@
 
 #include "dev/misc.h"
 
+#include <string.h>
+
 static u64 debug_exit_read(void *dev, u64 off, unsigned size)
 {
     (void)dev, (void)off, (void)size;
@@ -119,3 +121,23 @@ static void test_irq_write(void *dev, u64 off, unsigned size, u64 val)
 }
 
 const struct dev_ops testdev_irq_ops = {.name = "testdev-irq", .read = test_irq_read, .write = test_irq_write};
+
+static u64 test_mem_read(void *dev, u64 off, unsigned size)
+{
+    const struct testdev *t = dev;
+    u64 val = 0;
+
+    if (size <= 8 && off <= TESTDEV_MEM_SIZE - size)
+        memcpy(&val, t->mem + off, size);
+    return val;
+}
+
+static void test_mem_write(void *dev, u64 off, unsigned size, u64 val)
+{
+    struct testdev *t = dev;
+
+    if (size <= 8 && off <= TESTDEV_MEM_SIZE - size)
+        memcpy(t->mem + off, &val, size);
+}
+
+const struct dev_ops testdev_mem_ops = {.name = "testdev-mem", .read = test_mem_read, .write = test_mem_write};

@@ -33,14 +33,18 @@ struct port92 {
 };
 extern const struct dev_ops port92_ops;
 
-// Test device: what unit-test kernels for virtual machines use. Two windows: at 0xe0 an echo register of 4 bytes (and its
-// neighbours); at 0x2000 + n one byte, whose bit 0 is the level of interrupt input n.
+// Test device: what unit-test kernels for virtual machines use. Three windows: at 0xe0 an echo register of 4 bytes; at 0x2000 + n one
+// byte, whose bit 0 is the level of interrupt input n; in memory 64 KiB that behave like RAM but are a device.
 #define TESTDEV_IRQS 24
+#define TESTDEV_MEM_BASE 0xff000000ull
+#define TESTDEV_MEM_SIZE 0x10000u
 struct testdev {
     u32 echo;
     struct irq_line irq[TESTDEV_IRQS];
+    u8 mem[TESTDEV_MEM_SIZE];
 };
 extern const struct dev_ops testdev_echo_ops;
 extern const struct dev_ops testdev_irq_ops;
+extern const struct dev_ops testdev_mem_ops;
 
 #endif
