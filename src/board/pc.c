@@ -391,6 +391,7 @@ static int create_vcpu(struct pc *b, const struct pc_options *o, struct error *e
         return error_set(err, ret, "-accel %s: cannot create a vCPU: %s", o->engine->name, strerror(-ret));
     v->engine = o->engine;
     vcpu_tsc_write(v, 0);
+    v->cpu.msr.tsc_adjust = 0; // the counter starts there; nobody adjusted it
     return 0;
 }
 
