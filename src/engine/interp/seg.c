@@ -133,6 +133,8 @@ void xfer_set_ss_null(struct interp *x, u16 sel, unsigned cpl)
     x->c->seg[X86_SS].attr |= cpl << X86_SEG_DPL_SHIFT;
 }
 
+// The return makes the register unusable and its selector null; unlike a load of a null selector it leaves the base, which 64-bit
+// code goes on to use in FS and GS.
 void xfer_drop_data_segs(struct interp *x, unsigned cpl)
 {
     static const u8 regs[] = {X86_ES, X86_DS, X86_FS, X86_GS};
@@ -140,8 +142,10 @@ void xfer_drop_data_segs(struct interp *x, unsigned cpl)
         struct x86_seg *s = &x->c->seg[regs[i]];
         if (s->attr & X86_SEG_UNUSABLE)
             continue;
-        if (!desc_is_conforming(s->attr) && X86_SEG_DPL(s->attr) < cpl)
-            xfer_set_null(x, regs[i], 0);
+        if (!desc_is_conforming(s->attr) && X86_SEG_DPL(s->attr) < cpl) {
+            s->sel = 0;
+            s->attr = X86_SEG_UNUSABLE;
+        }
     }
 }
 
