@@ -115,7 +115,8 @@ u64 simd_address(struct interp *x, const struct insn *in, unsigned size, unsigne
         return off;
     if (strict)
         simd_require_alignment(x, in, size);
-    if (x->align_on && interp_linear(x, in->seg, off, size, access) & (align - 1))
+    unsigned first = size > 8 && size < 16 ? 8 : size; // x87's ten bytes are accessed as eight and two
+    if (x->align_on && interp_linear(x, in->seg, off, first, access) & (align - 1))
         interp_raise_err(x, X86_EXC_AC, 0);
     return off;
 }

@@ -200,11 +200,22 @@ static void take_env(struct interp *x, const struct insn *in, const u8 *env)
     c->fds = (u16)w[6];
 }
 
+// The image is accessed piece by piece, upwards: where it runs over the end of the segment, a page fault before that comes first.
+static void probe_image(struct interp *x, const struct insn *in, u64 off, unsigned size, enum mmu_access access)
+{
+    unsigned word = wide(in) ? 4 : 2;
+    for (unsigned at = 0, len; at < size; at += len) {
+        len = at < env_size(in) ? word : 10;
+        interp_lin_probe(x, interp_linear(x, in->seg, off + at, len, access), len, access, x->view);
+    }
+}
+
 void op_fnstenv(struct interp *x, const struct insn *in)
 {
     u8 env[28];
     interp_fpu_check(x, in);
-    u64 off = simd_address(x, in, env_size(in), wide(in) ? 4 : 2, MMU_WRITE);
+    u64 off = simd_address(x, in, wide(in) ? 4 : 2, wide(in) ? 4 : 2, MMU_WRITE);
+    probe_image(x, in, off, env_size(in), MMU_WRITE);
     build_env(x, in, env);
     interp_store_buf(x, in->seg, off, env, env_size(in));
     x87_set_words(&x->c->xs, x->c->xs.fcw | 0x3f, x->c->xs.fsw);
@@ -214,7 +225,8 @@ void op_fldenv(struct interp *x, const struct insn *in)
 {
     u8 env[28];
     interp_fpu_check(x, in);
-    u64 off = simd_address(x, in, env_size(in), wide(in) ? 4 : 2, MMU_READ);
+    u64 off = simd_address(x, in, wide(in) ? 4 : 2, wide(in) ? 4 : 2, MMU_READ);
+    probe_image(x, in, off, env_size(in), MMU_READ);
     interp_load_buf(x, in->seg, off, env, env_size(in));
     take_env(x, in, env);
 }
@@ -225,7 +237,8 @@ void op_fnsave(struct interp *x, const struct insn *in)
     u8 b[108];
     unsigned env = env_size(in);
     interp_fpu_check(x, in);
-    u64 off = simd_address(x, in, env + 80, wide(in) ? 4 : 2, MMU_WRITE);
+    u64 off = simd_address(x, in, wide(in) ? 4 : 2, wide(in) ? 4 : 2, MMU_WRITE);
+    probe_image(x, in, off, env + 80, MMU_WRITE);
     build_env(x, in, b);
     for (unsigned i = 0; i < 8; i++)
         memcpy(b + env + 10 * i, x->c->xs.st[i], 10);
@@ -238,7 +251,8 @@ void op_frstor(struct interp *x, const struct insn *in)
     u8 b[108];
     unsigned env = env_size(in);
     interp_fpu_check(x, in);
-    u64 off = simd_address(x, in, env + 80, wide(in) ? 4 : 2, MMU_READ);
+    u64 off = simd_address(x, in, wide(in) ? 4 : 2, wide(in) ? 4 : 2, MMU_READ);
+    probe_image(x, in, off, env + 80, MMU_READ);
     interp_load_buf(x, in->seg, off, b, env + 80);
     take_env(x, in, b);
     for (unsigned i = 0; i < 8; i++) {

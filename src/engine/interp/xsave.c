@@ -249,12 +249,15 @@ static void put_components(struct interp *x, const struct insn *in, struct image
     }
 }
 
-// The area is written to as far as the processor is concerned, even where it only reads the header; its first byte is the first
-// to fault.
-static void probe_area(struct interp *x, const struct insn *in)
+// The whole area that the requested components span is accessed as far as faults go, whatever of it is moved in the end:
+// its first byte, its last, then what is between. XSAVE writes, even where it only reads the header.
+static void probe_area(struct interp *x, const struct insn *in, u64 rfbm, enum mmu_access access)
 {
-    interp_probe_store(x, in->seg, interp_ea(x, in), 1);
-    interp_probe_store(x, in->seg, interp_ea(x, in), XS_YMMH);
+    unsigned len = rfbm & X86_XCR0_AVX ? sizeof(struct x86_xsave) : XS_YMMH;
+    u64 ea = interp_ea(x, in);
+    const struct piece p[] = {{0, 1}, {(u16)(len - 1), 1}, {0, (u16)len}};
+    for (unsigned i = 0; i < ARRAY_LEN(p); i++)
+        interp_lin_probe(x, interp_linear(x, in->seg, ea + p[i].off, p[i].len, access), p[i].len, access, x->view);
 }
 
 // XSAVE and XSAVEOPT: standard format. SDM 1 13.7, 13.9. XSAVEOPT leaves out what is initial; the other optimisation it may
@@ -265,7 +268,7 @@ void op_xsave(struct interp *x, const struct insn *in)
     check_xsave(x, false);
     simd_require_alignment(x, in, 64);
     u64 rfbm = requested(x->c, false), inuse = simd_xinuse(x->c), bv;
-    probe_area(x, in);
+    probe_area(x, in, rfbm, MMU_WRITE);
     interp_load_buf(x, in->seg, interp_ea(x, in) + XS_HEADER, &bv, 8);
     bv = (bv & ~rfbm) | (inuse & rfbm);
     memcpy(im.b + XS_HEADER, &bv, 8);
@@ -285,7 +288,7 @@ void op_xsavec(struct interp *x, const struct insn *in)
     u64 rfbm = requested(x->c, supervisor), inuse = simd_xinuse(x->c);
     if (x->c->xs.mxcsr != X86_MXCSR_DEFAULT)
         inuse |= X86_XCR0_SSE;
-    probe_area(x, in);
+    probe_area(x, in, rfbm, MMU_WRITE);
     u64 header[2] = {rfbm & inuse, rfbm | XCOMP_COMPACT};
     memcpy(im.b + XS_HEADER, header, 16);
     put(&im, XS_HEADER, 16);
@@ -342,10 +345,12 @@ void op_xrstor(struct interp *x, const struct insn *in)
     u64 h[8], ea = interp_ea(x, in);
     check_xsave(x, supervisor);
     simd_require_alignment(x, in, 64);
+    u64 rfbm = requested(c, supervisor);
+    probe_area(x, in, rfbm, MMU_READ);
     interp_load_buf(x, in->seg, ea + XS_HEADER, h, sizeof h);
     check_header(x, h, supervisor);
     bool compact = h[1] & XCOMP_COMPACT;
-    u64 rfbm = requested(c, supervisor), load = rfbm & h[0];
+    u64 load = rfbm & h[0];
     if (load & (X86_XCR0_X87 | X86_XCR0_SSE) || (!compact && rfbm & X86_XCR0_AVX) || rfbm & X86_XCR0_SSE)
         interp_load_buf(x, in->seg, ea, b, XS_XMM + 256);
     if (load & X86_XCR0_AVX)
