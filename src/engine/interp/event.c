@@ -69,7 +69,8 @@ static void note_event(struct interp *x, const struct cpu_event *ev)
     if (ev->vector == X86_EXC_PF)
         c->cr2 = ev->cr2;
     if (ev->vector == X86_EXC_DB) {
-        c->dr6 |= ev->dr6;
+        // B0 to B3 tell of this exception alone; the other bits stay until software clears them. SDM 3B 18.2.3.
+        c->dr6 = (c->dr6 & ~0xfull) | ev->dr6;
         c->dr7 &= ~(u64)X86_DR7_GD;
         c->msr.debugctl &= ~DEBUGCTL_LBR_BTF;
     }
@@ -368,7 +369,10 @@ void op_into(struct interp *x, const struct insn *in)
         soft_event(x, in, CPU_EVENT_SOFT_EXC, X86_EXC_OF);
 }
 
+// A data breakpoint that a MOV SS held back is part of the #DB that INT1 makes.
 void op_int1(struct interp *x, const struct insn *in)
 {
     soft_event(x, in, CPU_EVENT_PRIV_INT, X86_EXC_DB);
+    x->c->dr6 |= x->c->pending_dr6;
+    x->c->pending_dr6 = 0;
 }
