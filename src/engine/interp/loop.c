@@ -418,7 +418,9 @@ static inline void step(struct interp *x)
 {
     struct cpu *c = x->c;
     x->restart_rsp = c->gpr[X86_RSP];
-    if (UNLIKELY(x->debug_on) && !(c->rflags & X86_FL_RF))
+    // Intel processors hold code breakpoints back in the shadow of MOV SS, AMD's do not.
+    bool held_back = (c->shadow & CPU_SHADOW_MOVSS) && !(x->isa_options & ISA_OPT_AMD);
+    if (UNLIKELY(x->debug_on) && !(c->rflags & X86_FL_RF) && !held_back)
         check_code_breakpoints(x);
     struct interp_memo *m = fetch(x);
     u64 next = c->rip + m->insn.len;
