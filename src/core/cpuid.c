@@ -11,6 +11,10 @@
 #define HYPERVISOR_BASE 0x40000000u
 #define HYPERVISOR_TIMING 0x40000010u
 
+// Features of leaf 0x40000001 EAX: both sets of clock registers and the TSC-is-stable flag; no delays between port accesses.
+#define KVM_CLOCK (1u | 1u << 3 | 1u << 24)
+#define KVM_NOP_IO_DELAY 2u
+
 #define LEAF1_EDX_HTT (1u << 28)
 // AMD repeats these bits of leaf 1 EDX in 0x80000001 EDX. APM 3 E.4.2.
 #define AMD_EDX_SHARED 0x0183f3ffu
@@ -244,7 +248,9 @@ static struct cpuid_regs hypervisor_leaf(const struct vcpu *v, u32 leaf)
         return (struct cpuid_regs){HYPERVISOR_TIMING, text_word(kvm), text_word(kvm + 4), text_word(kvm + 8)};
     case HYPERVISOR_TIMING:
         return (struct cpuid_regs){.eax = (u32)tsc_khz(v), .ebx = (u32)(tsc_khz(v) / CPUID_CRYSTAL_RATIO)};
-    default: return (struct cpuid_regs){0}; // HYPERVISOR_BASE + 1: none of KVM's paravirtual features
+    case HYPERVISOR_BASE + 1:
+        return (struct cpuid_regs){.eax = KVM_NOP_IO_DELAY | (cpu_model_has_kvmclock(v->model) ? KVM_CLOCK : 0)};
+    default: return (struct cpuid_regs){0};
     }
 }
 

@@ -45,6 +45,13 @@ static inline u64 cpu_model_xcr0(const struct cpu_model *m)
     return X86_XCR0_X87 | X86_XCR0_SSE | avx;
 }
 
+// KVM's paravirtual clock (pvclock.h) is offered: it needs the TSC's frequency.
+static inline bool cpu_model_has_kvmclock(const struct cpu_model *m)
+{
+    return cpu_model_has(m, ISA_FEAT_HYPERVISOR) && !m->hide_kvm && cpu_model_has(m, ISA_FEAT_TSC) &&
+           cpu_model_has(m, ISA_FEAT_MSR) && m->tsc_hz;
+}
+
 // The signature as leaf 1 EAX and RDX after RESET show it. SDM 2A CPUID, figure 3-6.
 u32 cpu_model_signature(const struct cpu_model *m);
 

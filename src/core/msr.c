@@ -3,13 +3,14 @@
 // The catalogue is what Linux, the BSDs and Windows touch on processors of these models. A register that the model's features
 // say does not exist raises #GP(0) like any unknown one; that is how guests probe. Registers that only tune hardware pogo does
 // not have (chicken bits, chipset copies, stopped performance counters) read as a fixed value and swallow writes: the
-// `quiet` tables, each row with who touches it. MTRRs are in mtrr.c. SDM 4; APM 2 appendix A.
+// `quiet` tables, each row with who touches it. MTRRs are in mtrr.c, KVM's clock is in pvclock.c. SDM 4; APM 2 appendix A.
 #include "core/msr.h"
 
 #include "core/cpuid.h"
 #include "core/machine.h"
 #include "core/mmu.h"
 #include "core/mtrr.h"
+#include "core/pvclock.h"
 
 #define APIC_BASE_BSP 0x100ull
 #define APIC_BASE_EXTD 0x400ull
@@ -76,12 +77,14 @@ void vcpu_tsc_write(struct vcpu *v, u64 val)
     u64 offset = val - tsc_base(v);
     v->cpu.msr.tsc_adjust += offset - v->cpu.msr.tsc_offset;
     v->cpu.msr.tsc_offset = offset;
+    pvclock_update(v);
 }
 
 static bool tsc_adjust_write(struct vcpu *v, u64 val)
 {
     v->cpu.msr.tsc_offset += val - v->cpu.msr.tsc_adjust;
     v->cpu.msr.tsc_adjust = val;
+    pvclock_update(v);
     return true;
 }
 
@@ -277,6 +280,10 @@ bool msr_read(struct vcpu *v, u32 index, u64 *val)
         return read_mce(v, index, val);
     if (is_apic(v, index))
         return v->intc.msr_read && v->intc.msr_read(v->intc.intc, index, val);
+    if (pvclock_is_msr(v, index)) {
+        pvclock_read(v, index, val);
+        return true;
+    }
     const struct quiet *q = find_quiet(v, index);
     if (q)
         return set(val, q->value);
@@ -478,6 +485,8 @@ bool msr_write(struct vcpu *v, u32 index, u64 val)
         return write_mce(v, index, val);
     if (is_apic(v, index))
         return v->intc.msr_write && v->intc.msr_write(v->intc.intc, index, val);
+    if (pvclock_is_msr(v, index))
+        return pvclock_write(v, index, val);
     const struct quiet *q = find_quiet(v, index);
     if (q && q->writable)
         return true;

@@ -160,7 +160,8 @@ static const struct write_case writes[] = {
     {"Haswell", 0x480, 0, GP, 0},
     {"EPYC", X86_MSR_VM_HSAVE_PA, 0, GP, 0},
     {"Haswell", 0x12345678, 0, GP, 0},
-    {"Haswell", X86_MSR_KVM_SYSTEM_TIME_NEW, 1, GP, 0},
+    {"Haswell,kvm=off", X86_MSR_KVM_SYSTEM_TIME_NEW, 1, GP, 0},
+    {"EPYC,-hypervisor", 0x11, 0, GP, 0},
 };
 
 static void test_writes(void **state)
@@ -304,6 +305,67 @@ static void test_tsc_icount(void **state)
     env.f->host.host.tsc_hz = 1000000000;
 }
 
+// --- KVM's clock ----------------------------------------------------------------------------------------------------------------
+
+struct record {
+    u32 version, pad;
+    u64 tsc, ns;
+    u32 mul;
+    i8 shift;
+    u8 flags;
+};
+
+// Nanoseconds as a guest computes them.
+static u64 guest_ns(const struct record *r, u64 tsc)
+{
+    u64 d = tsc - r->tsc;
+    d = r->shift < 0 ? d >> -r->shift : d << r->shift;
+    return r->ns + (u64)((unsigned __int128)d * r->mul >> 32);
+}
+
+static void test_kvmclock(void **state)
+{
+    (void)state;
+    static const u64 freqs[] = {600000000, 1000000000, 2595124000, 4999999999};
+    struct record *r = (struct record *)(env.f->ram + 0x2000);
+    for (size_t i = 0; i < ARRAY_LEN(freqs); i++) {
+        use_model("EPYC");
+        env.model.tsc_hz = freqs[i];
+        env.f->host.tsc = 12345;
+        env.f->host.now_ns = 777000;
+        memset(r, 0, sizeof *r);
+        assert_true(msr_write(env.v, X86_MSR_KVM_SYSTEM_TIME_NEW, 0x2001));
+        assert_int_equal(r->version, 2);
+        assert_int_equal(r->flags, 1);
+        u64 now = clock_now(&env.f->machine.clock);
+        assert_int_equal(guest_ns(r, 12345), now);
+        u64 later = guest_ns(r, 12345 + freqs[i] * 10);
+        assert_in_range(later - now, 9999999980, 10000000020);
+        // Setting the TSC publishes the new relation.
+        assert_true(msr_write(env.v, X86_MSR_TSC, 5));
+        assert_int_equal(r->version, 4);
+        assert_int_equal(guest_ns(r, 5), now);
+        assert_true(msr_write(env.v, X86_MSR_KVM_SYSTEM_TIME_NEW, 0));
+        assert_true(msr_write(env.v, X86_MSR_TSC, 6));
+        assert_int_equal(r->version, 4);
+    }
+    // Outside memory: nothing happens.
+    assert_true(msr_write(env.v, X86_MSR_KVM_SYSTEM_TIME_NEW, 0xfffffffffffffff1));
+    assert_true(msr_write(env.v, X86_MSR_KVM_WALL_CLOCK_NEW, 0xfffffffffffffff0));
+}
+
+static void test_kvm_wall_clock(void **state)
+{
+    (void)state;
+    u32 *w = (u32 *)(env.f->ram + 0x2100);
+    use_model("EPYC");
+    env.f->host.wall_ns = 1700000000500000000 + (i64)clock_now(&env.f->machine.clock);
+    assert_true(msr_write(env.v, 0x11, 0x2100));
+    assert_int_equal(w[0] & 1, 0);
+    assert_int_equal(w[1], 1700000000);
+    assert_int_equal(w[2], 500000000);
+}
+
 // --- the local APIC's registers -------------------------------------------------------------------------------------------------
 
 static u32 hook_index;
@@ -348,9 +410,17 @@ static void test_apic(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_writes),     cmocka_unit_test(test_reads),           cmocka_unit_test(test_efer_paging),
-        cmocka_unit_test(test_xd_disable), cmocka_unit_test(test_fixed_dram_bits), cmocka_unit_test(test_mce_injection),
-        cmocka_unit_test(test_tsc),        cmocka_unit_test(test_tsc_icount),      cmocka_unit_test(test_apic),
+        cmocka_unit_test(test_writes),
+        cmocka_unit_test(test_reads),
+        cmocka_unit_test(test_efer_paging),
+        cmocka_unit_test(test_xd_disable),
+        cmocka_unit_test(test_fixed_dram_bits),
+        cmocka_unit_test(test_mce_injection),
+        cmocka_unit_test(test_tsc),
+        cmocka_unit_test(test_tsc_icount),
+        cmocka_unit_test(test_kvmclock),
+        cmocka_unit_test(test_kvm_wall_clock),
+        cmocka_unit_test(test_apic),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
