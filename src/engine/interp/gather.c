@@ -41,7 +41,7 @@ static bool mask_bit(const union ymm *mask, unsigned i, unsigned size)
 static void store_bytes(struct interp *x, const struct insn *in, const u8 *data, const u8 *mask, unsigned n)
 {
     u64 off = x->c->gpr[X86_RDI] & size_mask(in->adsize);
-    if (x->align_on && interp_linear(x, in->seg, off, n, MMU_WRITE) & 7)
+    if (x->align_on && interp_linear(x, in->seg, off, 8, MMU_WRITE) & 7) // the first of two halves
         interp_raise_err(x, X86_EXC_AC, 0);
     interp_probe_store(x, in->seg, off, n);
     for (unsigned i = 0; i < n; i++)

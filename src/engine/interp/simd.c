@@ -136,6 +136,9 @@ static void load_operand(struct interp *x, const struct insn *in, unsigned size)
     if (size == 4 || size == 8) {
         u64 v = interp_load(x, in->seg, off, size);
         memcpy(mem, &v, 8);
+    } else if (size == 10) { // two accesses, each with its own faults
+        interp_load_buf(x, in->seg, off, mem, 8);
+        interp_load_buf(x, in->seg, off + 8, mem + 8, 2);
     } else {
         interp_load_buf(x, in->seg, off, mem, size);
     }
@@ -210,6 +213,8 @@ static void run_store(struct interp *x, const struct insn *in, const struct nati
     u32 attr = isa_forms[in->form].attr;
     u64 off = simd_address(x, in, size, natural_alignment(size), MMU_WRITE);
     const u8 *mem = x->native->ctx.mem;
+    if (size == 10)
+        interp_probe_store(x, in->seg, off, 8);
     if (attr & (ISA_ATTR_X87 | ISA_ATTR_MMX | ISA_ATTR_FPEXC))
         interp_probe_store(x, in->seg, off, size);
     run(x, in, op, true);

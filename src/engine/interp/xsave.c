@@ -170,6 +170,7 @@ void op_fxrstor(struct interp *x, const struct insn *in)
     u32 mxcsr;
     check_fx(x);
     check_fx_alignment(x, in);
+    interp_load_buf(x, in->seg, interp_ea(x, in) + 511, b, 1);
     interp_load_buf(x, in->seg, interp_ea(x, in), b, 512);
     memcpy(&mxcsr, b + XS_MXCSR, 4);
     if (c->cr4 & X86_CR4_OSFXSR) {
@@ -346,9 +347,10 @@ void op_xrstor(struct interp *x, const struct insn *in)
     check_xsave(x, supervisor);
     simd_require_alignment(x, in, 64);
     u64 rfbm = requested(c, supervisor);
-    probe_area(x, in, rfbm, MMU_READ);
+    interp_load_buf(x, in->seg, ea, b, 1); // where AMD processors begin
     interp_load_buf(x, in->seg, ea + XS_HEADER, h, sizeof h);
     check_header(x, h, supervisor);
+    probe_area(x, in, rfbm, MMU_READ);
     bool compact = h[1] & XCOMP_COMPACT;
     u64 load = rfbm & h[0];
     if (load & (X86_XCR0_X87 | X86_XCR0_SSE) || (!compact && rfbm & X86_XCR0_AVX) || rfbm & X86_XCR0_SSE)
