@@ -1,7 +1,8 @@
 // PUSH, POP and their relatives, and the instructions that move or change the privileged flags: PUSHF, POPF, CLI, STI.
 //
 // RSP may move before an access that can fault: the run loop puts it back. Whatever else an instruction changes waits until
-// nothing can fault any more, but for ENTER, whose partial frames are seen in memory on processors too.
+// nothing can fault any more, but for what shows on processors too when a fault comes half-way: words that PUSHA and ENTER have
+// pushed, registers that POPA has popped.
 #include "engine/interp/operand.h"
 
 static u64 stack_mask(const struct interp *x)
@@ -35,20 +36,17 @@ void op_pusha(struct interp *x, const struct insn *in)
 {
     struct cpu *c = x->c;
     u64 old = c->gpr[X86_RSP];
-    for (unsigned i = 1; i <= 8; i++)
-        interp_probe_store(x, X86_SS, (old - i * in->opsize) & stack_mask(x), in->opsize);
     for (unsigned r = X86_RAX; r <= X86_RDI; r++)
         interp_push(x, in->opsize, r == X86_RSP ? old : c->gpr[r]);
 }
 
+// A fault on the way leaves the registers popped so far changed, as on AMD processors; RSP goes back.
 void op_popa(struct interp *x, const struct insn *in)
 {
-    u64 v[8];
-    for (unsigned r = 8; r-- > 0;)
-        v[r] = interp_pop(x, in->opsize);
-    for (unsigned r = X86_RAX; r <= X86_RDI; r++) {
+    for (unsigned r = 8; r-- > 0;) {
+        u64 v = interp_pop(x, in->opsize);
         if (r != X86_RSP)
-            gpr_set(x->c, r, in->opsize, v[r]);
+            gpr_set(x->c, r, in->opsize, v);
     }
 }
 
