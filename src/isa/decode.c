@@ -423,28 +423,33 @@ static enum isa_status failure(struct dec *d, size_t avail, size_t used, enum is
     return status;
 }
 
+// Go past the three payload bytes of EVEX or the two of XOP, whose opcodes have no forms here, and past their opcode.
+// Returns the row of tree_roots that has the shape of the opcode map, and the bytes of immediate beyond that.
+static unsigned open_unknown(struct dec *d, unsigned lead, unsigned *extra)
+{
+    bool evex = d->in->opcode == 0x62;
+    unsigned map = evex ? lead & 7 : lead & 0x1f;
+    d->p += evex ? 3 : 2;
+    d->in->opcode = *d->p++;
+    *extra = !evex && map == 10 ? 4 : 0;
+    return evex && map >= 1 && map <= 3 ? 3 + map : SPACE_OTHER;
+}
+
 // What follows an opcode that has no form: processors know the shape of nearly all of them, and fetch that much before
-// they raise #UD. Observed on AMD family 19h. EVEX and XOP count as long opcodes here.
+// they raise #UD. Observed on AMD family 19h.
 static void skip_unknown(struct dec *d, unsigned os)
 {
-    unsigned space = d->space, opcode = d->in->opcode, lead = *d->p;
-    bool modrm = true, escape = space == 0 && (d->mode64 || lead >= 0xc0);
-    unsigned tail = IMM_NONE;
-    if (escape && (opcode == 0x62 || (opcode == 0x8f && lead & 0x18))) {
-        bool evex = opcode == 0x62;
-        space = evex ? 3 + (lead & 7) : lead & 0x1f;
-        d->p += evex ? 3 : 2;
-        opcode = *d->p++;
-        if (!evex) {
-            tail = space == 10 ? IMM_Z : IMM_NONE;
-            space = SPACE_OTHER;
-        }
+    unsigned space = d->space, lead = *d->p, opcode = d->in->opcode, extra = 0, tail = IMM_NONE;
+    bool modrm = true;
+    if (space == ISA_MAP_1 && ((opcode == 0x62 && (d->mode64 || lead >= 0xc0)) || (opcode == 0x8f && lead & 0x18))) {
+        space = open_unknown(d, lead, &extra);
+        opcode = d->in->opcode;
     }
     if (space == 4 && !tree_roots[4][opcode])
         space = ISA_MAP_0F;
-    if (space == 3 || space == 6 || (space == ISA_MAP_0F && opcode == 0x0f)) { // 0F 0F: 3DNow!
+    if (space == ISA_MAP_0F3A || space == 6 || (space == ISA_MAP_0F && opcode == 0x0f)) { // 0F 0F: 3DNow!
         tail = IMM_U8;
-    } else if (space == 0 || space == ISA_MAP_0F || space == 4) {
+    } else if (space == ISA_MAP_1 || space == ISA_MAP_0F || space == 4) {
         modrm = tree_roots[space][opcode] & ENTRY_MODRM;
         tail = tree_tails[space][opcode];
     }
@@ -454,6 +459,7 @@ static void skip_unknown(struct dec *d, unsigned os)
             memory(d, byte);
     }
     immediate(d, tail, os);
+    d->p += extra;
 }
 
 static enum isa_status unknown(struct dec *d, size_t avail, unsigned mode)

@@ -110,28 +110,73 @@ static void differ(const struct pair *p, enum aspect aspect, const char *detail)
 
 // --- operations ----------------------------------------------------------------------------------------------------------
 
-static const char *const conditions[16] = {"o", "no",  "b", "nb", "z", "nz", "be",  "nbe",
+static const char *const conditions[16] = {"o", "no", "b", "nb", "z", "nz", "be", "nbe",
                                            "s", "ns", "p", "np", "l", "nl", "le", "nle"};
 
 // Zydis mnemonics that one of our operations covers; for everything else the names are the same.
 static const struct {
     const char *ours, *theirs;
 } aliases[] = {
-    {"MOVS", "movsb"},       {"MOVS", "movsw"},       {"MOVS", "movsd"},      {"MOVS", "movsq"},
-    {"CMPS", "cmpsb"},       {"CMPS", "cmpsw"},       {"CMPS", "cmpsd"},      {"CMPS", "cmpsq"},
-    {"STOS", "stosb"},       {"STOS", "stosw"},       {"STOS", "stosd"},      {"STOS", "stosq"},
-    {"LODS", "lodsb"},       {"LODS", "lodsw"},       {"LODS", "lodsd"},      {"LODS", "lodsq"},
-    {"SCAS", "scasb"},       {"SCAS", "scasw"},       {"SCAS", "scasd"},      {"SCAS", "scasq"},
-    {"INS", "insb"},         {"INS", "insw"},         {"INS", "insd"},        {"OUTS", "outsb"},
-    {"OUTS", "outsw"},       {"OUTS", "outsd"},       {"CBW", "cwde"},        {"CBW", "cdqe"},
-    {"CWD", "cdq"},          {"CWD", "cqo"},          {"JCXZ", "jecxz"},      {"JCXZ", "jrcxz"},
-    {"PUSHA", "pushad"},     {"POPA", "popad"},       {"PUSHF", "pushfd"},    {"PUSHF", "pushfq"},
-    {"POPF", "popfd"},       {"POPF", "popfq"},       {"IRET", "iretd"},      {"IRET", "iretq"},
-    {"MOV_CR", "mov"},       {"MOV_DR", "mov"},       {"JMP_FAR", "jmp"},     {"CALL_FAR", "call"},
-    {"RET_FAR", "ret"},      {"XLAT", "xlatb"},       {"FXSAVE", "fxsave64"}, {"FXRSTOR", "fxrstor64"},
-    {"XSAVE", "xsave64"},    {"XRSTOR", "xrstor64"},  {"XSAVEC", "xsavec64"}, {"XSAVES", "xsaves64"},
-    {"XRSTORS", "xrstors64"}, {"XSAVEOPT", "xsaveopt64"}, {"SYSEXIT", "sysexit"}, {"FNOP", "fnop"},
-    {"FENI", "feni8087_nop"}, {"FDISI", "fdisi8087_nop"}, {"FSETPM", "fsetpm287_nop"}, {"FXCH", "fxch"},
+    {"MOVS", "movsb"},
+    {"MOVS", "movsw"},
+    {"MOVS", "movsd"},
+    {"MOVS", "movsq"},
+    {"CMPS", "cmpsb"},
+    {"CMPS", "cmpsw"},
+    {"CMPS", "cmpsd"},
+    {"CMPS", "cmpsq"},
+    {"STOS", "stosb"},
+    {"STOS", "stosw"},
+    {"STOS", "stosd"},
+    {"STOS", "stosq"},
+    {"LODS", "lodsb"},
+    {"LODS", "lodsw"},
+    {"LODS", "lodsd"},
+    {"LODS", "lodsq"},
+    {"SCAS", "scasb"},
+    {"SCAS", "scasw"},
+    {"SCAS", "scasd"},
+    {"SCAS", "scasq"},
+    {"INS", "insb"},
+    {"INS", "insw"},
+    {"INS", "insd"},
+    {"OUTS", "outsb"},
+    {"OUTS", "outsw"},
+    {"OUTS", "outsd"},
+    {"CBW", "cwde"},
+    {"CBW", "cdqe"},
+    {"CWD", "cdq"},
+    {"CWD", "cqo"},
+    {"JCXZ", "jecxz"},
+    {"JCXZ", "jrcxz"},
+    {"PUSHA", "pushad"},
+    {"POPA", "popad"},
+    {"PUSHF", "pushfd"},
+    {"PUSHF", "pushfq"},
+    {"POPF", "popfd"},
+    {"POPF", "popfq"},
+    {"IRET", "iretd"},
+    {"IRET", "iretq"},
+    {"MOV_CR", "mov"},
+    {"MOV_DR", "mov"},
+    {"JMP_FAR", "jmp"},
+    {"CALL_FAR", "call"},
+    {"RET_FAR", "ret"},
+    {"XLAT", "xlatb"},
+    {"FXSAVE", "fxsave64"},
+    {"FXRSTOR", "fxrstor64"},
+    {"XSAVE", "xsave64"},
+    {"XRSTOR", "xrstor64"},
+    {"XSAVEC", "xsavec64"},
+    {"XSAVES", "xsaves64"},
+    {"XRSTORS", "xrstors64"},
+    {"XSAVEOPT", "xsaveopt64"},
+    {"SYSEXIT", "sysexit"},
+    {"FNOP", "fnop"},
+    {"FENI", "feni8087_nop"},
+    {"FDISI", "fdisi8087_nop"},
+    {"FSETPM", "fsetpm287_nop"},
+    {"FXCH", "fxch"},
     {"CMOVCC", "fcmov"},
 };
 
@@ -143,7 +188,10 @@ static bool same_name(const struct pair *p)
     bool far = p->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
     if (p->in.op == ISA_OP_JCC || p->in.op == ISA_OP_SETCC || p->in.op == ISA_OP_CMOVCC) {
         snprintf(expect, sizeof expect, "%s%s",
-                 p->in.op == ISA_OP_JCC ? "j" : p->in.op == ISA_OP_SETCC ? "set" : "cmov", conditions[cc]);
+                 p->in.op == ISA_OP_JCC     ? "j"
+                 : p->in.op == ISA_OP_SETCC ? "set"
+                                            : "cmov",
+                 conditions[cc]);
         return !strcmp(theirs, expect);
     }
     if (far != (p->in.op == ISA_OP_JMP_FAR || p->in.op == ISA_OP_CALL_FAR || p->in.op == ISA_OP_RET_FAR) &&
@@ -292,15 +340,16 @@ static void compare_flags(const struct pair *p)
     static const ZydisAccessedFlags none;
     const ZydisAccessedFlags *z = p->z.cpu_flags ? p->z.cpu_flags : &none;
     u32 zw = (z->modified | z->set_0 | z->set_1) & X86_FL_STATUS, zu = z->undefined & X86_FL_STATUS;
-    u32 zr = z->tested & X86_FL_STATUS, fr = isa_flags_read(&p->in) & X86_FL_STATUS, changed = f->flags_written | f->flags_undef;
+    u32 zr = z->tested & X86_FL_STATUS, fr = isa_flags_read(&p->in) & X86_FL_STATUS,
+        changed = f->flags_written | f->flags_undef;
     char text[100];
     // A flag that a form may leave alone is read and written here, but only written for Zydis.
     u32 conditional = fr & changed;
-    if (((changed ^ (zw | zu)) & X86_FL_STATUS) == 0 && ((fr ^ zr) & ~conditional) == 0 &&
-        (zr & ~fr) == 0 && ((f->flags_undef ^ zu) & X86_FL_STATUS & ~conditional) == 0)
+    if (((changed ^ (zw | zu)) & X86_FL_STATUS) == 0 && ((fr ^ zr) & ~conditional) == 0 && (zr & ~fr) == 0 &&
+        ((f->flags_undef ^ zu) & X86_FL_STATUS & ~conditional) == 0)
         return;
-    snprintf(text, sizeof text, "r %x w %x u %x, Zydis r %x w %x u %x", fr,
-             f->flags_written & X86_FL_STATUS, f->flags_undef & X86_FL_STATUS, zr, zw, zu);
+    snprintf(text, sizeof text, "r %x w %x u %x, Zydis r %x w %x u %x", fr, f->flags_written & X86_FL_STATUS,
+             f->flags_undef & X86_FL_STATUS, zr, zw, zu);
     differ(p, ASPECT_FLAGS, text);
 }
 
@@ -312,7 +361,8 @@ static void compare_sizes(const struct pair *p)
         snprintf(text, sizeof text, "address %d, Zydis %d", p->in.adsize * 8, p->z.address_width);
         differ(p, ASPECT_SIZES, text);
     }
-    if (f->attr & (ISA_ATTR_X87 | ISA_ATTR_MMX | ISA_ATTR_SSE | ISA_ATTR_AVX) || p->z.operand_width == 8 || f->nopnd == 0)
+    if (f->attr & (ISA_ATTR_X87 | ISA_ATTR_MMX | ISA_ATTR_SSE | ISA_ATTR_AVX) || p->z.operand_width == 8 ||
+        f->nopnd == 0)
         return;
     if (p->z.operand_width != p->in.opsize * 8u) {
         snprintf(text, sizeof text, "operand %d, Zydis %d", p->in.opsize * 8, p->z.operand_width);
@@ -383,7 +433,8 @@ static void compare(const u8 *bytes, size_t avail, enum isa_mode mode, u32 optio
     p.mode = mode;
     p.options = options;
     p.status = isa_decode(bytes, avail, mode, options, &p.in);
-    p.zstatus = ZydisDecoderDecodeFull(&decoders[mode][options & ISA_OPT_AMD], bytes, avail < 15 ? avail : 15, &p.z, p.zop);
+    p.zstatus =
+        ZydisDecoderDecodeFull(&decoders[mode][options & ISA_OPT_AMD], bytes, avail < 15 ? avail : 15, &p.z, p.zop);
     // With 15 bytes given, Zydis calls an overlong instruction truncated.
     if (p.zstatus == ZYDIS_STATUS_NO_MORE_DATA && avail >= 15)
         p.zstatus = ZYDIS_STATUS_INSTRUCTION_TOO_LONG;
@@ -430,7 +481,8 @@ static unsigned stride = 1, phase; // sample one encoding in `stride`
 
 static void emit(u8 *b, size_t n, enum isa_mode mode)
 {
-    static const u8 tail[BUF] = {0x81, 0x12, 0xf3, 0x44, 0x95, 0x26, 0xb7, 0x08, 0x99, 0x2a, 0x7b, 0xcc, 0x1d, 0xee, 0x0f};
+    static const u8 tail[BUF] = {0x81, 0x12, 0xf3, 0x44, 0x95, 0x26, 0xb7, 0x08,
+                                 0x99, 0x2a, 0x7b, 0xcc, 0x1d, 0xee, 0x0f};
     if (stride > 1 && ++phase % stride)
         return;
     memcpy(b + n, tail, BUF - n);
@@ -459,12 +511,16 @@ static void systematic_legacy(enum isa_mode mode)
         u8 n, bytes[3];
         bool only64;
     } prefixes[] = {
-        {0, {0}, 0},          {1, {0x66}, 0},          {1, {0xf3}, 0},          {1, {0xf2}, 0},       {1, {0x67}, 0},
-        {1, {0xf0}, 0},       {1, {0x64}, 0},          {1, {0x2e}, 0},          {2, {0x66, 0xf3}, 0}, {2, {0xf2, 0x66}, 0},
-        {2, {0x66, 0x67}, 0}, {2, {0xf3, 0xf2}, 0},    {2, {0x66, 0xf0}, 0},    {2, {0xf2, 0xf0}, 0}, {1, {0x48}, 1},
-        {1, {0x41}, 1},       {1, {0x42}, 1},          {1, {0x44}, 1},          {1, {0x40}, 1},       {1, {0x4f}, 1},
-        {2, {0x66, 0x48}, 1}, {2, {0xf3, 0x48}, 1},    {2, {0xf2, 0x48}, 1},    {2, {0xf0, 0x48}, 1}, {2, {0x48, 0x66}, 1},
-        {2, {0x67, 0x45}, 1}, {3, {0x66, 0xf2, 0x4d}, 1}, {2, {0xf3, 0x41}, 1},
+        {0, {0}, 0},          {1, {0x66}, 0},       {1, {0xf3}, 0},
+        {1, {0xf2}, 0},       {1, {0x67}, 0},       {1, {0xf0}, 0},
+        {1, {0x64}, 0},       {1, {0x2e}, 0},       {2, {0x66, 0xf3}, 0},
+        {2, {0xf2, 0x66}, 0}, {2, {0x66, 0x67}, 0}, {2, {0xf3, 0xf2}, 0},
+        {2, {0x66, 0xf0}, 0}, {2, {0xf2, 0xf0}, 0}, {1, {0x48}, 1},
+        {1, {0x41}, 1},       {1, {0x42}, 1},       {1, {0x44}, 1},
+        {1, {0x40}, 1},       {1, {0x4f}, 1},       {2, {0x66, 0x48}, 1},
+        {2, {0xf3, 0x48}, 1}, {2, {0xf2, 0x48}, 1}, {2, {0xf0, 0x48}, 1},
+        {2, {0x48, 0x66}, 1}, {2, {0x67, 0x45}, 1}, {3, {0x66, 0xf2, 0x4d}, 1},
+        {2, {0xf3, 0x41}, 1},
     };
     static const struct {
         u8 n, bytes[2];
@@ -534,9 +590,15 @@ static void random_case(void)
         b[n++] = 0x40 | (r >> 17 & 15);
     switch (r >> 21 & 7) {
     case 0: b[n] = 0x0f; break;
-    case 1: b[n] = 0x0f; b[n + 1] = r >> 24 & 1 ? 0x38 : 0x3a; break;
+    case 1:
+        b[n] = 0x0f;
+        b[n + 1] = r >> 24 & 1 ? 0x38 : 0x3a;
+        break;
     case 2: b[n] = 0xc5; break;
-    case 3: b[n] = 0xc4; b[n + 1] = (b[n + 1] & 0xe0) | (1 + (r >> 25 & 0xff) % 3); break;
+    case 3:
+        b[n] = 0xc4;
+        b[n + 1] = (b[n + 1] & 0xe0) | (1 + (r >> 25 & 0xff) % 3);
+        break;
     default: break;
     }
     size_t avail = (r >> 33 & 7) == 0 ? (r >> 36) % 15 + 1 : BUF;
@@ -575,7 +637,8 @@ static void report(void)
         if (!keys[i].justified || verbose)
             printf("%s %8" PRIu64 "  %s  [%s]\n", keys[i].justified ? "known" : "DIFF ", keys[i].count, keys[i].text,
                    keys[i].example);
-    printf("zydis_diff: %" PRIu64 " encodings, %" PRIu64 " valid, %" PRIu64 " differences, %" PRIu64 " known exceptions\n",
+    printf("zydis_diff: %" PRIu64 " encodings, %" PRIu64 " valid, %" PRIu64 " differences, %" PRIu64
+           " known exceptions\n",
            total, valid_total, differences, excepted);
 }
 

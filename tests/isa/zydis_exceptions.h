@@ -94,8 +94,7 @@ static bool mask_to_gpr(const struct pair *p)
 
 static bool svm_registers(const struct pair *p)
 {
-    return OP_IN(p, ISA_OP_VMRUN, ISA_OP_VMLOAD, ISA_OP_VMSAVE, ISA_OP_SKINIT, ISA_OP_INVLPGA,
-                 ISA_OP_CLZERO);
+    return OP_IN(p, ISA_OP_VMRUN, ISA_OP_VMLOAD, ISA_OP_VMSAVE, ISA_OP_SKINIT, ISA_OP_INVLPGA, ISA_OP_CLZERO);
 }
 
 static bool sbb(const struct pair *p)
@@ -171,7 +170,8 @@ static const struct exception exceptions[] = {
     {ASPECT_NAME, x87_alias, "D9 D8+i is FSTP here, FSTPNCE for Zydis"},
     {ASPECT_VALIDITY, cr8_by_lock, "LOCK MOV CR0 is MOV CR8 on AMD; Zydis does not know it"},
     {ASPECT_VALIDITY, amd_pinsr_w1, "VPINSRD and VPEXTRD with W1 outside 64-bit mode are #UD on the processor"},
-    {ASPECT_OPERAND, sib_without_base, "SIB without base under 67 and REX.B: Zydis invents r13d, the processor has no base"},
+    {ASPECT_OPERAND, sib_without_base,
+     "SIB without base under 67 and REX.B: Zydis invents r13d, the processor has no base"},
     {ASPECT_LENGTH, ud_without_modrm, "UD0 and UD1 have no ModRM byte on the processor"},
     {ASPECT_VALIDITY, ud_without_modrm, "UD0 and UD1 have no ModRM byte on the processor"},
     {ASPECT_VALIDITY, padlock_at_end, "0F A6 and 0F A7 have no ModRM byte on the processor"},
@@ -182,7 +182,8 @@ static const struct exception exceptions[] = {
     {ASPECT_ACCESS, address_only, "INVLPG and the prefetches use an address only"},
     {ASPECT_SIZES, far_amd, "far pointers in memory ignore REX.W on AMD"},
     {ASPECT_OPERAND, far_amd, "far pointers in memory ignore REX.W on AMD"},
-    {ASPECT_SIZES, fixed_operand_size, "insn.opsize is what the prefixes say even where the form does not depend on it"},
+    {ASPECT_SIZES, fixed_operand_size,
+     "insn.opsize is what the prefixes say even where the form does not depend on it"},
     {ASPECT_SIZES, hint_nop, "hint no-operations: Zydis lets a mandatory prefix change the operand size"},
     {ASPECT_OPERAND, hint_nop, "hint no-operations: Zydis shows other operands for some"},
     {ASPECT_ACCESS, hint_nop, "hint no-operations access nothing"},
