@@ -697,6 +697,32 @@ static bool uses_kind(const struct row *r, const char *kind)
     return false;
 }
 
+static bool sized_by_mode(const struct row *r)
+{
+    for (int i = 0; i < r->nopnd; i++)
+        if (!strcmp(patterns[r->pattern[i]].by, "MODE"))
+            return true;
+    return false;
+}
+
+// Sizes by vector length are those of 128 bits in the ordinary columns, and have the ones of 256 apart.
+static void print_pattern(const struct pattern *p)
+{
+    bool by_vl = !strcmp(p->by, "VL");
+    const int *r = p->size_reg, *m = p->size_mem;
+    bool ymm = !by_vl && r[0] == 32 && !strcmp(p->kind_reg, "XMM");
+    bool byte_reg = !strcmp(p->kind_reg, "GPR") && r[0] == 1;
+    bool byte_mem = !strcmp(p->kind_mem, "GPR") && m[0] == 1;
+    printf("    {{ISA_OPND_%s, ISA_OPND_%s}, {%d, %d}, SRC_%s, %d, %d, BY_%s, ", ymm ? "YMM" : p->kind_reg,
+           ymm && !strcmp(p->kind_mem, "XMM") ? "YMM" : p->kind_mem, byte_reg ? 4 : 0, byte_mem ? 4 : 0, p->source,
+           p->mask, p->base, p->by);
+    if (by_vl)
+        printf("{{%d, %d, %d}, {%d, %d, %d}}, {%d, %d}}, // %s\n", r[0], r[0], r[0], m[0], m[0], m[0], r[1], m[1],
+               p->word);
+    else
+        printf("{{%d, %d, %d}, {%d, %d, %d}}, {0, 0}}, // %s\n", r[0], r[1], r[2], m[0], m[1], m[2], p->word);
+}
+
 static void print_decoder_forms(void)
 {
     printf("static const struct form_code form_codes[ISA_FORM_COUNT] = {\n    {0},\n");
@@ -714,16 +740,14 @@ static void print_decoder_forms(void)
             printf(" | FC_VVVV");
         if (uses_kind(r, "SEG") || uses_kind(r, "CR") || uses_kind(r, "DR"))
             printf(" | FC_REGCHECK");
+        if (sized_by_mode(r))
+            printf(" | FC_MODESIZE");
         printf(", IMM_%s, %d, {%d, %d, %d, %d}},\n", r->imm ? r->imm : "NONE", r->nopnd, r->pattern[0], r->pattern[1],
                r->pattern[2], r->pattern[3]);
     }
     printf("};\n\nstatic const struct operand_code operand_codes[] = {\n");
-    for (int i = 0; i < pattern_count; i++) {
-        struct pattern *p = &patterns[i];
-        printf("    {{ISA_OPND_%s, ISA_OPND_%s}, SRC_%s, %d, %d, BY_%s, {{%d, %d, %d}, {%d, %d, %d}}}, // %s\n",
-               p->kind_reg, p->kind_mem, p->source, p->mask, p->base, p->by, p->size_reg[0], p->size_reg[1],
-               p->size_reg[2], p->size_mem[0], p->size_mem[1], p->size_mem[2], p->word);
-    }
+    for (int i = 0; i < pattern_count; i++)
+        print_pattern(&patterns[i]);
     printf("};\n\n");
 }
 

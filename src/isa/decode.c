@@ -24,10 +24,10 @@ enum {
     IMM_NONE,
     IMM_U8,
     IMM_S8,
-    IMM_U16,
     IMM_Z,
     IMM_V,
     IMM_ONE,
+    IMM_U16,
     IMM_FAR,
     IMM_MOFFS,
     IMM_U16_U8,
@@ -47,15 +47,18 @@ enum {
     FC_FARMEM = 0x080,   // far pointer in memory
     FC_SEGLOAD = 0x100,  // segment register destination
     FC_REGCHECK = 0x200, // has a segment, control or debug register operand
-    FC_SPECIAL = FC_GATHER | FC_REGCHECK,
+    FC_MODESIZE = 0x400, // some operand's size goes by mode
+    FC_SPECIAL = FC_GATHER | FC_REGCHECK | FC_MODESIZE,
 };
 
 struct operand_code {
     u8 kind[2]; // register, memory
+    u8 high[2]; // 4 where register numbers 4-7 mean AH CH DH BH without REX
     u8 source;  // SRC_*
     u8 mask, base;
-    u8 by; // BY_*
-    u16 size[2][3];
+    u8 by;           // BY_*
+    u16 size[2][3];  // by operand size; by mode for BY_MODE
+    u16 size_256[2]; // BY_VL, with a vector length of 256 bits
 };
 
 struct form_code {
@@ -98,6 +101,9 @@ static const u8 byte_roles[2][256] = {
      [0x3e] = ROLE_IGNORED_SEG, [0x40 ... 0x4f] = ROLE_REX},
 };
 
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define COLD __attribute__((noinline))
+
 #define NO_SEG 0xff
 #define SPACE_OTHER 7 // an opcode map of which nothing is known: all opcodes have ModRM and no immediate
 
@@ -109,26 +115,27 @@ struct dec {
     bool mode64;
     u8 prefix, rex, seg, sib;
     u8 vvvv, vl; // vl: 0 legacy, 1 128 bits, 2 256 bits
+    u8 pp;       // column of the mandatory prefix in VEX: NP 66 F3 F2
     u8 space;    // row of tree_roots
     u16 flags;   // FC_* of the form
     bool invalid;
 };
 
-static inline u32 load32(const u8 *p)
+static ALWAYS_INLINE u32 load32(const u8 *p)
 {
     u32 v;
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
 
-static inline u64 load64(const u8 *p)
+static ALWAYS_INLINE u64 load64(const u8 *p)
 {
     u64 v;
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
 
-static const u8 *fill_window(u8 *window, const u8 *bytes, size_t avail)
+static COLD const u8 *fill_window(u8 *window, const u8 *bytes, size_t avail)
 {
     __builtin_memset(window, 0, WINDOW);
     if (avail >= 16) {
@@ -147,7 +154,7 @@ static const u8 *fill_window(u8 *window, const u8 *bytes, size_t avail)
 // --- prefixes and opcode -------------------------------------------------------------------------------------------------
 
 // Prefixes in general; stops at the opcode or the escape and returns its role, or ROLE_PREFIX after 15 of them.
-static unsigned scan_prefixes(struct dec *d)
+static COLD unsigned scan_prefixes(struct dec *d)
 {
     for (; d->p - d->start < ISA_MAX_LEN; d->p++) {
         unsigned role = byte_roles[d->mode64][*d->p];
@@ -168,16 +175,7 @@ static unsigned scan_prefixes(struct dec *d)
     return ROLE_PREFIX;
 }
 
-static void vex_fields(struct dec *d, unsigned last)
-{
-    d->vvvv = ~(last >> 3) & 15;
-    d->vl = last & 4 ? 2 : 1;
-    if (!d->mode64)
-        d->rex &= ISA_REX_W;
-}
-
-// Mandatory-prefix column (NP 66 F3 F2) of VEX.pp as it stands in the byte.
-static unsigned open_vex(struct dec *d, unsigned role)
+static COLD void open_vex(struct dec *d, unsigned role)
 {
     struct insn *in = d->in;
     unsigned last;
@@ -202,11 +200,14 @@ static unsigned open_vex(struct dec *d, unsigned role)
         }
     }
     in->map = (d->space - 3) & 3;
-    vex_fields(d, last);
-    return last & 3;
+    d->pp = last & 3;
+    d->vvvv = ~(last >> 3) & 15;
+    d->vl = last & 4 ? 2 : 1;
+    if (!d->mode64)
+        d->rex &= ISA_REX_W;
 }
 
-static inline unsigned legacy_column(unsigned prefix)
+static ALWAYS_INLINE unsigned legacy_column(unsigned prefix)
 {
     if (prefix & ISA_PFX_REP)
         return 2;
@@ -230,7 +231,7 @@ static unsigned find_form(const struct dec *d, unsigned entry, unsigned modrm, u
 
 // --- memory operand ------------------------------------------------------------------------------------------------------
 
-static inline i64 extend(u64 raw, unsigned size, bool is_signed)
+static ALWAYS_INLINE i64 extend(u64 raw, unsigned size, bool is_signed)
 {
     unsigned shift = 64 - 8 * size;
     if (!size)
@@ -238,7 +239,7 @@ static inline i64 extend(u64 raw, unsigned size, bool is_signed)
     return is_signed ? (i64)(raw << shift) >> shift : (i64)(raw << shift >> shift);
 }
 
-static void memory16(struct dec *d, unsigned modrm)
+static COLD void memory16(struct dec *d, unsigned modrm)
 {
     static const u8 base[8] = {X86_RBX, X86_RBX, X86_RBP, X86_RBP, X86_RSI, X86_RDI, X86_RBP, X86_RBX};
     static const u8 index[8] = {X86_RSI,      X86_RDI,      X86_RSI,      X86_RDI,
@@ -259,7 +260,7 @@ static void memory16(struct dec *d, unsigned modrm)
 }
 
 // ModRM memory operand with 32- or 64-bit addressing. SDM 2A 2.1.5, 2.2.1.
-static inline void memory32(struct dec *d, unsigned modrm)
+static ALWAYS_INLINE void memory32(struct dec *d, unsigned modrm)
 {
     static const u8 disp_sizes[4] = {0, 1, 4, 0};
     struct insn *in = d->in;
@@ -288,26 +289,33 @@ static inline void memory32(struct dec *d, unsigned modrm)
         in->seg = X86_SS;
 }
 
-static inline void memory(struct dec *d, unsigned modrm)
+static ALWAYS_INLINE void memory(struct dec *d, unsigned modrm)
 {
-    if (UNLIKELY(d->in->adsize == 2))
-        memory16(d, modrm);
-    else
+    if (UNLIKELY(d->in->adsize == 2)) {
+        struct dec copy = *d;
+        memory16(&copy, modrm);
+        d->p = copy.p;
+    } else
         memory32(d, modrm);
 }
 
 // --- immediates ----------------------------------------------------------------------------------------------------------
 
+// Bytes by operand size, and what is kept of the sign-extended value.
 static const u8 imm_sizes[IMM_SPECIAL][3] = {
-    [IMM_U8] = {1, 1, 1}, [IMM_S8] = {1, 1, 1}, [IMM_U16] = {2, 2, 2}, [IMM_Z] = {2, 4, 4}, [IMM_V] = {2, 4, 8},
-};
+    [IMM_U8] = {1, 1, 1}, [IMM_S8] = {1, 1, 1}, [IMM_Z] = {2, 4, 4}, [IMM_V] = {2, 4, 8}};
+static const u64 imm_masks[IMM_SPECIAL] = {[IMM_U8] = 0xff, [IMM_S8] = ~0ull, [IMM_Z] = ~0ull, [IMM_V] = ~0ull};
 
-static void special_immediate(struct dec *d, unsigned kind, unsigned os)
+static COLD void special_immediate(struct dec *d, unsigned kind, unsigned os)
 {
     struct insn *in = d->in;
     unsigned size;
     switch (kind) {
     case IMM_ONE: in->imm = 1; break;
+    case IMM_U16:
+        in->imm = load32(d->p) & 0xffff;
+        d->p += 2;
+        break;
     case IMM_FAR:
         size = os ? 4 : 2;
         in->imm = extend(load32(d->p), size, false);
@@ -333,37 +341,42 @@ static void special_immediate(struct dec *d, unsigned kind, unsigned os)
     }
 }
 
-static inline void immediate(struct dec *d, unsigned kind, unsigned os)
+static ALWAYS_INLINE void immediate(struct dec *d, unsigned kind, unsigned os)
 {
     struct insn *in = d->in;
     if (UNLIKELY(kind >= IMM_SPECIAL)) {
-        special_immediate(d, kind, os);
+        struct dec copy = *d;
+        special_immediate(&copy, kind, os);
+        d->p = copy.p;
         return;
     }
     unsigned size = imm_sizes[kind][os];
-    in->imm = extend(load64(d->p), size, kind != IMM_U8 && kind != IMM_U16);
+    unsigned shift = (64 - 8 * size) & 63;
+    in->imm = (i64)((u64)((i64)(load64(d->p) << shift) >> shift) & imm_masks[kind]);
     d->p += size;
 }
 
 // --- operands and validity -----------------------------------------------------------------------------------------------
 
-static inline void operand(struct isa_operand *o, const struct operand_code *c, u64 regs, unsigned mem, u32 size_index,
-                           bool no_rex)
+static ALWAYS_INLINE void operand(struct isa_operand *o, const struct operand_code *c, u64 regs, unsigned mem,
+                                  unsigned os, unsigned no_rex)
 {
-    unsigned kind = c->kind[mem], reg = ((regs >> c->source) & c->mask) + c->base;
-    unsigned size = c->size[mem][size_index >> 8 * c->by & 3];
-    unsigned high = kind == ISA_OPND_GPR && size == 1 && no_rex && (reg & 4);
-    o->kind = (u8)(kind + high + (kind == ISA_OPND_XMM && size == 32));
-    o->reg = (u8)(reg - 4 * high);
-    o->size = (u16)size;
+    unsigned reg = ((regs >> c->source) & c->mask) + c->base;
+    unsigned high = reg & c->high[mem] & no_rex;
+    o->kind = (u8)(c->kind[mem] + (high >> 2));
+    o->reg = (u8)(reg - high);
+    o->size = c->size[mem][os];
 }
 
 // Registers that do not exist, and what only vector-indexed forms have to obey.
-static bool special_valid(struct dec *d)
+static COLD bool special_valid(struct dec *d)
 {
     struct insn *in = d->in;
     for (unsigned i = 0; i < in->nopnd; i++) {
         struct isa_operand *o = &in->opnd[i];
+        const struct operand_code *c = &operand_codes[form_codes[in->form].opnd[i]];
+        if (c->by == BY_MODE)
+            o->size = c->size[o->kind == ISA_OPND_MEM][in->mode];
         if (o->kind == ISA_OPND_SEG && (o->reg > X86_GS || (d->flags & FC_SEGLOAD && i == 0 && o->reg == X86_CS)))
             return false;
         if (o->kind == ISA_OPND_DR && o->reg > 7)
@@ -381,7 +394,7 @@ static bool special_valid(struct dec *d)
     return in->opnd[0].reg != in->index && in->index != in->vvvv && in->opnd[0].reg != in->vvvv;
 }
 
-static inline bool valid(struct dec *d)
+static COLD bool valid(struct dec *d)
 {
     struct insn *in = d->in;
     if (UNLIKELY(d->vl && d->vvvv && !(d->flags & FC_VVVV)))
@@ -398,7 +411,7 @@ static inline bool valid(struct dec *d)
 }
 
 // Index 0..2 of the operand size: 16, 32, 64 bits. SDM 1 3.6, APM 3 1.2.2.
-static inline unsigned operand_size(const struct dec *d, unsigned mode)
+static ALWAYS_INLINE unsigned operand_size(const struct dec *d, unsigned mode)
 {
     unsigned size = (mode != ISA_MODE_16) ^ !!(d->prefix & ISA_PFX_OPSIZE);
     if (!d->mode64)
@@ -410,7 +423,7 @@ static inline unsigned operand_size(const struct dec *d, unsigned mode)
     return d->flags & (FC_DF64 | FC_NEAR) && size ? 2 : size;
 }
 
-static enum isa_status failure(struct dec *d, size_t avail, size_t used, enum isa_status status)
+static COLD enum isa_status failure(struct insn *in, size_t avail, size_t used, enum isa_status status)
 {
     if (used > avail && avail < ISA_MAX_LEN) {
         used = avail;
@@ -419,7 +432,7 @@ static enum isa_status failure(struct dec *d, size_t avail, size_t used, enum is
         used = ISA_MAX_LEN;
         status = ISA_TOO_LONG;
     }
-    d->in->len = (u8)used;
+    in->len = (u8)used;
     return status;
 }
 
@@ -462,17 +475,17 @@ static void skip_unknown(struct dec *d, unsigned os)
     d->p += extra;
 }
 
-static enum isa_status unknown(struct dec *d, size_t avail, unsigned mode)
+static COLD enum isa_status unknown(struct dec *d, size_t avail, unsigned mode)
 {
     d->p = d->start + d->in->opcode_off + 1;
     skip_unknown(d, operand_size(d, mode));
-    return failure(d, avail, (size_t)(d->p - d->start), ISA_INVALID);
+    return failure(d->in, avail, (size_t)(d->p - d->start), ISA_INVALID);
 }
 
 // --- the whole -----------------------------------------------------------------------------------------------------------
 
 // Prefixes; returns the role of what follows them.
-static inline unsigned prefixes(struct dec *d)
+static ALWAYS_INLINE unsigned prefixes(struct dec *d)
 {
     // The common start is an opcode, or one REX byte and an opcode; everything else is scanned.
     unsigned is_rex = d->mode64 && (*d->p & 0xf0) == 0x40;
@@ -481,18 +494,25 @@ static inline unsigned prefixes(struct dec *d)
         d->rex = is_rex ? *d->p : 0;
         d->p += is_rex;
     } else {
-        role = scan_prefixes(d);
+        struct dec copy = *d;
+        role = scan_prefixes(&copy);
+        *d = copy;
     }
     d->prefix |= d->rex ? ISA_PFX_REX : 0;
     return role;
 }
 
-// Opcode map; returns the column of the mandatory prefix.
-static inline unsigned opcode_map(struct dec *d, unsigned role)
+// Opcode map.
+static ALWAYS_INLINE void opcode_map(struct dec *d, unsigned role)
 {
     struct insn *in = d->in;
     if (role >= ROLE_VEX2 && (d->mode64 || d->p[1] >= 0xc0)) // else LES or LDS
-        return open_vex(d, role);
+    {
+        struct dec copy = *d;
+        open_vex(&copy, role);
+        *d = copy;
+        return;
+    }
     if (role == ROLE_ESCAPE) {
         d->space = ISA_MAP_0F;
         if (*++d->p == 0x38 || *d->p == 0x3a)
@@ -500,11 +520,10 @@ static inline unsigned opcode_map(struct dec *d, unsigned role)
     }
     in->map = d->space;
     in->enc = ISA_ENC_LEGACY;
-    return legacy_column(d->prefix);
 }
 
 // Opcode, ModRM and the form they select (0: none).
-static inline unsigned opcode_form(struct dec *d, unsigned column)
+static ALWAYS_INLINE unsigned opcode_form(struct dec *d)
 {
     struct insn *in = d->in;
     unsigned opcode = *d->p++, entry = tree_roots[d->space][opcode], modrm = 0;
@@ -518,10 +537,10 @@ static inline unsigned opcode_form(struct dec *d, unsigned column)
         entry &= ~(unsigned)ENTRY_MODRM;
     }
     in->modrm = (u8)modrm;
-    return entry & ENTRY_NODE ? find_form(d, entry, modrm, column) : entry;
+    return entry & ENTRY_NODE ? find_form(d, entry, modrm, d->vl ? d->pp : legacy_column(d->prefix)) : entry;
 }
 
-static inline unsigned address(struct dec *d, unsigned mode)
+static ALWAYS_INLINE unsigned address(struct dec *d, unsigned mode)
 {
     struct insn *in = d->in;
     unsigned mem = in->has_modrm && in->modrm < 0xc0 && !(d->flags & FC_MODANY);
@@ -537,43 +556,67 @@ static inline unsigned address(struct dec *d, unsigned mode)
     return mem;
 }
 
-static inline void operands(struct dec *d, const struct form_code *form, unsigned mem, unsigned os, unsigned mode)
+// The rest of a VEX form's operands: those in vvvv and imm8[7:4], which have one bit less outside 64-bit mode, and the sizes
+// of 256-bit vectors.
+static COLD void vex_operands(struct dec *d, const struct form_code *form, unsigned mem)
 {
     struct insn *in = d->in;
-    unsigned high = d->mode64 ? 15 : 7; // VEX.vvvv and imm8[7:4] have one bit less outside 64-bit mode
-    u64 regs = (u64)((in->modrm >> 3 & 7) | (d->rex & ISA_REX_R) << 1) << SRC_REG |
-               (u64)((in->modrm & 7) | (d->rex & ISA_REX_B) << 3) << SRC_RM |
-               (u64)((in->opcode & 7) | (d->rex & ISA_REX_B) << 3) << SRC_OPR | (u64)(d->vvvv & high) << SRC_VVVV |
-               (u64)((u64)in->imm >> 4 & high) << SRC_IS4;
-    u32 size_index = os << 8 * BY_OS | (u32)(d->vl == 2) << 8 * BY_VL | (u32)mode << 8 * BY_MODE;
-    bool no_rex = !(d->prefix & ISA_PFX_REX);
-    operand(&in->opnd[0], &operand_codes[form->opnd[0]], regs, mem, size_index, no_rex);
-    operand(&in->opnd[1], &operand_codes[form->opnd[1]], regs, mem, size_index, no_rex);
-    in->opnd[2] = in->opnd[3] = (struct isa_operand){0};
-    if (form->nopnd > 2) {
-        operand(&in->opnd[2], &operand_codes[form->opnd[2]], regs, mem, size_index, no_rex);
-        operand(&in->opnd[3], &operand_codes[form->opnd[3]], regs, mem, size_index, no_rex);
+    unsigned bits = d->mode64 ? 15 : 7;
+    in->vvvv = d->vvvv & bits;
+    in->vl = (u8)(d->vl << 4);
+    for (unsigned i = 0; i < in->nopnd; i++) {
+        const struct operand_code *c = &operand_codes[form->opnd[i]];
+        struct isa_operand *o = &in->opnd[i];
+        if (c->source == SRC_VVVV)
+            o->reg = in->vvvv;
+        else if (c->source == SRC_IS4)
+            o->reg = in->imm >> 4 & bits;
+        if (d->vl == 2 && c->by == BY_VL) {
+            o->size = c->size_256[mem];
+            o->kind += o->kind == ISA_OPND_XMM && o->size == 32;
+        }
     }
-    in->nopnd = form->nopnd;
-    in->vvvv = d->vvvv & high;
 }
 
-enum isa_status isa_decode(const u8 *bytes, size_t avail, enum isa_mode mode, u32 options, struct insn *in)
+static ALWAYS_INLINE void operands(struct dec *d, const struct form_code *form, unsigned mem, unsigned os)
 {
-    u8 window[WINDOW];
-    struct dec d = {.in = in, .options = options, .mode64 = mode == ISA_MODE_64, .seg = NO_SEG};
-    d.start = d.p = avail >= SAFE_AVAIL ? bytes : fill_window(window, bytes, avail);
+    struct insn *in = d->in;
+    u64 regs = (u64)((in->modrm >> 3 & 7) | (d->rex & ISA_REX_R) << 1) << SRC_REG |
+               (u64)((in->modrm & 7) | (d->rex & ISA_REX_B) << 3) << SRC_RM |
+               (u64)((in->opcode & 7) | (d->rex & ISA_REX_B) << 3) << SRC_OPR;
+    unsigned no_rex = d->prefix & ISA_PFX_REX ? 0 : 4;
+    operand(&in->opnd[0], &operand_codes[form->opnd[0]], regs, mem, os, no_rex);
+    operand(&in->opnd[1], &operand_codes[form->opnd[1]], regs, mem, os, no_rex);
+    in->opnd[2] = in->opnd[3] = (struct isa_operand){0};
+    if (form->nopnd > 2) {
+        operand(&in->opnd[2], &operand_codes[form->opnd[2]], regs, mem, os, no_rex);
+        operand(&in->opnd[3], &operand_codes[form->opnd[3]], regs, mem, os, no_rex);
+    }
+    in->nopnd = form->nopnd;
+    in->vvvv = in->vl = 0;
+    if (UNLIKELY(d->vl))
+        vex_operands(d, form, mem);
+}
+
+// `mode` is a constant in each of the copies below.
+static ALWAYS_INLINE enum isa_status decode(const u8 *start, size_t avail, enum isa_mode mode, u32 options,
+                                            struct insn *in)
+{
+    struct dec d = {
+        .in = in, .options = options, .mode64 = mode == ISA_MODE_64, .seg = NO_SEG, .start = start, .p = start};
 
     unsigned role = prefixes(&d);
     if (UNLIKELY(role == ROLE_PREFIX))
-        return failure(&d, avail, ISA_MAX_LEN + 1, ISA_TOO_LONG);
-    unsigned column = opcode_map(&d, role);
-    unsigned entry = opcode_form(&d, column);
+        return failure(in, avail, ISA_MAX_LEN + 1, ISA_TOO_LONG);
+    opcode_map(&d, role);
+    unsigned entry = opcode_form(&d);
     const struct form_code *form = &form_codes[entry];
     d.flags = form->flags;
     unsigned mem = address(&d, mode);
-    if (UNLIKELY(!entry || d.invalid))
-        return unknown(&d, avail, mode);
+    if (UNLIKELY(!entry || d.invalid)) {
+        struct dec copy = d;
+        return unknown(&copy, avail, mode);
+    }
 
     unsigned os = operand_size(&d, mode);
     in->imm_off = (u8)(d.p - d.start);
@@ -581,9 +624,9 @@ enum isa_status isa_decode(const u8 *bytes, size_t avail, enum isa_mode mode, u3
     immediate(&d, form->imm, os);
     size_t len = (size_t)(d.p - d.start);
     if (UNLIKELY(len > avail || len > ISA_MAX_LEN))
-        return failure(&d, avail, len, ISA_TOO_LONG);
+        return failure(in, avail, len, ISA_TOO_LONG);
 
-    operands(&d, form, mem, os, mode);
+    operands(&d, form, mem, os);
     in->form = (u16)entry;
     in->op = form->op;
     in->len = (u8)len;
@@ -591,8 +634,20 @@ enum isa_status isa_decode(const u8 *bytes, size_t avail, enum isa_mode mode, u3
     in->opsize = (u8)(2 << os);
     in->prefix = d.prefix;
     in->rex = d.rex & 15;
-    in->vl = (u8)(d.vl << 4);
-    if (UNLIKELY(d.vl | (d.flags & FC_SPECIAL) | (d.prefix & ISA_PFX_LOCK)) && !valid(&d))
-        return ISA_INVALID;
+    if (UNLIKELY(d.vl | (d.flags & FC_SPECIAL) | (d.prefix & ISA_PFX_LOCK))) {
+        struct dec copy = d;
+        return valid(&copy) ? ISA_OK : ISA_INVALID;
+    }
     return ISA_OK;
+}
+
+enum isa_status isa_decode(const u8 *bytes, size_t avail, enum isa_mode mode, u32 options, struct insn *in)
+{
+    u8 window[WINDOW];
+    const u8 *start = avail >= SAFE_AVAIL ? bytes : fill_window(window, bytes, avail);
+    if (mode == ISA_MODE_64)
+        return decode(start, avail, ISA_MODE_64, options, in);
+    if (mode == ISA_MODE_32)
+        return decode(start, avail, ISA_MODE_32, options, in);
+    return decode(start, avail, ISA_MODE_16, options, in);
 }
