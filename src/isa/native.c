@@ -376,13 +376,17 @@ static void emit_outputs(struct emit *e, const struct plan *p)
 
 // Everything that the thunk's code depends on; never 0.
 //   63 in use | 57 64-bit mode | 54..56 operand size / 2 | 52..53 vector length / 16 | 48..51 prefixes 66 F3 F2 REX |
-//   44..47 REX | 40..43 vvvv | 32..39 immediate | 24..31 opcode | 16..23 ModRM | 0..15 form
+//   44..47 REX | 40..43 vvvv | 32..39 immediate | 24..31 opcode or second immediate | 16..23 ModRM | 0..15 form
 static u64 key_of(const struct insn *in)
 {
     unsigned modrm = in->modrm, rex = in->rex;
+    u8 opcode = in->opcode;
     bool mem = false;
-    for (unsigned i = 0; i < in->nopnd; i++)
+    for (unsigned i = 0; i < in->nopnd; i++) {
         mem = mem || in->opnd[i].kind == ISA_OPND_MEM;
+        if (in->opnd[i].kind == ISA_OPND_IMM2) // its forms have one opcode each
+            opcode = (u8)in->imm2;
+    }
     if (mem) {
         modrm &= 0x38;
         rex &= ~(unsigned)(ISA_REX_B | ISA_REX_X);
@@ -390,7 +394,7 @@ static u64 key_of(const struct insn *in)
     unsigned pfx = (in->prefix & ISA_PFX_OPSIZE ? 1 : 0) | (in->prefix & ISA_PFX_REP ? 2 : 0) |
                    (in->prefix & ISA_PFX_REPNE ? 4 : 0) | (in->prefix & ISA_PFX_REX ? 8 : 0);
     return 1ull << 63 | (u64)(in->mode == ISA_MODE_64) << 57 | (u64)(in->opsize >> 1) << 54 | (u64)(in->vl >> 4) << 52 |
-           (u64)pfx << 48 | (u64)rex << 44 | (u64)in->vvvv << 40 | (u64)(u8)in->imm << 32 | (u64)in->opcode << 24 |
+           (u64)pfx << 48 | (u64)rex << 44 | (u64)in->vvvv << 40 | (u64)(u8)in->imm << 32 | (u64)opcode << 24 |
            (u64)modrm << 16 | in->form;
 }
 

@@ -9,9 +9,10 @@
 #include "isa/disasm.h"
 #include "oracle/oracle.h"
 
-static u64 gpr_mask(const struct orc_case *c)
+// Upper halves mean nothing outside 64-bit mode, nor after having been there.
+static u64 gpr_mask(const struct orc_case *c, const struct orc_result *want)
 {
-    return c->mode == ISA_MODE_64 ? ~0ull : 0xffffffffull;
+    return c->mode == ISA_MODE_64 && want->out.sel[X86_CS] == ORC_SEL_USER_CS ? ~0ull : 0xffffffffull;
 }
 
 static bool completed(const struct orc_result *r)
@@ -25,6 +26,9 @@ static u64 undefined_flags(const struct orc_case *c, const struct orc_result *wa
     return c->valid && completed(want) ? isa_forms[c->insn.form].flags_undef : 0;
 }
 
+// Addresses from here on are the kernel's, the last page of the lower half among them.
+#define LINUX_TASK_SIZE 0x7ffffffff000ull
+
 static u64 flags_mask(const struct orc_result *want)
 {
     return (u64)X86_FL_ALL & ~(completed(want) ? (u64)X86_FL_RF : 0);
@@ -32,7 +36,7 @@ static u64 flags_mask(const struct orc_result *want)
 
 static bool upper_half(const struct orc_result *r)
 {
-    return r->vector == X86_EXC_PF && r->cr2 >> 47;
+    return r->vector == X86_EXC_PF && r->cr2 >= LINUX_TASK_SIZE;
 }
 
 static bool exception_differs(const struct orc_result *a, const struct orc_result *b)
@@ -70,10 +74,19 @@ static bool memory_differs(const struct orc_result *a, const struct orc_result *
            memcmp(a->bytes, b->bytes, a->nlines * ORC_LINE);
 }
 
+// Null selectors count as equal: returning from the kernel clears the RPL that an instruction left in one.
+static bool selectors_differ(const struct orc_state *a, const struct orc_state *b)
+{
+    for (unsigned i = 0; i < 6; i++)
+        if (a->sel[i] != b->sel[i] && ((a->sel[i] | b->sel[i]) & ~X86_SEL_RPL))
+            return true;
+    return false;
+}
+
 bool orc_differs(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got)
 {
     const struct orc_state *a = &want->out, *b = &got->out;
-    u64 gm = gpr_mask(c);
+    u64 gm = gpr_mask(c, want);
     if (exception_differs(want, got) || a->rip != b->rip)
         return true;
     for (unsigned i = 0; i < (c->mode == ISA_MODE_64 ? 16u : 8u); i++)
@@ -81,7 +94,7 @@ bool orc_differs(const struct orc_case *c, const struct orc_result *want, const 
             return true;
     if ((a->rflags ^ b->rflags) & flags_mask(want) & ~undefined_flags(c, want))
         return true;
-    if (memcmp(a->sel, b->sel, sizeof a->sel) || a->fs_base != b->fs_base || a->gs_base != b->gs_base)
+    if (selectors_differ(a, b) || a->fs_base != b->fs_base || a->gs_base != b->gs_base)
         return true;
     if (pointers_differ(want, got) || x87_differs(&a->xs, &b->xs) || a->xs.mxcsr != b->xs.mxcsr)
         return true;
@@ -125,7 +138,7 @@ static void show_state(const struct orc_case *c, const struct orc_result *want, 
 {
     const struct orc_state *i = &c->in, *a = &want->out, *b = &got->out;
     for (unsigned n = 0; n < (c->mode == ISA_MODE_64 ? 16u : 8u); n++)
-        show_word(gpr_names[n], i->gpr[n], a->gpr[n] & gpr_mask(c), b->gpr[n] & gpr_mask(c));
+        show_word(gpr_names[n], i->gpr[n], a->gpr[n] & gpr_mask(c, want), b->gpr[n] & gpr_mask(c, want));
     show_word("rip", i->rip, a->rip, b->rip);
     show_word("rflags", i->rflags, a->rflags & flags_mask(want), b->rflags & flags_mask(want));
     for (unsigned n = 0; n < 6; n++)

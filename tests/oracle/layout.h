@@ -2,8 +2,8 @@
 #ifndef POGO_ORACLE_LAYOUT_H
 #define POGO_ORACLE_LAYOUT_H
 
-#define CTX 0x1fff0000    // struct native_ctx, read-write
-#define THUNKS 0x1fff2000 // far-jump targets for 32- and 16-bit code, read-execute
+#define CTX 0x13570000    // struct native_ctx, read-write
+#define THUNKS 0x13572000 // far-jump targets for 32- and 16-bit code, read-execute
 #define THUNK_SIZE 16
 
 // Offsets in struct native_ctx.

@@ -213,7 +213,7 @@ void orc_native_fault(void *ucontext)
     r->out.rflags = (u64)g[REG_EFL];
     r->vector = (u8)g[REG_TRAPNO];
     r->error = (u32)g[REG_ERR];
-    r->cr2 = (u64)g[REG_CR2];
+    r->cr2 = r->vector == X86_EXC_PF ? (u64)g[REG_CR2] : 0;
     memcpy(&r->out.xs, uc->uc_mcontext.fpregs, sizeof r->out.xs);
     memcpy(r->out.sel, ctx->sel, sizeof r->out.sel);
     r->out.sel[X86_CS] = (u16)g[REG_CSGSFS];
@@ -237,7 +237,8 @@ static void normalise(const struct orc_case *c, struct orc_result *r)
 {
     u64 base = c->mode == ISA_MODE_16 ? 0 : ORC_ARENA;
     // Filler: INT3 everywhere where there is no exit.
-    if (r->vector == X86_EXC_BP && !(r->out.rip == c->in.rip + c->len && c->insn.op == ISA_OP_INT3)) {
+    bool own = c->insn.op == ISA_OP_INT3 || (c->insn.op == ISA_OP_INT && c->insn.imm == X86_EXC_BP);
+    if (r->vector == X86_EXC_BP && !(own && r->out.rip == c->in.rip + c->len)) {
         completed(r, r->out.rip - 1);
         return;
     }
@@ -246,8 +247,8 @@ static void normalise(const struct orc_case *c, struct orc_result *r)
         completed(r, r->out.rip);
         return;
     }
-    // TF that the instruction itself set traps after the jump to the exit.
-    if (r->vector == X86_EXC_DB && !(c->flags & ORC_F_SINGLE_STEP)) {
+    // TF that the instruction itself set, or whose trap a MOV SS held back, traps after the jump to the exit.
+    if (r->vector == X86_EXC_DB) {
         for (unsigned k = 0; k < 2; k++)
             if (r->out.rip == ctx->exit[k] || r->out.rip == THUNKS + k * THUNK_SIZE) {
                 completed(r, base + c->land[k]);

@@ -625,6 +625,12 @@ static void steer_special(struct gen *g)
         set_gpr(g, X86_RBX, in->adsize,
                 ORC_ARENA + pick_place(g, 1, 0) - (c->in.gpr[X86_RAX] & 0xff) - seg_base(c, in->seg));
         break;
+    case ISA_OP_INT:
+        // The host's system call.
+        if (c->code[in->imm_off] == 0x80)
+            c->code[in->imm_off]++;
+        isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, &c->insn);
+        break;
     case ISA_OP_WRFSBASE:
     case ISA_OP_WRGSBASE:
         if (orc_chance(&g->r, 70))

@@ -241,9 +241,11 @@ void op_mov_dr(struct interp *x, const struct insn *in)
     unsigned size = x->mode == ISA_MODE_64 ? 8 : 4;
     bool write = in->opnd[0].kind == ISA_OPND_DR;
     unsigned dr = in->opnd[write ? 0 : 1].reg, gpr = in->opnd[write ? 1 : 0].reg;
-    if (dr > 7 || ((dr == 4 || dr == 5) && c->cr4 & X86_CR4_DE))
+    if (dr > 7)
         interp_ud(x);
     require_cpl0(x);
+    if ((dr == 4 || dr == 5) && c->cr4 & X86_CR4_DE)
+        interp_ud(x);
     if (c->dr7 & X86_DR7_GD)
         interp_raise_db(x, X86_DR6_BD);
     if (dr == 4 || dr == 5)

@@ -84,6 +84,11 @@ static void far_code(struct interp *x, const struct descriptor *d, u16 sel, u64 
         interp_raise_err(x, X86_EXC_NP, xfer_err(sel));
     if (call) {
         xfer_stack_current(x, &st);
+        // The pushes are already the new code's: no base and limit in 64-bit code, a stack segment elsewhere.
+        if (desc_is_long(x, d->attr) && st.width != 8)
+            xfer_stack_64(x, &st, (u32)st.sp, cpl);
+        else if (!desc_is_long(x, d->attr) && st.width == 8)
+            st.width = st.attr & X86_SEG_DB ? 4 : 2;
         xfer_probe(x, &st, 2, opsize);
     }
     xfer_check_ip(x, d, off);
@@ -232,8 +237,13 @@ static void ret_pmode(struct interp *x, unsigned opsize, u32 release)
 {
     struct cpu *c = x->c;
     struct descriptor cs;
-    u64 rip = xfer_peek(x, 0, opsize);
+    // The order of the loads is what page faults show; a change of level is met before CS is checked.
     u16 sel = (u16)xfer_peek(x, opsize, opsize);
+    u64 rip = xfer_peek(x, 0, opsize);
+    if ((sel & X86_SEL_RPL) != c->cpl) {
+        xfer_peek(x, 3 * opsize + release, opsize);
+        xfer_peek(x, 2 * opsize + release, opsize);
+    }
     xfer_check_return_cs(x, sel, &cs);
     if ((sel & X86_SEL_RPL) > c->cpl) {
         ret_outer(x, &cs, sel, rip, opsize, release);
@@ -241,7 +251,7 @@ static void ret_pmode(struct interp *x, unsigned opsize, u32 release)
     }
     xfer_check_ip(x, &cs, rip);
     xfer_touch_probe(x, &cs);
-    gpr_set(c, X86_RSP, interp_stack_size(x), c->gpr[X86_RSP] + 2 * opsize + release);
+    xfer_release_stack(x, 2 * opsize + release, desc_is_long(x, cs.attr));
     xfer_set_cs(x, &cs, sel, c->cpl, rip);
     interp_mode_changed(x);
 }

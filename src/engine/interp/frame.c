@@ -97,6 +97,14 @@ u64 xfer_peek(struct interp *x, unsigned disp, unsigned size)
     return interp_load(x, X86_SS, off, size);
 }
 
+void xfer_release_stack(struct interp *x, u32 bytes, bool to_long)
+{
+    unsigned width = interp_stack_size(x);
+    if (to_long && width < 4)
+        width = 4;
+    gpr_set(x->c, X86_RSP, width, x->c->gpr[X86_RSP] + bytes);
+}
+
 // --- stacks in the TSS ----------------------------------------------------------------------------------------------------
 
 static u64 tss_load(struct interp *x, u32 off, unsigned size)

@@ -100,7 +100,7 @@ static void to_same(struct interp *x, const struct descriptor *cs, u16 sel, u64 
     struct cpu *c = x->c;
     xfer_check_ip(x, cs, rip);
     xfer_touch_probe(x, cs);
-    gpr_set(c, X86_RSP, interp_stack_size(x), c->gpr[X86_RSP] + 3 * opsize);
+    xfer_release_stack(x, 3 * opsize, desc_is_long(x, cs->attr));
     xfer_set_cs(x, cs, sel, c->cpl, rip);
 }
 
@@ -132,13 +132,18 @@ static void iret_pmode(struct interp *x, unsigned opsize)
         xfer_task_return(x);
         return;
     }
-    u64 rip = xfer_peek(x, 0, opsize);
-    u16 sel = (u16)xfer_peek(x, opsize, opsize);
+    // The order of the loads is what page faults show.
     u64 image = xfer_peek(x, 2 * opsize, opsize);
+    u16 sel = (u16)xfer_peek(x, opsize, opsize);
+    u64 rip = xfer_peek(x, 0, opsize);
     u64 mask = writable_flags(c, opsize);
     if (opsize == 4 && (image & X86_FL_VM) && c->cpl == 0 && !cpu_long_mode(c)) {
         to_v8086(x, rip, sel, image);
         return;
+    }
+    if (from_long || (sel & X86_SEL_RPL) != c->cpl) {
+        xfer_peek(x, 4 * opsize, opsize);
+        xfer_peek(x, 3 * opsize, opsize);
     }
     xfer_check_return_cs(x, sel, &cs);
     // 64-bit code always pops SS:RSP, at the same level too.

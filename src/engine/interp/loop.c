@@ -29,16 +29,16 @@ _Noreturn void interp_raise_err(struct interp *x, unsigned vector, u32 err)
 {
     if (x->ext && vector >= X86_EXC_TS && vector <= X86_EXC_GP)
         err |= X86_ERR_EXT;
-    raise_event(x, &(struct cpu_event){.type = CPU_EVENT_EXCEPTION, .vector = (u8)vector, .has_error = true, .error = err});
+    raise_event(
+        x, &(struct cpu_event){.type = CPU_EVENT_EXCEPTION, .vector = (u8)vector, .has_error = true, .error = err});
 }
 
 _Noreturn void interp_raise_pf(struct interp *x, const struct mmu_fault *f)
 {
-    raise_event(x, &(struct cpu_event){.type = CPU_EVENT_EXCEPTION,
-                                       .vector = X86_EXC_PF,
-                                       .has_error = true,
-                                       .error = f->error,
-                                       .cr2 = f->addr});
+    raise_event(
+        x,
+        &(struct cpu_event){
+            .type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_PF, .has_error = true, .error = f->error, .cr2 = f->addr});
 }
 
 _Noreturn void interp_raise_db(struct interp *x, u32 dr6)
@@ -433,9 +433,10 @@ static inline void step(struct interp *x)
     x->tf_cleared = false;
     m->fn(x, &m->insn);
     if (UNLIKELY(x->rep_more)) {
-        // Between iterations RIP stays and RF is seen as set. SDM 3B 18.3.1.1.
+        // Between iterations RIP stays and RF is seen as set. SDM 3B 18.3.1.1. Single-step traps of AMD processors show it clear.
         x->rep_more = false;
-        c->rflags |= X86_FL_RF;
+        if (!(tf && x->isa_options & ISA_OPT_AMD))
+            c->rflags |= X86_FL_RF;
     } else {
         c->rip = x->next_rip;
         if (UNLIKELY(c->rflags & X86_FL_RF) && !x->resume_rf)
@@ -463,8 +464,8 @@ static void run_loop(struct interp *x)
     for (;;) {
         if (UNLIKELY(v->machine->clock.icount))
             sync_icount(x);
-        if (UNLIKELY(x->stop || x->c->event.type != CPU_EVENT_NONE || x->c->activity != CPU_RUNNING || x->c->nmi_pending ||
-                     atomic_load_explicit(&v->request, memory_order_relaxed))) {
+        if (UNLIKELY(x->stop || x->c->event.type != CPU_EVENT_NONE || x->c->activity != CPU_RUNNING ||
+                     x->c->nmi_pending || atomic_load_explicit(&v->request, memory_order_relaxed))) {
             if (x->budget == 0 && !x->stop) {
                 interp_stop(x, VM_EXIT_BUDGET);
                 return;

@@ -229,7 +229,7 @@ void interp_load_seg(struct interp *x, unsigned seg, u16 sel)
 
 void xfer_check_ip(struct interp *x, const struct descriptor *d, u64 rip)
 {
-    bool ok = desc_is_long(x, d->attr) ? gva_canonical(rip) : (u32)rip <= d->limit;
+    bool ok = desc_is_long(x, d->attr) ? gva_canonical(rip) : rip <= d->limit;
     if (!ok)
         interp_gp0(x);
 }

@@ -94,16 +94,13 @@ void op_verw(struct interp *x, const struct insn *in)
 
 void op_arpl(struct interp *x, const struct insn *in)
 {
-    struct rmw m;
-    bool adjust;
     need_pmode(x);
     unsigned rpl = opnd_get(x, in, 1) & X86_SEL_RPL;
-    rmw_begin(x, in, 0, &m);
-    u64 val;
-    do {
-        adjust = (m.old & X86_SEL_RPL) < rpl;
-        val = adjust ? (m.old & ~(u64)X86_SEL_RPL) | rpl : m.old;
-    } while (!rmw_end(x, &m, val));
+    u64 old = opnd_get(x, in, 0);
+    bool adjust = (old & X86_SEL_RPL) < rpl;
+    // A selector that stays is not written, and need not be writable.
+    if (adjust)
+        opnd_set(x, in, 0, (old & ~(u64)X86_SEL_RPL) | rpl);
     set_zf(x, adjust);
 }
 

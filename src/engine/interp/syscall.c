@@ -152,8 +152,10 @@ void op_sysexit(struct interp *x, const struct insn *in)
     unsigned size = to64 ? 8 : 4;
     u64 rip = gpr_get(c, X86_RDX, size), rsp = gpr_get(c, X86_RCX, size);
     u32 sel = (u32)c->msr.sysenter_cs & 0xfffc;
+    if (c->cpl != 0)
+        interp_gp0(x);
     check_sysenter(x);
-    if (c->cpl != 0 || (to64 && (!gva_canonical(rip) || !gva_canonical(rsp))))
+    if ((to64 && (!gva_canonical(rip) || !gva_canonical(rsp))))
         interp_gp0(x);
     c->gpr[X86_RSP] = rsp;
     x->next_rip = rip;

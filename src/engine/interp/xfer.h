@@ -77,7 +77,7 @@ void xfer_set_ss_null(struct interp *x, u16 sel, unsigned cpl);
 void xfer_drop_data_segs(struct interp *x, unsigned cpl);
 // Commit to code segment `d`: accessed bit, CS, CPL and x->next_rip.
 void xfer_set_cs(struct interp *x, const struct descriptor *d, u16 sel, unsigned cpl, u64 rip);
-// #GP(0) unless `rip` is inside the limit of `d`, or canonical for a 64-bit segment.
+// #GP(0) unless all 64 bits of `rip` are inside the limit of `d`, or canonical for a 64-bit segment.
 void xfer_check_ip(struct interp *x, const struct descriptor *d, u64 rip);
 
 // --- frame.c: stack frames ------------------------------------------------------------------------------------------------
@@ -105,6 +105,8 @@ void xfer_push(struct interp *x, struct xfer_stack *st, unsigned size, u64 val);
 void xfer_stack_commit(struct interp *x, const struct xfer_stack *st);
 // Slot at `disp` bytes above the stack pointer, without moving it.
 u64 xfer_peek(struct interp *x, unsigned disp, unsigned size);
+// A return at the same level: take `bytes` off the stack; on the way into 64-bit code all of ESP moves, whatever SS.B.
+void xfer_release_stack(struct interp *x, u32 bytes, bool to_long);
 // SS:RSP for level `dpl` from the current TSS (SS is null in long mode). #TS(TR) when outside the TSS.
 void xfer_tss_stack(struct interp *x, unsigned dpl, u16 *ss, u64 *sp);
 // IST entry 1..7.
