@@ -43,6 +43,7 @@ static const struct pc_row pc_rows[] = {
     {0x00a0, 2, &i8259_ops, offsetof(struct pc, pic.window[1]), 1, ALWAYS},
     {0x00e0, 4, &testdev_echo_ops, offsetof(struct pc, testdev), 4, WITH_TESTDEV},
     {0x00ed, 1, &post_port_ops, offsetof(struct pc, post), 1, ALWAYS},
+    {0x00f0, 2, &fpu_error_ops, offsetof(struct pc, fpu_error), 1, ALWAYS},
     {0x03f8, 8, &uart_ops, offsetof(struct pc, uart), 1, WITH_SERIAL},
     {0x04d0, 2, &i8259_elcr_ops, offsetof(struct pc, pic), 1, ALWAYS},
     {0x0510, FW_CFG_PORTS, &fw_cfg_ops, offsetof(struct pc, fw_cfg), 2, ALWAYS},
@@ -52,6 +53,7 @@ static const struct pc_row pc_rows[] = {
 };
 
 #define IRQ_COM1 4
+#define IRQ_FPU 13
 
 static bool pc_has(const struct pc_options *o, enum pc_condition when)
 {
@@ -244,6 +246,8 @@ static void wire(struct pc *b, const struct pc_options *o)
     b->debug_exit = (struct debug_exit){power_off, b};
     b->port92 = (struct port92){0, set_a20, ask_reset, b};
     port92_ops.reset(&b->port92);
+    b->fpu_error = (struct fpu_error){.irq = {i8259_set_irq, &b->pic, IRQ_FPU}, .ignne = &b->vcpu->ignne};
+    b->vcpu->ferr = (struct irq_line){fpu_error_ferr, &b->fpu_error, 0};
     for (unsigned i = 0; i < 16; i++)
         b->testdev.irq[i] = (struct irq_line){i8259_set_irq, &b->pic, i};
 }
@@ -464,6 +468,7 @@ void pc_reset(struct pc *b)
     fw_cfg_ops.reset(&b->fw_cfg);
     uart_reset(&b->uart);
     port92_ops.reset(&b->port92);
+    fpu_error_ops.reset(&b->fpu_error);
     b->vcpu->engine->push_state(b->vcpu);
     machine_resume(&b->m);
 }

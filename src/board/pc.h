@@ -58,6 +58,7 @@ struct pc {
     struct debug_console debugcon;
     struct post_port post;
     struct port92 port92;
+    struct fpu_error fpu_error;
     struct testdev testdev;
 };
 

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "core/cpu.h"
+#include "core/dev.h"
 #include "core/tlb.h"
 
 struct machine;
@@ -53,6 +54,10 @@ struct vcpu {
     const struct cpu_model *model;
     u64 insns; // instructions retired; faulting ones do not count, each REP iteration batch counts once
     struct vcpu_intc intc;
+    // x87 errors as the PC/AT reports them (CR0.NE clear): the FERR# output, what it was last set to, and the IGNNE#
+    // input. Without a line waiting instructions behave as with IGNNE# asserted. SDM 1 appendix D.
+    struct irq_line ferr;
+    bool ferr_asserted, ignne;
     u8 sipi_vector;
     const struct engine_ops *engine;
     void *engine_state;

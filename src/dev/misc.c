@@ -56,6 +56,45 @@ static void post_port_write(void *dev, u64 off, unsigned size, u64 val)
 
 const struct dev_ops post_port_ops = {.name = "post", .read = post_port_read, .write = post_port_write};
 
+void fpu_error_ferr(void *dev, unsigned n, bool level)
+{
+    struct fpu_error *f = dev;
+
+    (void)n;
+    f->ferr = level;
+    if (level)
+        irq_set(f->irq, true);
+    else
+        *f->ignne = false;
+}
+
+static u64 fpu_error_read(void *dev, u64 off, unsigned size)
+{
+    (void)dev, (void)off, (void)size;
+    return ~0ull;
+}
+
+static void fpu_error_write(void *dev, u64 off, unsigned size, u64 val)
+{
+    struct fpu_error *f = dev;
+
+    (void)off, (void)size, (void)val;
+    irq_set(f->irq, false);
+    *f->ignne = f->ferr;
+}
+
+static void fpu_error_reset(void *dev)
+{
+    struct fpu_error *f = dev;
+
+    f->ferr = false;
+    *f->ignne = false;
+    irq_set(f->irq, false);
+}
+
+const struct dev_ops fpu_error_ops = {
+    .name = "fpu-error", .reset = fpu_error_reset, .read = fpu_error_read, .write = fpu_error_write};
+
 static u64 port92_read(void *dev, u64 off, unsigned size)
 {
     struct port92 *p = dev;

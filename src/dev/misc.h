@@ -24,6 +24,17 @@ struct post_port {
 };
 extern const struct dev_ops post_port_ops;
 
+// x87 error logic of the PC/AT, ports 0xf0 and 0xf1: FERR# latches interrupt 13; a write takes the interrupt back and, while FERR#
+// is asserted, lets the processor go on over the error (IGNNE#).
+struct fpu_error {
+    struct irq_line irq;
+    bool *ignne; // the processor's input
+    bool ferr;
+};
+extern const struct dev_ops fpu_error_ops;
+// FERR# changed; an irq_line sink.
+void fpu_error_ferr(void *dev, unsigned n, bool level);
+
 // Port 0x92, system control port A: bit 0 resets on its rising edge, bit 1 is the A20 gate.
 struct port92 {
     u8 val;

@@ -502,6 +502,41 @@ static void test_x87_pending(void **state)
     assert_int_equal(c->xs.fsw & 0x80ff, 0);
 }
 
+static void note_ferr(void *sink, unsigned n, bool level)
+{
+    (void)n;
+    *(int *)sink += level ? 1 : 100;
+}
+
+// CR0.NE clear: FERR# and a standstill before the waiting instruction, unless IGNNE# is asserted.
+static void test_ferr(void **state)
+{
+    struct env *e = *state;
+    struct cpu *c = e->c;
+    int changes = 0;
+    c->cr0 &= ~(u64)X86_CR0_NE;
+    x87_set_words(&c->xs, 0x37e, 1);
+    RUN(e, "\xd9\xe8"); // fld1, no line connected: runs
+    expect_ok(e);
+    assert_int_equal(c->rip, CODE + 2);
+    e->t->v->ferr = (struct irq_line){note_ferr, &changes, 0};
+    c->rip = CODE;
+    RUN(e, "\xd9\xe8");
+    expect_ok(e);
+    assert_int_equal(c->rip, CODE);
+    assert_int_equal(c->activity, CPU_HALTED);
+    assert_int_equal(changes, 1);
+    c->activity = CPU_RUNNING;
+    e->t->v->ignne = true;
+    RUN(e, "\xd9\xe8");
+    assert_int_equal(c->rip, CODE + 2);
+    RUN(e, "\xdb\xe2"); // fnclex, and the next waiting instruction lets FERR# go
+    RUN(e, "\x9b");
+    expect_ok(e);
+    assert_int_equal(changes, 101);
+    assert_int_equal(c->activity, CPU_RUNNING);
+}
+
 // With only inexactness unmasked the result is stored all the same.
 static void test_x87_inexact_store(void **state)
 {
@@ -731,6 +766,7 @@ int main(void)
         cmocka_unit_test(test_simd_exception),
         SIMD(test_fault_before_exception),
         SIMD(test_x87_pending),
+        SIMD(test_ferr),
         SIMD(test_x87_inexact_store),
         PROTECTED(test_env_protected),
         PROTECTED(test_env_real),

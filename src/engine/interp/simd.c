@@ -53,15 +53,35 @@ void interp_simd_fini(struct interp *x)
 
 // --- checks ---------------------------------------------------------------------------------------------------------------
 
-// A waiting x87 or MMX instruction met an unmasked exception of an earlier one. With CR0.NE clear the processor asserts FERR#
-// instead and, as the PC wires it, IRQ 13 follows; with no such line the effect is that of IGNNE#: the instruction runs.
-// SDM 1 8.7.
+static void set_ferr(struct vcpu *v, bool level)
+{
+    v->ferr_asserted = level;
+    irq_set(v->ferr, level);
+}
+
+// FERR# is asserted and the processor stands still before this instruction until an interrupt comes (normally the one that
+// FERR# causes). The instruction is tried again when the handler returns.
+static _Noreturn void freeze(struct interp *x)
+{
+    set_ferr(x->v, true);
+    x->c->shadow = 0;
+    x->c->activity = CPU_HALTED;
+    x->raised = (struct cpu_event){.type = CPU_EVENT_NONE};
+    longjmp(x->fault, 1);
+}
+
 void x87_check_pending(struct interp *x)
 {
-    const struct x86_xsave *xs = &x->c->xs;
-    if (LIKELY(!x87_pending(xs)) || !(x->c->cr0 & X86_CR0_NE))
+    struct vcpu *v = x->v;
+    if (LIKELY(!x87_pending(&x->c->xs))) {
+        if (UNLIKELY(v->ferr_asserted))
+            set_ferr(v, false);
         return;
-    interp_raise(x, X86_EXC_MF);
+    }
+    if (x->c->cr0 & X86_CR0_NE)
+        interp_raise(x, X86_EXC_MF);
+    if (v->ferr.set && !v->ignne)
+        freeze(x);
 }
 
 // SDM 2A 2.4-2.7 (exception classes), SDM 3A 2.5 (CR0.EM, MP, TS) and 13.1.3; APM 2 table 11-1.
@@ -145,9 +165,10 @@ static void load_operand(struct interp *x, const struct insn *in, unsigned size)
 }
 
 // x87 stores that met an unmasked exception left memory alone, unless it was only inexactness. SDM 1 8.5.
-static bool store_happened(const struct interp *x, u32 attr)
+// `old`: exceptions that were pending before.
+static bool store_happened(const struct interp *x, u32 attr, u16 old)
 {
-    return !(attr & ISA_ATTR_X87) || !(x->c->xs.fsw & ~x->c->xs.fcw & 0x1f);
+    return !(attr & ISA_ATTR_X87) || !(x->c->xs.fsw & ~x->c->xs.fcw & 0x1f & ~old);
 }
 
 // An unmasked SIMD exception: the flags are set, the registers are as before. SDM 1 11.5.2.
@@ -168,7 +189,8 @@ static void run_flags(struct interp *x, const struct insn *in, const struct nati
     flags_set(x->c, X86_FL_STATUS, ctx->flags);
 }
 
-// FXRSTOR and FXSAVE around the instruction lose the pointers and the guest's MXCSR_MASK.
+// FXRSTOR and FXSAVE around the instruction lose the pointers and the guest's MXCSR_MASK. Exceptions that are pending all the
+// same (IGNNE#) have to be out of the host processor's sight.
 static void run_x87(struct interp *x, const struct insn *in, const struct native_op *op, bool mem, u64 off)
 {
     struct cpu *c = x->c;
@@ -177,12 +199,18 @@ static void run_x87(struct interp *x, const struct insn *in, const struct native
     u16 fop = xs->fop;
     u64 fip = xs->fip, fdp = xs->fdp;
     u32 mask = xs->mxcsr_mask;
+    u16 pending = x87_pending(xs) ? xs->fsw & 0x3f : 0;
+    if (UNLIKELY(pending))
+        x87_set_words(xs, xs->fcw, xs->fsw & 0x7fc0);
     if (op->flags & NATIVE_OP_FLAGS) {
         run_flags(x, in, op);
     } else if (native_call(op, &x->native->ctx)) {
+        x87_set_words(xs, xs->fcw, xs->fsw | pending);
         raise_simd(x, in);
     }
     xs->mxcsr_mask = mask;
+    if (UNLIKELY(pending))
+        x87_set_words(xs, xs->fcw, xs->fsw | pending);
     if (attr & ISA_ATTR_X87) {
         fop = (u16)((in->opcode & 7) << 8 | in->modrm);
         fip = c->rip;
@@ -213,12 +241,13 @@ static void run_store(struct interp *x, const struct insn *in, const struct nati
     u32 attr = isa_forms[in->form].attr;
     u64 off = simd_address(x, in, size, natural_alignment(size), MMU_WRITE);
     const u8 *mem = x->native->ctx.mem;
+    u16 old = x87_pending(&x->c->xs) ? x->c->xs.fsw : 0;
     if (size == 10)
         interp_probe_store(x, in->seg, off, 8);
     if (attr & (ISA_ATTR_X87 | ISA_ATTR_MMX | ISA_ATTR_FPEXC))
         interp_probe_store(x, in->seg, off, size);
     run(x, in, op, true);
-    if (!store_happened(x, attr))
+    if (!store_happened(x, attr, old))
         return;
     if (size == 4 || size == 8) {
         u64 v;

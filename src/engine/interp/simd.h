@@ -36,7 +36,8 @@ void x87_init(struct cpu *c);
 // State components with other than initial values (X86_XCR0_*), by value; MXCSR does not count. SDM 1 13.6.
 u64 simd_xinuse(const struct cpu *c);
 
-// #MF if one is pending.
+// A waiting instruction: #MF if an exception is pending, or with CR0.NE clear FERR# and a halt, unless IGNNE# says to go on.
+// SDM 1 8.7.
 void x87_check_pending(struct interp *x);
 
 // #GP(0) unless the memory operand's linear address is a multiple of `align`. This goes before segment checks: a misaligned
