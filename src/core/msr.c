@@ -35,10 +35,12 @@
 #define SYSCFG_VALID 0x7c0000ull
 #define VM_CR_SVMDIS 0x10u
 
-// Bits of 63:0 that exist on some part: fast strings (0), thermal control (1, 3), performance monitoring (7), prefetcher
-// switches (9, 19, 37, 39), FERR multiplexing (10), BTS and PEBS unavailable (11, 12), TM2 (13), SpeedStep (16),
-// MONITOR (18), SpeedStep lock (20), CPUID limit (22), xTPR off (23), XD off (34), turbo off (38).
+// Bits that exist on some part: fast strings (0), thermal control (1, 3), prefetcher switches (9, 19, 37, 39), FERR
+// multiplexing (10), TM2 (13), SpeedStep (16) and its lock (20), MONITOR (18), CPUID limit (22), xTPR off (23), XD off (34),
+// turbo off (38). Read-only: performance monitoring (7), BTS and PEBS unavailable (11, 12).
 #define MISC_ENABLE_VALID 0xe400dd3e8bull
+#define MISC_ENABLE_READ_ONLY 0x1880ull
+#define MISC_ENABLE_NO_BTS_PEBS 0x1800ull
 #define MISC_ENABLE_XD_DISABLE (1ull << 34)
 
 static bool has(const struct vcpu *v, enum isa_feature f)
@@ -189,7 +191,7 @@ static bool read_intel(const struct vcpu *v, u32 index, u64 *val)
 {
     const struct cpu_msrs *m = &v->cpu.msr;
     switch (index) {
-    case X86_MSR_MISC_ENABLE: return set(val, m->misc_enable);
+    case X86_MSR_MISC_ENABLE: return set(val, m->misc_enable | MISC_ENABLE_NO_BTS_PEBS);
     case X86_MSR_SPEC_CTRL: return has(v, ISA_FEAT_SPEC_CTRL) && set(val, m->spec_ctrl);
     case X86_MSR_ARCH_CAPABILITIES: return has(v, ISA_FEAT_ARCH_CAPABILITIES) && set(val, ARCH_CAPABILITIES);
     case MSR_PLATFORM_INFO: return v->model && set(val, v->model->tsc_hz / 100000000 << 8); // base ratio of 100 MHz
@@ -371,7 +373,17 @@ static bool write_pat(struct vcpu *v, u64 val)
     return true;
 }
 
-// Status, address and misc registers of a bank take zeros only, unless AMD's HWCR opens them. SDM 3B 15.3.2; APM 2 9.3.2.
+// CTL takes all ones or zero, where guests leave out bit 0 or 10 for errata of old parts; STATUS takes zero, unless AMD's HWCR opens
+// it. SDM 3B 15.3.2; APM 2 9.3.2.
+static bool valid_bank_write(const struct vcpu *v, unsigned reg, u64 val)
+{
+    if (val == 0 || reg > 1)
+        return true;
+    if (reg == 0)
+        return (val | 0x401) == ~0ull;
+    return amd(v) && v->cpu.msr.hwcr & HWCR_MC_STATUS_WR_EN;
+}
+
 static bool write_mce(struct vcpu *v, u32 index, u64 val)
 {
     struct cpu_msrs *m = &v->cpu.msr;
@@ -386,8 +398,7 @@ static bool write_mce(struct vcpu *v, u32 index, u64 val)
     default: break;
     }
     unsigned bank = (index - MSR_MCE_FIRST) / 4, reg = (index - MSR_MCE_FIRST) % 4;
-    bool open = reg == 0 || (amd(v) && m->hwcr & HWCR_MC_STATUS_WR_EN);
-    return put(&m->mce_bank[bank][reg], val, open ? ~0ull : 0);
+    return valid_bank_write(v, reg, val) && put(&m->mce_bank[bank][reg], val, ~0ull);
 }
 
 static bool write_long(struct vcpu *v, u32 index, u64 val)
@@ -445,7 +456,8 @@ static bool write_intel(struct vcpu *v, u32 index, u64 val)
 {
     struct cpu_msrs *m = &v->cpu.msr;
     switch (index) {
-    case X86_MSR_MISC_ENABLE: return put(&m->misc_enable, val, MISC_ENABLE_VALID);
+    case X86_MSR_MISC_ENABLE:
+        return !(val & ~MISC_ENABLE_VALID) && put(&m->misc_enable, val & ~MISC_ENABLE_READ_ONLY, ~0ull);
     case X86_MSR_SPEC_CTRL: return has(v, ISA_FEAT_SPEC_CTRL) && put(&m->spec_ctrl, val, 1); // IBRS
     case X86_MSR_PRED_CMD: return has(v, ISA_FEAT_SPEC_CTRL) && !(val & ~1ull);              // IBPB: nothing to flush
     case X86_MSR_BIOS_UPDT_TRIG: return true;                                                // there is nothing to load
