@@ -8,8 +8,10 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "cli/cmd.h"
@@ -169,9 +171,9 @@ static void kick(struct vm *vm)
     h->ops->wake(h->self, v->id);
 }
 
-static void quit(struct vm *vm)
+static void quit(struct vm *vm, int status)
 {
-    machine_stop(&vm->board->m, VM_EXIT_POWEROFF, CMD_OK);
+    machine_stop(&vm->board->m, VM_EXIT_POWEROFF, status);
     kick(vm);
 }
 
@@ -203,7 +205,7 @@ static bool serve_input(struct vm *vm, struct key_filter *filter)
             if (!put_patiently(vm, buf[i]))
                 return false;
             break;
-        case KEY_QUIT: quit(vm); return false;
+        case KEY_QUIT: quit(vm, CMD_OK); return false;
         case KEY_HELP: fprintf(stderr, "\nCtrl-A x quits, Ctrl-A h shows this, Ctrl-A Ctrl-A sends Ctrl-A\n"); break;
         }
     }
@@ -211,16 +213,29 @@ static bool serve_input(struct vm *vm, struct key_filter *filter)
     return true;
 }
 
-static void listen_until_done(struct vm *vm, bool read_stdin)
+// A signal that asks the process to end, as the shell reports it.
+static void serve_signal(struct vm *vm, int fd)
+{
+    struct signalfd_siginfo info;
+
+    if (read(fd, &info, sizeof(info)) == sizeof(info))
+        quit(vm, 128 + (int)info.ssi_signo);
+}
+
+static void listen_until_done(struct vm *vm, int signal_fd, bool read_stdin)
 {
     struct key_filter filter = {.active = read_stdin && term_raw(STDIN_FILENO)};
-    struct pollfd p[2] = {{.fd = vm->done_fd, .events = POLLIN}, {.fd = STDIN_FILENO, .events = POLLIN}};
+    struct pollfd p[3] = {{.fd = vm->done_fd, .events = POLLIN},
+                          {.fd = signal_fd, .events = POLLIN},
+                          {.fd = STDIN_FILENO, .events = POLLIN}};
     bool open = read_stdin;
 
     while (!(p[0].revents & POLLIN)) {
-        if (poll(p, open ? 2 : 1, -1) < 0)
+        if (poll(p, open ? 3 : 2, -1) < 0)
             continue;
-        if (open && !(p[0].revents & POLLIN) && (p[1].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)))
+        if (p[1].revents & POLLIN)
+            serve_signal(vm, signal_fd);
+        if (open && !(p[0].revents & POLLIN) && (p[2].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)))
             open = serve_input(vm, &filter);
     }
     term_restore();
@@ -228,20 +243,31 @@ static void listen_until_done(struct vm *vm, bool read_stdin)
 
 int vm_run(struct vm *vm, bool read_stdin)
 {
+    sigset_t ending, before;
     pthread_t thread;
-    int ret;
+    int signal_fd, ret;
 
+    // Signals that end the process come through a descriptor, so that output and logs are complete.
+    sigemptyset(&ending);
+    sigaddset(&ending, SIGINT);
+    sigaddset(&ending, SIGTERM);
+    sigaddset(&ending, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &ending, &before);
+    signal_fd = signalfd(-1, &ending, SFD_CLOEXEC);
     vm->done_fd = eventfd(0, EFD_CLOEXEC);
-    ret = vm->done_fd < 0 ? errno : pthread_create(&thread, NULL, cpu_thread, vm);
+    ret = signal_fd < 0 || vm->done_fd < 0 ? errno : pthread_create(&thread, NULL, cpu_thread, vm);
     if (ret) {
-        if (vm->done_fd >= 0)
-            close(vm->done_fd);
-        error_format(&vm->error, "cannot start the processor's thread: %s", strerror(ret));
+        error_format(&vm->error, "cannot start the processor's thread: %s; free some memory or processes",
+                     strerror(ret));
         fail(vm, CMD_ERROR);
-        return vm->status;
+    } else {
+        listen_until_done(vm, signal_fd, read_stdin);
+        pthread_join(thread, NULL);
     }
-    listen_until_done(vm, read_stdin);
-    pthread_join(thread, NULL);
-    close(vm->done_fd);
+    if (signal_fd >= 0)
+        close(signal_fd);
+    if (vm->done_fd >= 0)
+        close(vm->done_fd);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return vm->status;
 }

@@ -140,6 +140,13 @@ verdict 'file of the debug console' "$([ "$(cat "$tmp/con")" = OK ] || echo 'wro
 expect 'log file' 4 'triple' run -kernel "$tmp/TRIPLE.elf" -d int -D "$tmp/log"
 verdict 'contents of the log' "$(grep -q 'v=06' "$tmp/log" || echo 'no exception in it')"
 
+"$pogo" run -kernel "$tmp/ECHO.elf" -d int -D "$tmp/log" </dev/null >"$tmp/out" 2>"$tmp/err" &
+sleep 0.3
+kill $!
+wait $!
+status=$?
+verdict 'ended by a signal' "$([ $status -eq 143 ] || echo "exit status $status, expected 143")"
+
 # --- a terminal: Ctrl-A x ends a guest that waits for input, and the terminal is put back
 if command -v script >/dev/null && command -v stty >/dev/null; then
     { sleep 0.5; printf 'a\001h\001x'; sleep 0.5; } |

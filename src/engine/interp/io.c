@@ -44,18 +44,30 @@ static void check_watch(struct interp *x, u16 port, unsigned size)
     }
 }
 
+static void trace_port(struct interp *x, const char *what, u16 port, unsigned size, u32 val)
+{
+    const struct host *h = x->v->machine->host;
+
+    if (UNLIKELY(host_logs(h, LOG_IO)))
+        host_logf(h, LOG_IO, "%s port %04x size %u value %x at %lx", what, port, size, val, x->c->rip);
+}
+
 u32 interp_in(struct interp *x, u16 port, unsigned size)
 {
     if (UNLIKELY(x->debug_on))
         check_watch(x, port, size);
-    return bus_in(&x->v->machine->bus, port, size);
+    u32 val = bus_in(&x->v->machine->bus, port, size);
+    trace_port(x, "in", port, size, val);
+    return val;
 }
 
 void interp_out(struct interp *x, u16 port, unsigned size, u32 val)
 {
     if (UNLIKELY(x->debug_on))
         check_watch(x, port, size);
-    bus_out(&x->v->machine->bus, port, size, val & (u32)size_mask(size));
+    val &= (u32)size_mask(size);
+    trace_port(x, "out", port, size, val);
+    bus_out(&x->v->machine->bus, port, size, val);
 }
 
 static u16 port_operand(struct interp *x, const struct insn *in, unsigned i)
