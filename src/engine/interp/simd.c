@@ -282,17 +282,11 @@ void interp_native(struct interp *x, const struct insn *in)
 
 // --- MXCSR and small ones ---------------------------------------------------------------------------------------------------
 
-u32 simd_mxcsr_mask(const struct interp *x)
-{
-    const struct cpu_model *m = x->v->model;
-    return m && cpu_model_has(m, ISA_FEAT_MISALIGNSSE) ? X86_MXCSR_VALID | X86_MXCSR_MM : X86_MXCSR_VALID;
-}
-
 void op_ldmxcsr(struct interp *x, const struct insn *in)
 {
     interp_fpu_check(x, in);
     u32 v = (u32)interp_load(x, in->seg, interp_ea(x, in), 4);
-    if (v & ~simd_mxcsr_mask(x))
+    if (v & ~X86_MXCSR_VALID)
         interp_gp0(x);
     x->c->xs.mxcsr = v;
 }
