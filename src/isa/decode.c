@@ -216,6 +216,19 @@ static ALWAYS_INLINE unsigned legacy_column(unsigned prefix)
     return prefix & ISA_PFX_OPSIZE ? 1 : 0;
 }
 
+// The F3 forms that a processor without their feature takes for the form without F3.
+static COLD bool ignores_rep(const struct dec *d)
+{
+    if (d->space != ISA_MAP_0F || !(d->prefix & ISA_PFX_REP))
+        return false;
+    switch (d->in->opcode) {
+    case 0x09: return d->options & ISA_OPT_NO_WBNOINVD;
+    case 0xbc: return d->options & ISA_OPT_NO_TZCNT;
+    case 0xbd: return d->options & ISA_OPT_NO_LZCNT;
+    default: return false;
+    }
+}
+
 // Walk from an opcode's root to its form (0: none).
 static unsigned find_form(const struct dec *d, unsigned entry, unsigned modrm, unsigned column)
 {
@@ -537,7 +550,12 @@ static ALWAYS_INLINE unsigned opcode_form(struct dec *d)
         entry &= ~(unsigned)ENTRY_MODRM;
     }
     in->modrm = (u8)modrm;
-    return entry & ENTRY_NODE ? find_form(d, entry, modrm, d->vl ? d->pp : legacy_column(d->prefix)) : entry;
+    if (!(entry & ENTRY_NODE))
+        return entry;
+    unsigned column = d->vl ? d->pp : legacy_column(d->prefix);
+    if (UNLIKELY(d->options & ~(u32)ISA_OPT_AMD) && ignores_rep(d))
+        column = 0;
+    return find_form(d, entry, modrm, column);
 }
 
 static ALWAYS_INLINE unsigned address(struct dec *d, unsigned mode)

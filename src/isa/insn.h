@@ -112,6 +112,10 @@ enum isa_status {
 
 // Decoder options: where vendors differ. (AMD honours 66 on near branches in 64-bit mode; Intel ignores it.)
 #define ISA_OPT_AMD 0x1
+// Features whose absence does not make their encodings invalid: processors before them ignore the F3 prefix.
+#define ISA_OPT_NO_TZCNT 0x2    // F3 0F BC is BSF
+#define ISA_OPT_NO_LZCNT 0x4    // F3 0F BD is BSR
+#define ISA_OPT_NO_WBNOINVD 0x8 // F3 0F 09 is WBINVD
 
 // Decode one instruction from `bytes` (`avail` of them may be read, at most 15 are). Fills *in* completely on ISA_OK;
 // on other results only in->len (bytes looked at) is meaningful. SDM 2A chapter 2, APM 3 chapter 1.
@@ -176,8 +180,14 @@ extern const char *const isa_op_names[ISA_OP_COUNT]; // "ADD", "JCC", ...
 // may run zero times and then passes all of them through.
 static inline u32 isa_flags_read(const struct insn *in)
 {
-    static const u16 of_condition[8] = {X86_FL_OF, X86_FL_CF, X86_FL_ZF, X86_FL_CF | X86_FL_ZF,
-                                        X86_FL_SF, X86_FL_PF, X86_FL_SF | X86_FL_OF, X86_FL_SF | X86_FL_OF | X86_FL_ZF};
+    static const u16 of_condition[8] = {X86_FL_OF,
+                                        X86_FL_CF,
+                                        X86_FL_ZF,
+                                        X86_FL_CF | X86_FL_ZF,
+                                        X86_FL_SF,
+                                        X86_FL_PF,
+                                        X86_FL_SF | X86_FL_OF,
+                                        X86_FL_SF | X86_FL_OF | X86_FL_ZF};
     if (in->op == ISA_OP_JCC || in->op == ISA_OP_SETCC || in->op == ISA_OP_CMOVCC)
         return of_condition[in->opcode >> 1 & 7];
     const struct isa_form_info *f = &isa_forms[in->form];

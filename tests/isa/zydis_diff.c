@@ -83,8 +83,18 @@ static const char *our_name(const struct pair *p)
 
 // --- exceptions ----------------------------------------------------------------------------------------------------------
 
-enum aspect { ASPECT_VALIDITY, ASPECT_LENGTH, ASPECT_NAME, ASPECT_SIZES, ASPECT_OPERAND, ASPECT_ACCESS, ASPECT_FLAGS };
-static const char *const aspect_names[] = {"validity", "length", "operation", "sizes", "operand", "access", "flags"};
+enum aspect {
+    ASPECT_VALIDITY,
+    ASPECT_LENGTH,
+    ASPECT_NAME,
+    ASPECT_SIZES,
+    ASPECT_OPERAND,
+    ASPECT_ACCESS,
+    ASPECT_FLAGS,
+    ASPECT_ATTR
+};
+static const char *const aspect_names[] = {"validity", "length", "operation", "sizes",
+                                           "operand",  "access", "flags",     "attributes"};
 
 struct exception {
     enum aspect aspect;
@@ -370,6 +380,34 @@ static void compare_sizes(const struct pair *p)
     }
 }
 
+// Alignment, #XM, LOCK and repetition, from Zydis' exception classes and prefix attributes.
+static void compare_attributes(const struct pair *p)
+{
+    u32 attr = isa_forms[p->in.form].attr, z = 0, compared = ISA_ATTR_FPEXC | ISA_ATTR_REP | ISA_ATTR_REPCC;
+    ZydisExceptionClass class = p->z.meta.exception_class;
+    const struct isa_operand *mem = NULL;
+    for (unsigned i = 0; i < p->in.nopnd; i++)
+        if (p->in.opnd[i].kind == ISA_OPND_MEM)
+            mem = &p->in.opnd[i];
+    if (class == ZYDIS_EXCEPTION_CLASS_SSE2 || class == ZYDIS_EXCEPTION_CLASS_SSE3 ||
+        class == ZYDIS_EXCEPTION_CLASS_AVX2 || class == ZYDIS_EXCEPTION_CLASS_AVX3 ||
+        class == ZYDIS_EXCEPTION_CLASS_AVX11)
+        z |= ISA_ATTR_FPEXC;
+    if (class == ZYDIS_EXCEPTION_CLASS_SSE1 || class == ZYDIS_EXCEPTION_CLASS_SSE2 ||
+        class == ZYDIS_EXCEPTION_CLASS_SSE4 || class == ZYDIS_EXCEPTION_CLASS_AVX1)
+        z |= ISA_ATTR_ALIGN;
+    z |= p->z.attributes & ZYDIS_ATTRIB_ACCEPTS_REP ? ISA_ATTR_REP : 0;
+    z |= p->z.attributes & ZYDIS_ATTRIB_ACCEPTS_REPE ? ISA_ATTR_REPCC : 0;
+    z |= p->z.attributes & ZYDIS_ATTRIB_ACCEPTS_LOCK ? ISA_ATTR_LOCK : 0;
+    if (mem)
+        compared |= ISA_ATTR_LOCK | (mem->size >= 16 ? ISA_ATTR_ALIGN : 0);
+    if ((attr ^ z) & compared) {
+        char text[60];
+        snprintf(text, sizeof text, "attributes %x, Zydis %x", attr & compared, z & compared);
+        differ(p, ASPECT_ATTR, text);
+    }
+}
+
 // --- one encoding --------------------------------------------------------------------------------------------------------
 
 static bool known_to_zydis_only(const ZydisDecodedInstruction *z)
@@ -463,6 +501,7 @@ static void compare(const u8 *bytes, size_t avail, enum isa_mode mode, u32 optio
     compare_sizes(&p);
     compare_operands(&p);
     compare_flags(&p);
+    compare_attributes(&p);
 }
 
 // --- encodings -----------------------------------------------------------------------------------------------------------

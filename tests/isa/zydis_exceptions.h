@@ -162,6 +162,23 @@ static bool padlock_at_end(const struct pair *p)
     return p->status == ISA_INVALID && p->bytes[p->in.len - 2] == 0x0f && (last == 0xa6 || last == 0xa7);
 }
 
+// SDM 3B table 23-5: the conversions between MMX and floating point.
+static bool mmx_conversion(const struct pair *p)
+{
+    return OP_IN(p, ISA_OP_CVTPI2PS, ISA_OP_CVTPS2PI, ISA_OP_CVTTPS2PI, ISA_OP_CVTPD2PI, ISA_OP_CVTTPD2PI);
+}
+
+static bool unaligned(const struct pair *p)
+{
+    return OP_IN(p, ISA_OP_MOVUPS, ISA_OP_MOVUPD, ISA_OP_MOVDQU, ISA_OP_LDDQU, ISA_OP_PCMPESTRI, ISA_OP_PCMPESTRM,
+                 ISA_OP_PCMPISTRI, ISA_OP_PCMPISTRM);
+}
+
+static bool cmpxchg16b(const struct pair *p)
+{
+    return p->in.op == ISA_OP_CMPXCHG16B;
+}
+
 static const struct exception exceptions[] = {
     {ASPECT_NAME, pause_rex_b, "F3 REX.B 90 is XCHG r8, rAX on the processor, PAUSE for Zydis"},
     {ASPECT_OPERAND, pause_rex_b, "F3 REX.B 90 is XCHG r8, rAX on the processor, PAUSE for Zydis"},
@@ -197,5 +214,8 @@ static const struct exception exceptions[] = {
     {ASPECT_FLAGS, bextr, "BEXTR clears CF and OF (SDM 2A)"},
     {ASPECT_FLAGS, vex_test, "VPTEST and VTESTPx clear OF, SF, AF, PF (SDM 2C)"},
     {ASPECT_ACCESS, merging, "a destination that keeps a part of its old value counts as read"},
+    {ASPECT_ATTR, mmx_conversion, "CVTxPI and CVTPI2PS have no exception class in Zydis"},
+    {ASPECT_ATTR, unaligned, "exception class 4 includes some that need no alignment"},
+    {ASPECT_ATTR, cmpxchg16b, "CMPXCHG16B needs alignment, and has no exception class in Zydis"},
     {ASPECT_ACCESS, rep_string, "a repeated string instruction may run zero times"},
 };

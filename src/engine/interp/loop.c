@@ -505,6 +505,16 @@ static int interp_probe(const char **why)
     return 0;
 }
 
+// Decoder options of a CPU model. Without a model, everything is offered.
+static u32 isa_options_of(const struct cpu_model *model)
+{
+    if (!model)
+        return 0;
+    return (model->vendor[0] == 'A' ? ISA_OPT_AMD : 0) | (cpu_model_has(model, ISA_FEAT_BMI1) ? 0 : ISA_OPT_NO_TZCNT) |
+           (cpu_model_has(model, ISA_FEAT_ABM) ? 0 : ISA_OPT_NO_LZCNT) |
+           (cpu_model_has(model, ISA_FEAT_WBNOINVD) ? 0 : ISA_OPT_NO_WBNOINVD);
+}
+
 static int interp_vcpu_create(struct vcpu *v)
 {
     struct host *h = v->machine->host;
@@ -515,8 +525,7 @@ static int interp_vcpu_create(struct vcpu *v)
     x->c = &v->cpu;
     for (unsigned i = 0; i < INTERP_MEMO; i++)
         x->memo[i].mode = 0xff;
-    if (v->model && v->model->vendor[0] == 'A')
-        x->isa_options |= ISA_OPT_AMD;
+    x->isa_options = isa_options_of(v->model);
     v->engine_state = x;
     int err = interp_simd_init(x);
     if (err) {
