@@ -200,14 +200,11 @@ static void take_env(struct interp *x, const struct insn *in, const u8 *env)
     c->fds = (u16)w[6];
 }
 
-// The image is accessed piece by piece, upwards: where it runs over the end of the segment, a page fault before that comes first.
+// The first byte of the image is touched, then the last, and segment and page faults are reported for these.
 static void probe_image(struct interp *x, const struct insn *in, u64 off, unsigned size, enum mmu_access access)
 {
-    unsigned word = wide(in) ? 4 : 2;
-    for (unsigned at = 0, len; at < size; at += len) {
-        len = at < env_size(in) ? word : 10;
-        interp_lin_probe(x, interp_linear(x, in->seg, off + at, len, access), len, access, x->view);
-    }
+    interp_lin_probe(x, interp_linear(x, in->seg, off, 1, access), 1, access, x->view);
+    interp_lin_probe(x, interp_linear(x, in->seg, off + size - 1, 1, access), 1, access, x->view);
 }
 
 void op_fnstenv(struct interp *x, const struct insn *in)
