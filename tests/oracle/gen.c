@@ -41,9 +41,10 @@ static bool host_only(const u8 *b, unsigned mode)
         return true;
     if (b[i] != 0x0f)
         return false;
+    // With LOCK the host reads the operands of these before it finds the prefix invalid: 0F 00.
     u8 op = b[i + 1];
-    return op == 0x01 || op == 0x0f || op == 0x0d || op == 0x2b || op == 0x78 || op == 0x79 || op == 0x38 ||
-           op == 0x3a || op == 0x05 || op == 0x34 || op == 0xa2 || op == 0xc7 || op == 0xae || op == 0x1e;
+    return op == 0x00 || op == 0x01 || op == 0x0f || op == 0x0d || op == 0x2b || op == 0x78 || op == 0x79 ||
+           op == 0x38 || op == 0x3a || op == 0x05 || op == 0x34 || op == 0xa2 || op == 0xc7 || op == 0xae || op == 0x1e;
 }
 
 static void pick_bytes(struct gen *g)

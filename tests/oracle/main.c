@@ -59,7 +59,8 @@ static bool form_wanted(unsigned form)
     const char *op = isa_op_names[isa_forms[form].op];
     size_t n = strlen(opt.form);
     return !strcasecmp(isa_forms[form].name, opt.form) || !strcasecmp(op, opt.form) ||
-           (n && opt.form[n - 1] == '*' && !strncasecmp(op, opt.form, n - 1));
+           (n && opt.form[n - 1] == '*' && !strncasecmp(op, opt.form, n - 1)) ||
+           (n && opt.form[n - 1] == '*' && !strncasecmp(isa_forms[form].name, opt.form, n - 1));
 }
 
 // Forms one by one (--form, --per-form), or whatever the seed says.

@@ -655,4 +655,9 @@ void orc_steer(struct gen *g)
     steer_stack(g);
     steer_branch(g);
     steer_special(g);
+    // A far call into 64-bit code pushes with 64-bit addresses. Below zero they would look to Linux like an erratum of the K8 (a
+    // fault above 4 GiB in compatibility mode), and it would let the instruction run again for ever.
+    struct orc_case *c = g->c;
+    if (c->insn.op == ISA_OP_CALL_FAR && c->mode != ISA_MODE_64 && c->in.gpr[X86_RSP] < 16)
+        c->in.gpr[X86_RSP] += 0x1000;
 }

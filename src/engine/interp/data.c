@@ -319,7 +319,12 @@ void op_mfence(struct interp *x, const struct insn *in)
 // CLFLUSH, CLFLUSHOPT, CLWB: subject to the checks of a byte load, caches being invisible otherwise.
 void op_clflush(struct interp *x, const struct insn *in)
 {
-    interp_load(x, in->seg, interp_ea(x, in), 1);
+    u64 off = interp_ea(x, in);
+    // Checked like a byte read, but for execute-only segments, which it may name (SDM 2A CLFLUSH).
+    gva a = interp_linear(x, in->seg, off, 1, MMU_EXEC);
+    if (UNLIKELY(x->debug_on))
+        interp_check_watch(x, a, 1, false);
+    interp_lin_load(x, a, 1, x->view);
 }
 
 void op_ud(struct interp *x, const struct insn *in)

@@ -72,6 +72,19 @@ static _Noreturn void bad_target(struct interp *x, u16 sel)
     interp_raise_err(x, X86_EXC_GP, xfer_err(sel));
 }
 
+// A far call pushes the way the new code does: no base and limit in 64-bit code, a stack segment elsewhere.
+static void new_code_stack(struct interp *x, const struct descriptor *d, struct xfer_stack *st)
+{
+    bool to_long = desc_is_long(x, d->attr);
+    xfer_stack_current(x, st);
+    if (to_long && st->width != 8) {
+        xfer_stack_64(x, st, (u32)st->sp, x->c->cpl);
+        st->align = x->align_on;
+    } else if (!to_long && st->width == 8) {
+        st->width = st->attr & X86_SEG_DB ? 4 : 2;
+    }
+}
+
 static void far_code(struct interp *x, const struct descriptor *d, u16 sel, u64 off, unsigned opsize, bool call)
 {
     unsigned cpl = x->c->cpl, dpl = X86_SEG_DPL(d->attr);
@@ -83,18 +96,19 @@ static void far_code(struct interp *x, const struct descriptor *d, u16 sel, u64 
     if (!(d->attr & X86_SEG_P))
         interp_raise_err(x, X86_EXC_NP, xfer_err(sel));
     if (call) {
-        xfer_stack_current(x, &st);
-        // The pushes are already the new code's: no base and limit in 64-bit code, a stack segment elsewhere.
-        if (desc_is_long(x, d->attr) && st.width != 8)
-            xfer_stack_64(x, &st, (u32)st.sp, cpl);
-        else if (!desc_is_long(x, d->attr) && st.width == 8)
-            st.width = st.attr & X86_SEG_DB ? 4 : 2;
-        xfer_probe(x, &st, 2, opsize);
+        new_code_stack(x, d, &st);
+        // Each slot is stored before the next is looked at: hardware, too, leaves CS behind when the push of RIP faults.
+        xfer_probe(x, &st, 1, opsize);
+        xfer_push(x, &st, opsize, x->c->seg[X86_CS].sel);
+        xfer_probe(x, &st, 1, opsize);
+        xfer_check_ip(x, d, off);
+        xfer_touch_probe(x, d);
+        xfer_push(x, &st, opsize, x->next_rip);
+        xfer_stack_commit(x, &st);
+    } else {
+        xfer_check_ip(x, d, off);
+        xfer_touch_probe(x, d);
     }
-    xfer_check_ip(x, d, off);
-    xfer_touch_probe(x, d);
-    if (call)
-        push_return(x, &st, opsize);
     xfer_set_cs(x, d, sel, cpl, off);
     interp_mode_changed(x);
 }

@@ -110,8 +110,8 @@ static void to_stack(struct interp *x, const struct descriptor *cs, u16 sel, u64
     struct descriptor ss;
     u64 sp = xfer_peek(x, 3 * opsize, opsize);
     u16 ss_sel = (u16)xfer_peek(x, 4 * opsize, opsize);
-    bool have_ss = xfer_check_return_ss(x, ss_sel, rpl, desc_is_long(x, cs->attr), &ss);
     xfer_check_ip(x, cs, rip);
+    bool have_ss = xfer_check_return_ss(x, ss_sel, rpl, desc_is_long(x, cs->attr), &ss);
     xfer_touch_probe(x, cs);
     if (have_ss)
         xfer_touch_probe(x, &ss);

@@ -200,10 +200,11 @@ static void take_env(struct interp *x, const struct insn *in, const u8 *env)
     c->fds = (u16)w[6];
 }
 
-// The first byte of the image is touched, then the last, and segment and page faults are reported for these.
+// The first word of the image is touched, then its last byte, and segment and page faults are reported for these.
 static void probe_image(struct interp *x, const struct insn *in, u64 off, unsigned size, enum mmu_access access)
 {
-    interp_lin_probe(x, interp_linear(x, in->seg, off, 1, access), 1, access, x->view);
+    unsigned word = wide(in) ? 4 : 2;
+    interp_lin_probe(x, interp_linear(x, in->seg, off, word, access), word, access, x->view);
     interp_lin_probe(x, interp_linear(x, in->seg, off + size - 1, 1, access), 1, access, x->view);
 }
 
