@@ -14,14 +14,16 @@
 // Exceptions. Masked SIMD exceptions need nothing. With unmasked ones the host processor raises its own exception inside the
 // thunk, before anything was stored; the host's handler calls native_fault() with the registers of that moment and goes on at
 // the address it returns, and the thunk returns 1 with the MXCSR flags in ctx.fault_mxcsr; for forms with MMX registers, what is
-// left to the caller is the change to MMX state, which the processor makes before it raises the exception. x87 exceptions never trap here: a
-// thunk ends with non-waiting instructions, and a pending exception stays in the guest's status word for the caller to deliver.
+// left to the caller is the change to MMX state, which the processor makes before it raises the exception. x87 exceptions never
+// trap here as long as none is pending when a waiting instruction is run: a thunk ends with FNSAVE, and a new exception stays
+// in the guest's status word for the caller to deliver. FOP, FIP and FDP are left alone: those of the thunk mean nothing.
 #ifndef POGO_ISA_NATIVE_H
 #define POGO_ISA_NATIVE_H
 
 #define NATIVE_CTX_GPR 64
 #define NATIVE_CTX_FLAGS 80
 #define NATIVE_CTX_HOST_MXCSR 88
+#define NATIVE_CTX_X87 96
 
 #ifndef __ASSEMBLER__
 
@@ -35,16 +37,19 @@ struct native_ctx {
     u64 flags;       // status flags: in and out for operations with NATIVE_OP_FLAGS; other bits mean nothing on return
     u32 host_mxcsr;  // loaded when a thunk is done
     u32 fault_mxcsr; // after a SIMD exception: MXCSR with the flags that were raised
+    u8 x87[108];     // x87 state on its way in and out, in FNSAVE's 32-bit format
 } __attribute__((aligned(64)));
 
 _Static_assert(offsetof(struct native_ctx, gpr) == NATIVE_CTX_GPR, "thunks load it");
 _Static_assert(offsetof(struct native_ctx, flags) == NATIVE_CTX_FLAGS, "thunks load it");
 _Static_assert(offsetof(struct native_ctx, host_mxcsr) == NATIVE_CTX_HOST_MXCSR, "thunks load it");
+_Static_assert(offsetof(struct native_ctx, x87) == NATIVE_CTX_X87, "thunks load it");
 
 // 0, or 1 when an unmasked SIMD exception was raised and no register changed.
 typedef int native_fn(struct native_ctx *ctx, void *xs, u64 *gpr);
 
 #define NATIVE_OP_FLAGS 1u // reads or writes status flags
+#define NATIVE_OP_X87 2u   // works on x87 or MMX state
 
 struct native_op {
     u64 key; // what was encoded; 0: the entry is free
@@ -74,9 +79,14 @@ void native_init(struct native_cache *nc, u8 *write, const u8 *exec, u32 size, u
 // on the memory operand's address, only on there being one.
 const struct native_op *native_bind(struct native_cache *nc, const struct insn *in, const u8 *bytes);
 
+// The x87 part of native_call.
+int native_call_x87(const struct native_op *op, struct native_ctx *ctx);
+
 // Run it. The bounce buffer and the flags of ctx are in place.
 static inline int native_call(const struct native_op *op, struct native_ctx *ctx)
 {
+    if (op->flags & NATIVE_OP_X87)
+        return native_call_x87(op, ctx);
     return op->fn(ctx, ctx->xs, ctx->gpr);
 }
 

@@ -189,51 +189,47 @@ static void run_flags(struct interp *x, const struct insn *in, const struct nati
     flags_set(x->c, X86_FL_STATUS, ctx->flags);
 }
 
-// FXRSTOR and FXSAVE around the instruction lose the pointers and the guest's MXCSR_MASK. Exceptions that are pending all the
-// same (IGNNE#) have to be out of the host processor's sight.
-static void run_x87(struct interp *x, const struct insn *in, const struct native_op *op, bool mem, u64 off)
+// Exceptions that are pending all the same (IGNNE#) have to be out of the host processor's sight.
+static void run_x87(struct interp *x, const struct insn *in, const struct native_op *op)
 {
-    struct cpu *c = x->c;
-    struct x86_xsave *xs = &c->xs;
-    u32 attr = isa_forms[in->form].attr;
-    u16 fop = xs->fop;
-    u64 fip = xs->fip, fdp = xs->fdp;
-    u32 mask = xs->mxcsr_mask;
+    struct x86_xsave *xs = &x->c->xs;
     u16 pending = x87_pending(xs) ? xs->fsw & 0x3f : 0;
     if (UNLIKELY(pending))
         x87_set_words(xs, xs->fcw, xs->fsw & 0x7fc0);
     if (op->flags & NATIVE_OP_FLAGS) {
         run_flags(x, in, op);
-    } else if (native_call(op, &x->native->ctx)) {
+    } else if (UNLIKELY(native_call(op, &x->native->ctx))) {
         x87_set_words(xs, xs->fcw, xs->fsw | pending);
         raise_simd(x, in);
     }
-    xs->mxcsr_mask = mask;
     if (UNLIKELY(pending))
         x87_set_words(xs, xs->fcw, xs->fsw | pending);
-    if (attr & ISA_ATTR_X87) {
-        fop = (u16)((in->opcode & 7) << 8 | in->modrm);
-        fip = c->rip;
-        c->fcs = c->seg[X86_CS].sel;
-        if (mem) {
-            fdp = off;
-            c->fds = c->seg[in->seg].sel;
-        }
+}
+
+// What an x87 instruction, other than control ones, leaves in the pointers.
+static void set_pointers(struct interp *x, const struct insn *in, bool mem)
+{
+    struct cpu *c = x->c;
+    c->xs.fop = (u16)((in->opcode & 7) << 8 | in->modrm);
+    c->xs.fip = c->rip;
+    c->fcs = c->seg[X86_CS].sel;
+    if (mem) {
+        c->xs.fdp = interp_ea(x, in);
+        c->fds = c->seg[in->seg].sel;
     }
-    xs->fop = fop;
-    xs->fip = fip;
-    xs->fdp = fdp;
 }
 
 static void run(struct interp *x, const struct insn *in, const struct native_op *op, bool mem)
 {
-    u32 attr = isa_forms[in->form].attr;
-    if (attr & (ISA_ATTR_X87 | ISA_ATTR_MMX))
-        run_x87(x, in, op, mem, mem ? interp_ea(x, in) : 0);
-    else if (op->flags & NATIVE_OP_FLAGS)
+    if (op->flags & NATIVE_OP_X87) {
+        run_x87(x, in, op);
+        if (isa_forms[in->form].attr & ISA_ATTR_X87)
+            set_pointers(x, in, mem);
+    } else if (op->flags & NATIVE_OP_FLAGS) {
         run_flags(x, in, op);
-    else if (UNLIKELY(native_call(op, &x->native->ctx)))
+    } else if (UNLIKELY(native_call(op, &x->native->ctx))) {
         raise_simd(x, in);
+    }
 }
 
 static void run_store(struct interp *x, const struct insn *in, const struct native_op *op, unsigned size)
