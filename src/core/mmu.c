@@ -263,6 +263,8 @@ bool mmu_walk(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
     struct pte leaf;
     unsigned shift;
     u64 prot;
+    // The 386 and 486 mark the page directory's entry only when the access goes through.
+    bool late = v->model && (v->model->family == 3 || v->model->family == 4);
 
     walk_init(&w, v, a);
     if (w.paging == PAGING_NONE) {
@@ -271,13 +273,15 @@ bool mmu_walk(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
         return true;
     }
     for (;;) {
-        enum step step = walk_down(&w, &leaf, &shift, &prot, true);
+        enum step step = walk_down(&w, &leaf, &shift, &prot, !late);
         if (UNLIKELY(step == STEP_RETRY))
             continue;
         if (UNLIKELY(step != STEP_OK))
             return walk_fault(&v->cpu, a, access, view, step == STEP_RESERVED ? X86_PF_P | X86_PF_RSVD : 0, fault);
         if (UNLIKELY(!(permissions(&v->cpu, prot, view) & need[access])))
             return walk_fault(&v->cpu, a, access, view, X86_PF_P, fault);
+        if (UNLIKELY(late) && walk_down(&w, &leaf, &shift, &prot, true) != STEP_OK)
+            continue;
         if (LIKELY(pte_set(&w, &leaf, access == MMU_WRITE ? X86_PTE_A | X86_PTE_D : X86_PTE_A)))
             break;
     }

@@ -355,6 +355,30 @@ static void test_pse36(void **state)
     fake_machine_free(f);
 }
 
+// Before the Pentium an access that faults leaves the directory's accessed bit alone; since then the walk sets it on its way.
+static void test_accessed_bit_of_old_models(void **state)
+{
+    (void)state;
+    struct fake_machine *f = fake_machine_new(RAM_SIZE);
+    const struct layout *l = &layouts[0];
+    struct mmu_page page;
+    struct mmu_fault fault;
+
+    for (u32 family = 4; family <= 6; family++) {
+        struct cpu_model m = model_of("GenuineIntel", 32, false, false);
+        m.family = family;
+        f->vcpu.model = &m;
+        setup(f, l, (const u64[]){X86_PTE_P, 0});
+        assert_false(mmu_walk(&f->vcpu, l->a, MMU_READ, TLB_SUPER, &page, &fault));
+        assert_int_equal(model_ram(f, entry_at(l, 0), 4) & X86_PTE_A, family == 4 ? 0 : X86_PTE_A);
+        put(f, entry_at(l, 1), 4, entry_value(l, 1, X86_PTE_P));
+        assert_true(mmu_walk(&f->vcpu, l->a, MMU_READ, TLB_SUPER, &page, &fault));
+        assert_int_equal(model_ram(f, entry_at(l, 0), 4) & X86_PTE_A, X86_PTE_A);
+        assert_int_equal(model_ram(f, entry_at(l, 1), 4) & X86_PTE_A, X86_PTE_A);
+    }
+    fake_machine_free(f);
+}
+
 static void test_no_paging_and_a20(void **state)
 {
     (void)state;
@@ -845,6 +869,7 @@ int main(void)
         cmocka_unit_test(test_random_entries),
         cmocka_unit_test(test_literal_error_codes),
         cmocka_unit_test(test_pse36),
+        cmocka_unit_test(test_accessed_bit_of_old_models),
         cmocka_unit_test(test_no_paging_and_a20),
         cmocka_unit_test(test_a20_in_walk),
         cmocka_unit_test(test_tables_outside_ram),
