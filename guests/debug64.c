@@ -39,7 +39,7 @@ static void single_step(void)
     start(100);
     __asm__ volatile("pushf\n"
                      "orq $0x100, (%%rsp)\n"
-                     "popf\n"                  // TF takes effect after the next instruction
+                     "popf\n" // TF takes effect after the next instruction
                      "step_begin: nop\n"
                      "step_1: mov $1, %%eax\n"
                      "step_2: pushf\n"
@@ -91,7 +91,9 @@ static void step_rep(void)
                      "popf\n"
                      "rep_insn: rep movsb\n"
                      "rep_after: nop\n"
-                     "nop\n" ::"m"(from), "m"(to) : "rcx", "rsi", "rdi", "memory", "cc");
+                     "nop\n" ::"m"(from),
+                     "m"(to)
+                     : "rcx", "rsi", "rdi", "memory", "cc");
     CHECK_EQ(hits, 5);
     CHECK_EQ(hit_ip[0], (word)rep_insn);
     CHECK_EQ(hit_ip[2], (word)rep_insn);
@@ -248,7 +250,8 @@ static void step_int(void)
                      "popf\n"
                      "int $0x81\n"
                      "nop\n"
-                     "int_step_next: nop\n" ::: "memory", "cc");
+                     "int_step_next: nop\n" ::
+                         : "memory", "cc");
     CHECK_EQ(hits, 1);
     CHECK_EQ(hit_ip[0], (word)int_step_next);
     trap_handler[0x81] = NULL;

@@ -94,14 +94,15 @@ static void one_case(u64 flags, enum access how, bool user, bool wp, bool smep, 
     if (has_smap)
         set_cr4(1u << 21, false);
     int got = trap.vector == 14 ? (int)trap.error : trap.vector == -1 ? -1 : 1000 + trap.vector;
-    check_at(got == want, __FILE__, __LINE__, "flags %lx access %d user %d wp %d smep %d smap %d ac %d: error %d, not %d",
-             (unsigned long)flags, how, user, wp, smep, smap, ac, got, want);
+    check_at(got == want, __FILE__, __LINE__,
+             "flags %lx access %d user %d wp %d smep %d smap %d ac %d: error %d, not %d", (unsigned long)flags, how,
+             user, wp, smep, smap, ac, got, want);
     if (got >= 0)
         CHECK_EQ(trap.cr2, WINDOW);
     u64 ad = *pte & (PTE_A | PTE_D);
     u64 want_ad = want >= 0 ? 0 : how == WRITE ? PTE_A | PTE_D : PTE_A;
-    check_at(ad == want_ad, __FILE__, __LINE__, "flags %lx access %d user %d: A/D %lx, not %lx", (unsigned long)flags, how, user,
-             (unsigned long)ad, (unsigned long)want_ad);
+    check_at(ad == want_ad, __FILE__, __LINE__, "flags %lx access %d user %d: A/D %lx, not %lx", (unsigned long)flags,
+             how, user, (unsigned long)ad, (unsigned long)want_ad);
 }
 
 static void permission_matrix(void)
@@ -322,7 +323,8 @@ static void canonical(void)
     tss.ist[0] = (word)ist_stack + sizeof ist_stack;
     set_gate(12, (word)gate_stub(12), SEL_CODE, 14, 0, 1);
     set_gate(13, (word)gate_stub(13), SEL_CODE, 14, 0, 1);
-    TRY(__asm__ volatile("mov %%rsp, %%rbx; mov %0, %%rsp; push %%rax; mov %%rbx, %%rsp" ::"r"(0x0000900000000000ull) : "rbx"));
+    TRY(__asm__ volatile("mov %%rsp, %%rbx; mov %0, %%rsp; push %%rax; mov %%rbx, %%rsp" ::"r"(0x0000900000000000ull)
+                         : "rbx"));
     CHECK_TRAP_ERR(12, 0);
     TRY(__asm__ volatile("mov (%0), %%al" ::"r"(0x00007fffffffffffull) : "rax"));
     CHECK_TRAP(14); // canonical but not mapped

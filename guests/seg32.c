@@ -6,9 +6,9 @@
 
 const char guest_name[] = "seg32";
 
-#define A_DATA 0x93    // present, DPL 0, writable, accessed
-#define A_CODE 0x9b    // present, DPL 0, readable, accessed
-#define A_G_DB 0xc000  // 4 KiB granular, 32-bit
+#define A_DATA 0x93   // present, DPL 0, writable, accessed
+#define A_CODE 0x9b   // present, DPL 0, readable, accessed
+#define A_G_DB 0xc000 // 4 KiB granular, 32-bit
 #define SEL(n) (SEL_FREE + 8 * (n))
 
 static u8 area[8192] __attribute__((aligned(4096)));
@@ -19,9 +19,18 @@ static u16 put(unsigned n, u32 base, u32 limit, u32 attr)
     return (u16)SEL(n);
 }
 
-static void load_ds(u16 sel) { __asm__ volatile("mov %w0, %%ds" ::"r"(sel) : "memory"); }
-static void load_ss(u16 sel) { __asm__ volatile("mov %w0, %%ss" ::"r"(sel) : "memory"); }
-static void load_fs(u16 sel) { __asm__ volatile("mov %w0, %%fs" ::"r"(sel) : "memory"); }
+static void load_ds(u16 sel)
+{
+    __asm__ volatile("mov %w0, %%ds" ::"r"(sel) : "memory");
+}
+static void load_ss(u16 sel)
+{
+    __asm__ volatile("mov %w0, %%ss" ::"r"(sel) : "memory");
+}
+static void load_fs(u16 sel)
+{
+    __asm__ volatile("mov %w0, %%fs" ::"r"(sel) : "memory");
+}
 
 static u32 fs_read(u32 off)
 {

@@ -150,7 +150,8 @@ static void flags_and_selectors(void)
     CHECK_EQ(user(user_popf, 0x002) & 0x3200, 0x3000);  // IOPL is not ring 3's to change...
     CHECK_EQ(user(user_popf, 0x3202) & 0x3200, 0x3200); // ...but IF is, at IOPL 3
     user_flags = 0;
-    CHECK_EQ(user(user_popf, 0x244ed7) & 0x244ed7, 0x244cd7 & ~0x200ull); // what ring 3 may set: ID AC NT OF DF and status
+    CHECK_EQ(user(user_popf, 0x244ed7) & 0x244ed7,
+             0x244cd7 & ~0x200ull); // what ring 3 may set: ID AC NT OF DF and status
     CHECK_EQ(user(user_cs, 0), SEL_UCODE);
     CHECK_EQ(user(user_lar, SEL_UCODE), 0xaffb00);
     CHECK_EQ(user(user_lar, SEL_CODE), ~0ull); // DPL 0 is invisible
@@ -169,11 +170,11 @@ static void flags_and_selectors(void)
 
 // --- privileged at ring 3 -------------------------------------------------------------------------------------------------------
 
-#define USER_INSN(name, insn)                                                                                                  \
-    USER static word user_##name(word arg)                                                                                     \
-    {                                                                                                                          \
-        __asm__ volatile(insn ::"c"(0), "a"(0), "d"(0) : "memory");                                                           \
-        return arg;                                                                                                            \
+#define USER_INSN(name, insn) \
+    USER static word user_##name(word arg) \
+    { \
+        __asm__ volatile(insn ::"c"(0), "a"(0), "d"(0) : "memory"); \
+        return arg; \
     }
 USER_INSN(hlt, "hlt")
 USER_INSN(cli, "cli")
@@ -197,12 +198,13 @@ USER_INSN(int13, "int $13")
 
 static void privileged(void)
 {
-    static word (*const fn[])(word) = {user_hlt,  user_cli,  user_sti,  user_clts, user_in,     user_out,    user_lgdt,    user_lidt,    user_lldt,
-                                       user_ltr,  user_lmsw, user_invlpg, user_wbinvd, user_invd, user_wrmsr, user_mov_cr3, user_mov_dr7};
+    static word (*const fn[])(word) = {user_hlt,    user_cli,  user_sti,   user_clts,    user_in,     user_out,
+                                       user_lgdt,   user_lidt, user_lldt,  user_ltr,     user_lmsw,   user_invlpg,
+                                       user_wbinvd, user_invd, user_wrmsr, user_mov_cr3, user_mov_dr7};
     for (unsigned i = 0; i < sizeof fn / sizeof fn[0]; i++) {
         run_user(fn[i], 0);
-        check_at(trap.vector == 13 && trap.error == 0, __FILE__, __LINE__, "privileged instruction %u: trap %d error %lx", i,
-                 trap.vector, (unsigned long)trap.error);
+        check_at(trap.vector == 13 && trap.error == 0, __FILE__, __LINE__,
+                 "privileged instruction %u: trap %d error %lx", i, trap.vector, (unsigned long)trap.error);
     }
     run_user(user_int13, 0);
     CHECK_TRAP_ERR(13, 13 * 8 + 2); // gate DPL 0
@@ -273,5 +275,4 @@ void guest_main(void)
     flags_and_selectors();
     privileged();
     alignment();
-
 }

@@ -69,7 +69,7 @@ static void syscall_sysret(void)
     wrmsr(MSR_STAR, (u64)SEL_CODE << 32 | (u64)0x63 << 48);
     wrmsr(MSR_LSTAR, (word)syscall_entry);
     wrmsr(MSR_SFMASK, 0x4700); // NT, DF, IF, TF
-    user_flags = 0x400; // DF
+    user_flags = 0x400;        // DF
     run_user(user_syscall, 0x1234);
     user_flags = 0;
     CHECK_TRAP(0x80);
@@ -362,7 +362,7 @@ static void pcid(void)
     }
     write_cr3(cr3);
     write_cr4(read_cr4() & ~0x20000ull);
-    write_cr3(cr3 | 0x18); // PWT and PCD are allowed without PCIDs
+    write_cr3(cr3 | 0x18);                // PWT and PCD are allowed without PCIDs
     TRY(write_cr4(read_cr4() | 0x20000)); // CR3[11:0] is not 0
     CHECK_TRAP_ERR(13, 0);
     write_cr3(cr3);

@@ -43,10 +43,10 @@ static void run(const u8 *code, unsigned len, word flags)
     CODE[len + 1] = 0x80;
     TRY(enter_v86(flags, 0));
 }
-#define RUN(flags, ...)                                                                                                         \
-    do {                                                                                                                        \
-        static const u8 code_[] = {__VA_ARGS__};                                                                               \
-        run(code_, sizeof code_, (flags));                                                                                      \
+#define RUN(flags, ...) \
+    do { \
+        static const u8 code_[] = {__VA_ARGS__}; \
+        run(code_, sizeof code_, (flags)); \
     } while (0)
 
 #define IOPL3 0x3000
@@ -183,7 +183,7 @@ static void vme(void)
     CHECK_EQ(*(u16 *)(STACK_SEG * 16 + 0xfffa), 0x1000);
     CHECK_EQ(*(u16 *)(STACK_SEG * 16 + 0xfffc) & 0x3200, 0x3200);
     CHECK(!(last.flags & 0x80000)); // VIF cleared
-    RUN(0, 0xcd, 0x22); // not redirected: IOPL 0 faults
+    RUN(0, 0xcd, 0x22);             // not redirected: IOPL 0 faults
     CHECK_TRAP_ERR(13, 0);
     // With IOPL 3 redirected interrupts go the same way, with the real IF.
     RUN(IOPL3, 0xcd, 0x21);

@@ -86,8 +86,8 @@ void check_at(bool ok, const char *file, int line, const char *fmt, ...)
 void check_trap(int vector, bool with_error, word error, const char *file, int line)
 {
     check_at(trap.vector == vector && (!with_error || trap.error == error), file, line,
-             "trap %d error %lx at %lx, not trap %d error %lx", trap.vector, (unsigned long)trap.error, (unsigned long)trap.ip,
-             vector, (unsigned long)error);
+             "trap %d error %lx at %lx, not trap %d error %lx", trap.vector, (unsigned long)trap.error,
+             (unsigned long)trap.ip, vector, (unsigned long)error);
 }
 
 _Noreturn void guest_exit(int code)
