@@ -34,10 +34,11 @@ extern unsigned passed, failed;
 void check_at(bool ok, const char *file, int line, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 #define CHECK(cond) check_at((cond), __FILE__, __LINE__, "%s", #cond)
 // Equality, with both values in the message.
-#define CHECK_EQ(got, want)                                                                                                     \
-    do {                                                                                                                        \
-        word got_ = (word)(got), want_ = (word)(want);                                                                          \
-        check_at(got_ == want_, __FILE__, __LINE__, "%s is %lx, not %lx", #got, (unsigned long)got_, (unsigned long)want_);     \
+#define CHECK_EQ(got, want) \
+    do { \
+        word got_ = (word)(got), want_ = (word)(want); \
+        check_at(got_ == want_, __FILE__, __LINE__, "%s is %lx, not %lx", #got, (unsigned long)got_, \
+                 (unsigned long)want_); \
     } while (0)
 // The trap that the last TRY or run_user() met: vector, or vector and error code.
 #define CHECK_TRAP(v) check_trap((v), false, 0, __FILE__, __LINE__)
@@ -46,16 +47,48 @@ void check_trap(int vector, bool with_error, word error, const char *file, int l
 
 // --- processor --------------------------------------------------------------------------------------------------------------
 
-static inline void outb(u16 port, u8 v) { __asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port)); }
-static inline void outw(u16 port, u16 v) { __asm__ volatile("outw %0, %1" ::"a"(v), "Nd"(port)); }
-static inline void outl(u16 port, u32 v) { __asm__ volatile("outl %0, %1" ::"a"(v), "Nd"(port)); }
-static inline u8 inb(u16 port) { u8 v; __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
-static inline u16 inw(u16 port) { u16 v; __asm__ volatile("inw %1, %0" : "=a"(v) : "Nd"(port)); return v; }
-static inline u32 inl(u16 port) { u32 v; __asm__ volatile("inl %1, %0" : "=a"(v) : "Nd"(port)); return v; }
+static inline void outb(u16 port, u8 v)
+{
+    __asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port));
+}
+static inline void outw(u16 port, u16 v)
+{
+    __asm__ volatile("outw %0, %1" ::"a"(v), "Nd"(port));
+}
+static inline void outl(u16 port, u32 v)
+{
+    __asm__ volatile("outl %0, %1" ::"a"(v), "Nd"(port));
+}
+static inline u8 inb(u16 port)
+{
+    u8 v;
+    __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port));
+    return v;
+}
+static inline u16 inw(u16 port)
+{
+    u16 v;
+    __asm__ volatile("inw %1, %0" : "=a"(v) : "Nd"(port));
+    return v;
+}
+static inline u32 inl(u16 port)
+{
+    u32 v;
+    __asm__ volatile("inl %1, %0" : "=a"(v) : "Nd"(port));
+    return v;
+}
 
-#define REG_ACCESS(name, reg)                                                                                                   \
-    static inline word read_##name(void) { word v; __asm__ volatile("mov %%" reg ", %0" : "=r"(v)::"memory"); return v; }       \
-    static inline void write_##name(word v) { __asm__ volatile("mov %0, %%" reg ::"r"(v) : "memory"); }
+#define REG_ACCESS(name, reg) \
+    static inline word read_##name(void) \
+    { \
+        word v; \
+        __asm__ volatile("mov %%" reg ", %0" : "=r"(v)::"memory"); \
+        return v; \
+    } \
+    static inline void write_##name(word v) \
+    { \
+        __asm__ volatile("mov %0, %%" reg ::"r"(v) : "memory"); \
+    }
 REG_ACCESS(cr0, "cr0")
 REG_ACCESS(cr2, "cr2")
 REG_ACCESS(cr3, "cr3")
@@ -67,9 +100,20 @@ REG_ACCESS(dr3, "db3")
 REG_ACCESS(dr6, "db6")
 REG_ACCESS(dr7, "db7")
 
-static inline word read_flags(void) { word v; __asm__ volatile("pushf; pop %0" : "=r"(v)::"memory"); return v; }
-static inline void write_flags(word v) { __asm__ volatile("push %0; popf" ::"r"(v) : "memory", "cc"); }
-static inline void invlpg(const void *p) { __asm__ volatile("invlpg (%0)" ::"r"(p) : "memory"); }
+static inline word read_flags(void)
+{
+    word v;
+    __asm__ volatile("pushf; pop %0" : "=r"(v)::"memory");
+    return v;
+}
+static inline void write_flags(word v)
+{
+    __asm__ volatile("push %0; popf" ::"r"(v) : "memory", "cc");
+}
+static inline void invlpg(const void *p)
+{
+    __asm__ volatile("invlpg (%0)" ::"r"(p) : "memory");
+}
 
 static inline void cpuid(u32 leaf, u32 sub, u32 r[4])
 {
@@ -120,16 +164,16 @@ extern struct try_buf *try_current;
 int try_save(struct try_buf *b) __attribute__((returns_twice)); // -1 at first, then the vector
 
 // Run a statement; a trap inside abandons it. `trap` tells what happened (vector -1: nothing).
-#define TRY(statement)                                                                                                          \
-    do {                                                                                                                        \
-        struct try_buf buf_, *outer_ = try_current;                                                                             \
-        trap.vector = -1;                                                                                                       \
-        trap.error = 0;                                                                                                         \
-        try_current = &buf_;                                                                                                    \
-        if (try_save(&buf_) == -1) {                                                                                            \
-            statement;                                                                                                          \
-        }                                                                                                                       \
-        try_current = outer_;                                                                                                   \
+#define TRY(statement) \
+    do { \
+        struct try_buf buf_, *outer_ = try_current; \
+        trap.vector = -1; \
+        trap.error = 0; \
+        try_current = &buf_; \
+        if (try_save(&buf_) == -1) { \
+            statement; \
+        } \
+        try_current = outer_; \
     } while (0)
 
 // Run fn(arg) at CPL 3 on the user stack until it traps; returning from fn is a trap too (vector 0x80). Outcome in `trap`.
@@ -178,6 +222,7 @@ static inline u64 make_desc(u32 base, u32 limit, u32 attr)
 void set_gate(unsigned vector, word target, u16 sel, unsigned type, unsigned dpl, unsigned ist);
 void *gate_stub(unsigned vector); // the normal stub of a vector
 void reset_gate(unsigned vector);
+void gate_absent(unsigned vector); // clear the present bit
 
 #ifdef __x86_64__
 struct __attribute__((packed)) tss {

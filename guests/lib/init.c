@@ -25,6 +25,11 @@ void set_gate(unsigned vector, word target, u16 sel, unsigned type, unsigned dpl
 }
 #endif
 
+void gate_absent(unsigned vector)
+{
+    *(u64 *)&idt[vector] &= ~(0x80ull << 40);
+}
+
 void *gate_stub(unsigned vector)
 {
     return trap_stubs + vector * 16;
