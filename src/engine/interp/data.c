@@ -223,8 +223,8 @@ void op_cmpxchg16b(struct interp *x, const struct insn *in)
 {
     struct cpu *c = x->c;
     u64 ea = interp_ea(x, in);
-    gva a = interp_linear(x, in->seg, ea, 16, MMU_WRITE);
-    if (a & 15)
+    gva a = ea + (in->seg >= X86_FS ? c->seg[in->seg].base : 0);
+    if (a & 15) // before #SS for a non-canonical address
         interp_gp0(x);
     interp_probe_store(x, in->seg, ea, 16);
     u64 old[2] = {c->gpr[X86_RAX], c->gpr[X86_RDX]}, desired[2] = {c->gpr[X86_RBX], c->gpr[X86_RCX]};
