@@ -256,7 +256,8 @@ enum x86_systype {
 #define X86_MXCSR_MASK_SHIFT 7
 #define X86_MXCSR_FTZ 0x8000u
 #define X86_MXCSR_DEFAULT 0x1f80u
-#define X86_MXCSR_VALID 0xffffu // what may be set (without misalignsse, which no model has)
+#define X86_MXCSR_VALID 0xffffu // what every processor with SSE2 can set
+#define X86_MXCSR_MM 0x20000u   // misaligned mode (CPUID misalignsse). APM 1 4.2.2
 
 // x87 status and control words.
 #define X86_FSW_ES 0x0080u // an unmasked exception is pending

@@ -113,10 +113,27 @@ void interp_fpu_check(struct interp *x, const struct insn *in)
         x87_check_pending(x);
 }
 
-// Legacy SSE needs aligned operands, but AMD's SHA instructions do not.
-static bool needs_alignment(const struct interp *x, const struct isa_form_info *f)
+// Legacy SSE needs aligned operands, but AMD's SHA instructions do not, and AMD's misaligned mode (MXCSR.MM) asks it of the
+// moves that are meant to be aligned only. APM 1 4.3.2.
+static bool needs_alignment(const struct interp *x, const struct insn *in)
 {
-    return f->attr & ISA_ATTR_ALIGN && !(f->feature == ISA_FEAT_SHA_NI && x->isa_options & ISA_OPT_AMD);
+    const struct isa_form_info *f = &isa_forms[in->form];
+    if (LIKELY(!(f->attr & ISA_ATTR_ALIGN)))
+        return false;
+    if (f->feature == ISA_FEAT_SHA_NI && x->isa_options & ISA_OPT_AMD)
+        return false;
+    if (LIKELY(!(x->c->xs.mxcsr & X86_MXCSR_MM)) || in->enc != ISA_ENC_LEGACY)
+        return true;
+    switch (f->op) {
+    case ISA_OP_MOVAPS:
+    case ISA_OP_MOVAPD:
+    case ISA_OP_MOVDQA:
+    case ISA_OP_MOVNTPS:
+    case ISA_OP_MOVNTPD:
+    case ISA_OP_MOVNTDQ:
+    case ISA_OP_MOVNTDQA: return true;
+    default: return false;
+    }
 }
 
 void simd_require_alignment(struct interp *x, const struct insn *in, unsigned align)
@@ -130,7 +147,7 @@ void simd_require_alignment(struct interp *x, const struct insn *in, unsigned al
 u64 simd_address(struct interp *x, const struct insn *in, unsigned size, unsigned align, enum mmu_access access)
 {
     u64 off = interp_ea(x, in);
-    bool strict = needs_alignment(x, &isa_forms[in->form]);
+    bool strict = needs_alignment(x, in);
     if (LIKELY(!strict && !x->align_on))
         return off;
     if (strict)
@@ -278,11 +295,17 @@ void interp_native(struct interp *x, const struct insn *in)
 
 // --- MXCSR and small ones ---------------------------------------------------------------------------------------------------
 
+u32 simd_mxcsr_mask(const struct interp *x)
+{
+    const struct cpu_model *m = x->v->model;
+    return m && cpu_model_has(m, ISA_FEAT_MISALIGNSSE) ? X86_MXCSR_VALID | X86_MXCSR_MM : X86_MXCSR_VALID;
+}
+
 void op_ldmxcsr(struct interp *x, const struct insn *in)
 {
     interp_fpu_check(x, in);
     u32 v = (u32)interp_load(x, in->seg, interp_ea(x, in), 4);
-    if (v & ~X86_MXCSR_VALID)
+    if (v & ~simd_mxcsr_mask(x))
         interp_gp0(x);
     x->c->xs.mxcsr = v;
 }

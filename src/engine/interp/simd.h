@@ -46,4 +46,7 @@ void simd_require_alignment(struct interp *x, const struct insn *in, unsigned al
 // #AC off a multiple of `align` where alignment checking is on.
 u64 simd_address(struct interp *x, const struct insn *in, unsigned size, unsigned align, enum mmu_access access);
 
+// Bits that software may set in MXCSR.
+u32 simd_mxcsr_mask(const struct interp *x);
+
 #endif

@@ -152,7 +152,7 @@ void op_fxsave(struct interp *x, const struct insn *in)
     put(&im, 0, XS_LEGACY_FP);
     put(&im, XS_ST, 128);
     if (c->cr4 & X86_CR4_OSFXSR) {
-        u32 mxcsr[2] = {c->xs.mxcsr, X86_MXCSR_VALID};
+        u32 mxcsr[2] = {c->xs.mxcsr, simd_mxcsr_mask(x)};
         memcpy(im.b + XS_MXCSR, mxcsr, 8);
         put(&im, XS_MXCSR, 8);
     }
@@ -174,7 +174,7 @@ void op_fxrstor(struct interp *x, const struct insn *in)
     interp_load_buf(x, in->seg, interp_ea(x, in), b, 512);
     memcpy(&mxcsr, b + XS_MXCSR, 4);
     if (c->cr4 & X86_CR4_OSFXSR) {
-        if (mxcsr & ~X86_MXCSR_VALID)
+        if (mxcsr & ~simd_mxcsr_mask(x))
             interp_gp0(x);
         c->xs.mxcsr = mxcsr;
     }
@@ -236,7 +236,7 @@ static void put_components(struct interp *x, const struct insn *in, struct image
         put(im, XS_ST, 128);
     }
     if (mxcsr) {
-        u32 v[2] = {c->xs.mxcsr, X86_MXCSR_VALID};
+        u32 v[2] = {c->xs.mxcsr, simd_mxcsr_mask(x)};
         memcpy(im->b + XS_MXCSR, v, 8);
         put(im, XS_MXCSR, 8);
     }
@@ -325,7 +325,7 @@ static u32 new_mxcsr(struct interp *x, const u8 *b, u64 rfbm, bool compact, u64 
         memcpy(&v, b + XS_MXCSR, 4);
     else if (compact && rfbm & X86_XCR0_SSE)
         v = X86_MXCSR_DEFAULT;
-    if (v & ~X86_MXCSR_VALID)
+    if (v & ~simd_mxcsr_mask(x))
         interp_gp0(x);
     return v;
 }
