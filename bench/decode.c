@@ -1,5 +1,5 @@
-// Decoder throughput over the code of a real program: bench/decode [FILE [SECONDS]], /usr/bin/python3 by default, else this
-// program itself. The executable segment of a 64-bit ELF file is decoded from end to end, again and again.
+// Decoder throughput over the code of a real program: bench/decode [FILE [SECONDS]], /usr/bin/python3 by default, else
+// this program itself. The executable segment of a 64-bit ELF file is decoded from end to end, again and again.
 #include <elf.h>
 #include <fcntl.h>
 #include <stdio.h>

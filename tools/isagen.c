@@ -29,6 +29,7 @@ static const char *const dim_name[DIM_COUNT] = {"MODE", "MOD", "REG", "PFX", "RM
 
 struct row {
     const char *op, *enc, *opnds, *flags, *feature, *implicit, *attr;
+    const char *file;
     int line;
     char name[96];
     int op_index;
@@ -44,7 +45,7 @@ struct row {
 
 static struct row rows[MAX_ROWS] = {
 #define I(op, enc, opnds, flags, feature, implicit, attr) \
-    {#op, enc, opnds, flags, #feature, implicit, attr, .line = __LINE__},
+    {#op, enc, opnds, flags, #feature, implicit, attr, .file = __FILE__, .line = __LINE__},
 #include "isa/insns.def"
 #undef I
 };
@@ -56,7 +57,7 @@ static _Noreturn void die(const struct row *r, const char *fmt, ...)
 {
     va_list ap;
     if (r)
-        fprintf(stderr, "isagen: line %d: %s \"%s\" \"%s\": ", r->line, r->op, r->enc, r->opnds);
+        fprintf(stderr, "%s:%d: %s \"%s\" \"%s\": ", r->file, r->line, r->op, r->enc, r->opnds);
     va_start(ap, fmt);
     vfprintf(stderr, fmt, ap);
     va_end(ap);
@@ -86,7 +87,7 @@ static bool has_attr(const struct row *r, const char *name)
     return false;
 }
 
-// --- encodings -----------------------------------------------------------------------------------------------------------
+// --- encodings -------------------------------------------------------------------------------------------------------
 
 enum { PFX_NP = 1, PFX_66 = 2, PFX_F3 = 4, PFX_F2 = 8 };
 
@@ -210,7 +211,7 @@ static void parse_encoding(struct row *r)
         r->mask[DIM_MODE] = 2;
 }
 
-// --- operands ------------------------------------------------------------------------------------------------------------
+// --- operands --------------------------------------------------------------------------------------------------------
 
 // What a decoder needs to fill one operand; the generated table has one entry for each distinct pattern.
 struct pattern {
@@ -392,7 +393,7 @@ static void parse_operands(struct row *r)
     }
 }
 
-// --- facts ---------------------------------------------------------------------------------------------------------------
+// --- facts -----------------------------------------------------------------------------------------------------------
 
 // The six status flags as columns O S Z A P C, then letters of control flags (lower case read, upper case written).
 static void parse_flags(const struct row *r, unsigned *rd, unsigned *wr, unsigned *un)
@@ -489,7 +490,7 @@ static void print_attrs(const struct row *r)
         printf(" | ISA_ATTR_VSIB");
 }
 
-// --- names ---------------------------------------------------------------------------------------------------------------
+// --- names -----------------------------------------------------------------------------------------------------------
 
 static bool name_taken(const struct row *r)
 {
@@ -539,7 +540,7 @@ static void index_ops(void)
     }
 }
 
-// --- the look-up tree ----------------------------------------------------------------------------------------------------
+// --- the look-up tree ------------------------------------------------------------------------------------------------
 
 #define ENTRY_NODE 0x8000
 #define ENTRY_MODRM 0x4000
@@ -627,7 +628,7 @@ static void build_roots(void)
     }
 }
 
-// --- output --------------------------------------------------------------------------------------------------------------
+// --- output ----------------------------------------------------------------------------------------------------------
 
 static void print_enums(void)
 {

@@ -151,7 +151,7 @@ static COLD const u8 *fill_window(u8 *window, const u8 *bytes, size_t avail)
     return window;
 }
 
-// --- prefixes and opcode -------------------------------------------------------------------------------------------------
+// --- prefixes and opcode ---------------------------------------------------------------------------------------------
 
 // Prefixes in general; stops at the opcode or the escape and returns its role, or ROLE_PREFIX after 15 of them.
 static COLD unsigned scan_prefixes(struct dec *d)
@@ -242,7 +242,7 @@ static unsigned find_form(const struct dec *d, unsigned entry, unsigned modrm, u
     return entry;
 }
 
-// --- memory operand ------------------------------------------------------------------------------------------------------
+// --- memory operand --------------------------------------------------------------------------------------------------
 
 static ALWAYS_INLINE i64 extend(u64 raw, unsigned size, bool is_signed)
 {
@@ -312,7 +312,7 @@ static ALWAYS_INLINE void memory(struct dec *d, unsigned modrm)
         memory32(d, modrm);
 }
 
-// --- immediates ----------------------------------------------------------------------------------------------------------
+// --- immediates ------------------------------------------------------------------------------------------------------
 
 // Bytes by operand size, and what is kept of the sign-extended value.
 static const u8 imm_sizes[IMM_SPECIAL][3] = {
@@ -369,7 +369,7 @@ static ALWAYS_INLINE void immediate(struct dec *d, unsigned kind, unsigned os)
     d->p += size;
 }
 
-// --- operands and validity -----------------------------------------------------------------------------------------------
+// --- operands and validity -------------------------------------------------------------------------------------------
 
 static ALWAYS_INLINE void operand(struct isa_operand *o, const struct operand_code *c, u64 regs, unsigned mem,
                                   unsigned os, unsigned no_rex)
@@ -495,7 +495,7 @@ static COLD enum isa_status unknown(struct dec *d, size_t avail, unsigned mode)
     return failure(d->in, avail, (size_t)(d->p - d->start), ISA_INVALID);
 }
 
-// --- the whole -----------------------------------------------------------------------------------------------------------
+// --- the whole -------------------------------------------------------------------------------------------------------
 
 // Prefixes; returns the role of what follows them.
 static ALWAYS_INLINE unsigned prefixes(struct dec *d)
@@ -574,8 +574,8 @@ static ALWAYS_INLINE unsigned address(struct dec *d, unsigned mode)
     return mem;
 }
 
-// The rest of a VEX form's operands: those in vvvv and imm8[7:4], which have one bit less outside 64-bit mode, and the sizes
-// of 256-bit vectors.
+// The rest of a VEX form's operands: those in vvvv and imm8[7:4], which have one bit less outside 64-bit mode, and the
+// sizes of 256-bit vectors.
 static COLD void vex_operands(struct dec *d, const struct form_code *form, unsigned mem)
 {
     struct insn *in = d->in;

@@ -1,5 +1,5 @@
-// Zydis behind one function. The decoder state is set up anew for every call: it is a handful of words, and a call prints
-// one line of a log.
+// Zydis behind one function. The decoder state is set up anew for every call: it is a handful of words, and a call
+// prints one line of a log.
 #include "isa/disasm.h"
 
 #include <stdio.h>

@@ -1,5 +1,6 @@
-// Corner cases of the decoder, one row each. Those marked "seen" are what an AMD family 19h processor was observed to do,
-// also where the manuals are silent or Zydis disagrees; rows that end with bytes missing say how far it fetches before #UD.
+// Corner cases of the decoder, one row each. Those marked "seen" are what an AMD family 19h processor was observed to
+// do, also where the manuals are silent or Zydis disagrees; rows that end with bytes missing say how far it fetches
+// before #UD.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

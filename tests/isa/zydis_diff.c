@@ -2,9 +2,9 @@
 //
 //   zydis_diff [--quick | --long] [--count N] [--seed S] [--verbose]
 //
-// Two sources of encodings: a systematic walk (mode x prefix set x opcode map x opcode x ModRM x SIB class, and the same
-// for VEX with its W, L, pp and vvvv), and seeded random ones (prefix soup, truncation, length limit). Compared: validity,
-// length, operation, operand and address size, every visible operand (kind, register, size, access, memory operand,
+// Two sources of encodings: a systematic walk (mode x prefix set x opcode map x opcode x ModRM x SIB class, and the
+// same for VEX with its W, L, pp and vvvv), and seeded random ones (prefix soup, truncation, length limit). Compared:
+// validity, length, operation, operand and address size, every visible operand (kind, register, size, access, memory operand,
 // immediate), flags. What Zydis knows and the table does not have (EVEX, XOP, 3DNow!, AMX ...) must be invalid here.
 // `exceptions` lists the places where the two differ on purpose; QUIRKS.md repeats it.
 #include <inttypes.h>
@@ -34,7 +34,7 @@ static ZydisDecoder decoders[ISA_MODE_COUNT][2];
 static u64 total, valid_total, differences, excepted;
 static bool verbose;
 
-// --- reporting -----------------------------------------------------------------------------------------------------------
+// --- reporting -------------------------------------------------------------------------------------------------------
 
 #define MAX_KEYS 4000
 
@@ -81,7 +81,7 @@ static const char *our_name(const struct pair *p)
     return p->status == ISA_OK ? isa_forms[p->in.form].name : "-";
 }
 
-// --- exceptions ----------------------------------------------------------------------------------------------------------
+// --- exceptions ------------------------------------------------------------------------------------------------------
 
 enum aspect {
     ASPECT_VALIDITY,
@@ -118,7 +118,7 @@ static void differ(const struct pair *p, enum aspect aspect, const char *detail)
     record(p, text, false);
 }
 
-// --- operations ----------------------------------------------------------------------------------------------------------
+// --- operations ------------------------------------------------------------------------------------------------------
 
 static const char *const conditions[16] = {"o", "no", "b", "nb", "z", "nz", "be", "nbe",
                                            "s", "ns", "p", "np", "l", "nl", "le", "nle"};
@@ -219,7 +219,7 @@ static bool same_name(const struct pair *p)
     return false;
 }
 
-// --- operands ------------------------------------------------------------------------------------------------------------
+// --- operands --------------------------------------------------------------------------------------------------------
 
 static bool same_register(const struct isa_operand *o, ZydisRegister r)
 {
@@ -342,7 +342,7 @@ static void compare_operands(const struct pair *p)
     }
 }
 
-// --- facts of the form ---------------------------------------------------------------------------------------------------
+// --- facts of the form -----------------------------------------------------------------------------------------------
 
 static void compare_flags(const struct pair *p)
 {
@@ -408,7 +408,7 @@ static void compare_attributes(const struct pair *p)
     }
 }
 
-// --- one encoding --------------------------------------------------------------------------------------------------------
+// --- one encoding ----------------------------------------------------------------------------------------------------
 
 static bool known_to_zydis_only(const ZydisDecodedInstruction *z)
 {
@@ -504,7 +504,7 @@ static void compare(const u8 *bytes, size_t avail, enum isa_mode mode, u32 optio
     compare_attributes(&p);
 }
 
-// --- encodings -----------------------------------------------------------------------------------------------------------
+// --- encodings -------------------------------------------------------------------------------------------------------
 
 static u64 rng_state;
 
@@ -644,7 +644,7 @@ static void random_case(void)
     compare(b, avail, mode, options);
 }
 
-// --- main ----------------------------------------------------------------------------------------------------------------
+// --- main ------------------------------------------------------------------------------------------------------------
 
 static void init_decoders(void)
 {
