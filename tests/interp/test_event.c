@@ -545,6 +545,7 @@ static void test_long_system(void **state)
     assert_true(e->c->seg[X86_SS].attr & X86_SEG_UNUSABLE);
     at_user64(e);
     e->c->shadow = 0;
+    e->c->gpr[X86_RAX] = 3;
     RUN(e, "\x8e\xd0");
     expect_fault(e, X86_EXC_GP, 0);
 }

@@ -91,6 +91,17 @@ static void test_ldt(void **state)
     e->c->gpr[X86_RAX] = 0x44; // past the LDT's limit
     RUN(e, "\x8e\xd8");
     expect_fault(e, X86_EXC_GP, 0x44);
+    put(e, LDT + 0x10, 8, make_desc(LDT, 0x3f, 0x82)); // an LDT descriptor must be in the GDT
+    e->c->gpr[X86_RAX] = 0x14;
+    RUN(e, "\x0f\x00\xd0");
+    expect_fault(e, X86_EXC_GP, 0x14);
+    e->c->gdtr.limit = DATA0 + 7;
+    e->c->gpr[X86_RAX] = DATA0;
+    RUN(e, "\x8e\xd8");
+    expect_ok(e);
+    e->c->gdtr.limit = DATA0 + 6; // the whole descriptor counts
+    RUN(e, "\x8e\xd8");
+    expect_fault(e, X86_EXC_GP, DATA0);
 }
 
 // --- far JMP and CALL -----------------------------------------------------------------------------------------------------
@@ -123,6 +134,7 @@ static const struct far_case jumps[] = {
     {0, TR_MAIN, X86_EXC_GP, TR_MAIN, 0}, // busy
     {3, TR_16, X86_EXC_GP, TR_16, 0},     // DPL 0
     {0, TR_B | 3, -2, 0, 0},              // RPL 3, DPL 3: allowed, tested with the tasks
+    {0, TR_16 | 1, X86_EXC_GP, TR_16, 0},
     {0, TR_NP, X86_EXC_NP, TR_NP, 0},
     {0, TR_SHORT, X86_EXC_TS, TR_SHORT, 0},
     {3, TASKGATE0, X86_EXC_GP, TASKGATE0, 0},

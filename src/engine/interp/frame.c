@@ -70,17 +70,10 @@ void xfer_probe(struct interp *x, const struct xfer_stack *st, unsigned count, u
     }
 }
 
-static void move_sp(struct xfer_stack *st, u64 sp)
-{
-    u64 mask = size_mask(st->width);
-    // A 32-bit stack pointer clears the upper half as any 32-bit register write; a 16-bit one leaves the rest of ESP.
-    st->sp = st->width == 2 ? (st->sp & ~mask) | (sp & mask) : sp & mask;
-}
-
 void xfer_push(struct interp *x, struct xfer_stack *st, unsigned size, u64 val)
 {
-    move_sp(st, st->sp - size);
-    gva a = slot_lin(st, st->sp & size_mask(st->width));
+    st->sp = (st->sp - size) & size_mask(st->width);
+    gva a = slot_lin(st, st->sp);
     if (UNLIKELY(x->debug_on))
         interp_check_watch(x, a, size, true);
     interp_lin_store(x, a, size, st->view, val);
