@@ -122,6 +122,28 @@ static void load_checks(void)
     load_ds(SEL_DATA);
 }
 
+// ARPL writes only when it changes the selector: no fault on read-only memory otherwise.
+static bool arpl_fs(u32 off, u16 rpl)
+{
+    bool zf;
+    __asm__ volatile("arpl %w2, %%fs:(%1)" : "=@ccz"(zf) : "r"(off), "r"(rpl) : "memory");
+    return zf;
+}
+
+static void arpl_read_only(void)
+{
+    *(u16 *)area = 0xfff2;
+    load_fs(put(0, (u32)area, 0xfff, 0x91));
+    volatile bool zf = true;
+    TRY(zf = arpl_fs(0, 2));
+    CHECK_TRAP(-1);
+    CHECK(!zf);
+    TRY(arpl_fs(0, 3));
+    CHECK_TRAP_ERR(13, 0);
+    CHECK_EQ(*(u16 *)area, 0xfff2);
+    load_fs(0);
+}
+
 // The descriptor is cached: changing the table changes nothing until the next load.
 static void cached(void)
 {
@@ -228,6 +250,7 @@ void guest_main(void)
     limits();
     load_checks();
     cached();
+    arpl_read_only();
     far_transfers();
     ring_gates();
 }
