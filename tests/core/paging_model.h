@@ -156,7 +156,6 @@ static struct model_result model_fault(struct model_result r, const struct cpu *
     bool nx_on = (c->cr4 >> 5 & 1) && (c->msr.efer >> 11 & 1), smep = c->cr4 >> 20 & 1;
 
     r.ok = false;
-    memset(r.set, 0, sizeof(r.set)); // a fault sets nothing
     r.error = (present ? 1 : 0) + (access == MMU_WRITE ? 2 : 0) + (view == TLB_USER ? 4 : 0) + (reserved ? 8 : 0) +
               (access == MMU_EXEC && (nx_on || smep) ? 16 : 0);
     return r;
