@@ -65,6 +65,7 @@ UNIT_TESTS += isa/test_native interp/test_simd
 UNIT_TESTS += boot/test_boot
 UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
+UNIT_TESTS += interp/test_int
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES)
 # The processor oracle.
