@@ -120,16 +120,19 @@ static void check_fx(struct interp *x)
         interp_raise(x, X86_EXC_NM);
 }
 
-// Where both #AC and #GP could be raised, AMD processors give #AC to what is off a doubleword. The segment is checked first
-// here, unlike with vectors and XSAVE.
-static void check_fx_alignment(struct interp *x, const struct insn *in)
+// Faults of the memory operand in the order of AMD processors: segment limit where it begins; alignment (#AC where checks are on
+// and a doubleword is not aligned, else #GP); its last byte, found with wrap-around at the address size; the rest, which is the
+// caller's.
+static void check_fx_operand(struct interp *x, const struct insn *in, enum mmu_access access)
 {
     u64 ea = interp_ea(x, in);
-    gva a = interp_linear(x, in->seg, ea, 512, MMU_READ);
+    gva a = interp_linear(x, in->seg, ea, 4, MMU_READ);
     if (x->align_on && a & 3)
         interp_raise_err(x, X86_EXC_AC, 0);
     if (a & 15)
         interp_gp0(x);
+    gva last = interp_linear(x, in->seg, (ea + 511) & size_mask(in->adsize), 1, access);
+    interp_lin_probe(x, last, 1, access, x->view);
 }
 
 // Fast FXSAVE: EFER.FFXSR leaves the XMM registers out in 64-bit code at CPL 0. APM 2 3.1.7.
@@ -144,9 +147,7 @@ void op_fxsave(struct interp *x, const struct insn *in)
     const struct cpu *c = x->c;
     struct image im = {.pieces = 0};
     check_fx(x);
-    check_fx_alignment(x, in);
-    // AMD processors look at the end first, which shows when both pages fault.
-    interp_probe_store(x, in->seg, interp_ea(x, in) + 511, 1);
+    check_fx_operand(x, in, MMU_WRITE);
     interp_probe_store(x, in->seg, interp_ea(x, in), 512);
     put_x87(x, in, im.b);
     put(&im, 0, XS_LEGACY_FP);
@@ -169,8 +170,7 @@ void op_fxrstor(struct interp *x, const struct insn *in)
     u8 b[512] __attribute__((aligned(16)));
     u32 mxcsr;
     check_fx(x);
-    check_fx_alignment(x, in);
-    interp_load_buf(x, in->seg, interp_ea(x, in) + 511, b, 1);
+    check_fx_operand(x, in, MMU_READ);
     interp_load_buf(x, in->seg, interp_ea(x, in), b, 512);
     memcpy(&mxcsr, b + XS_MXCSR, 4);
     if (c->cr4 & X86_CR4_OSFXSR) {
@@ -347,7 +347,7 @@ void op_xrstor(struct interp *x, const struct insn *in)
     check_xsave(x, supervisor);
     simd_require_alignment(x, in, 64);
     u64 rfbm = requested(c, supervisor);
-    interp_load_buf(x, in->seg, ea, b, 1); // where AMD processors begin
+    interp_lin_probe(x, interp_linear(x, in->seg, ea, 1, MMU_READ), 1, MMU_READ, x->view); // where AMD processors begin
     interp_load_buf(x, in->seg, ea + XS_HEADER, h, sizeof h);
     check_header(x, h, supervisor);
     probe_area(x, in, rfbm, MMU_READ);
