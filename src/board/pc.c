@@ -38,6 +38,9 @@ struct pc_row {
 // Ports whose base is 0 are chosen by an option (pc_ports()).
 static const struct pc_row pc_rows[] = {
     {0x0020, 2, &i8259_ops, offsetof(struct pc, pic.window[0]), 1, ALWAYS},
+    {0x0040, 4, &i8254_ops, offsetof(struct pc, pit), 1, ALWAYS},
+    {0x0061, 1, &i8254_port61_ops, offsetof(struct pc, pit), 1, ALWAYS},
+    {0x0070, 2, &mc146818_ops, offsetof(struct pc, rtc), 1, ALWAYS},
     {0x0080, 1, &post_port_ops, offsetof(struct pc, post), 1, ALWAYS},
     {0x0092, 1, &port92_ops, offsetof(struct pc, port92), 1, ALWAYS},
     {0x00a0, 2, &i8259_ops, offsetof(struct pc, pic.window[1]), 1, ALWAYS},
@@ -52,7 +55,9 @@ static const struct pc_row pc_rows[] = {
     {0, 0, &debug_exit_ops, offsetof(struct pc, debug_exit), 4, WITH_DEBUG_EXIT},
 };
 
+#define IRQ_PIT 0
 #define IRQ_COM1 4
+#define IRQ_RTC 8
 #define IRQ_FPU 13
 
 static bool pc_has(const struct pc_options *o, enum pc_condition when)
@@ -232,9 +237,24 @@ static int wire_lapic(struct pc *b)
     return ret;
 }
 
+static int wire_timers(struct pc *b)
+{
+    struct host *h = b->m.host;
+    u64 low = b->ram_size < PCI_HOLE ? b->ram_size : PCI_HOLE;
+    int ret;
+
+    b->pit.irq = (struct irq_line){i8259_set_irq, &b->pic, IRQ_PIT};
+    b->pit.clock = &b->m.clock;
+    ret = i8254_init(&b->pit);
+    if (ret)
+        return ret;
+    b->rtc.irq = (struct irq_line){i8259_set_irq, &b->pic, IRQ_RTC};
+    b->rtc.clock = &b->m.clock;
+    return mc146818_init(&b->rtc, h->ops->wall_ns(h->self), low, b->ram_size - low);
+}
+
 static void wire(struct pc *b, const struct pc_options *o)
 {
-    i8259_init(&b->pic, (struct irq_line){set_lint0, b, 0});
     b->fw_cfg = (struct fw_cfg){.ram_size = b->ram_size, .cpus = 1};
     b->uart.irq = (struct irq_line){i8259_set_irq, &b->pic, IRQ_COM1};
     b->uart.tx = o->serial_peer.tx;
@@ -421,6 +441,10 @@ static int build(struct pc *b, const struct pc_options *o, struct error *err)
     if (ret)
         return error_set(err, ret, "-device pc-testdev: its memory at 0x%llx is taken; use a smaller -bios",
                          TESTDEV_MEM_BASE);
+    i8259_init(&b->pic, (struct irq_line){set_lint0, b, 0});
+    ret = wire_timers(b);
+    if (ret)
+        return error_set(err, ret, "no room for the board's timers");
     wire(b, o);
     return add_ports(b, o, err);
 }
@@ -465,6 +489,8 @@ void pc_reset(struct pc *b)
     vcpu_reset(b->vcpu);
     lapic_reset(&b->lapic, b->vcpu->cpu.msr.apic_base);
     i8259_reset(&b->pic);
+    i8254_reset(&b->pit);
+    mc146818_reset(&b->rtc);
     fw_cfg_ops.reset(&b->fw_cfg);
     uart_reset(&b->uart);
     port92_ops.reset(&b->port92);

@@ -14,8 +14,10 @@
 #include "core/cpuid.h"
 #include "core/machine.h"
 #include "dev/fw_cfg.h"
+#include "dev/i8254.h"
 #include "dev/i8259.h"
 #include "dev/lapic.h"
+#include "dev/mc146818.h"
 #include "dev/misc.h"
 #include "dev/uart16550.h"
 #include "pogo/error.h"
@@ -52,6 +54,8 @@ struct pc {
     struct vcpu *vcpu;
     struct i8259 pic;
     struct lapic lapic;
+    struct i8254 pit;
+    struct mc146818 rtc;
     struct fw_cfg fw_cfg;
     struct uart uart;
     struct debug_exit debug_exit;
