@@ -66,7 +66,8 @@ void xfer_probe(struct interp *x, const struct xfer_stack *st, unsigned count, u
         gva a = slot_lin(st, off);
         if (st->align && (a & (size - 1)))
             interp_raise_err(x, X86_EXC_AC, 0);
-        interp_lin_probe(x, a, size, MMU_WRITE, st->view);
+        if (!tlb_write(&x->v->tlb, st->view, a, size))
+            interp_lin_probe(x, a, size, MMU_WRITE, st->view);
     }
 }
 
