@@ -296,6 +296,7 @@ static void test_stack_room(void **state)
     struct env *e = *state;
     load_cache(e, X86_SS, STACK_SMALL);
     e->c->gpr[X86_RSP] = 4;
+    put(e, STACK0, 4, CODE0); // a far call stores CS before it looks at the slot for RIP
     RUN(e, "\x9a\x00\x10\x01\x00\x08\x00");
     expect_fault(e, X86_EXC_SS, 0);
     RUN(e, "\x9a\x00\x10\x01\x00\x68\x00");
