@@ -145,16 +145,18 @@ static struct cpuid_regs leaf_cache(const struct vcpu *v, u32 subleaf, bool amd)
     return r;
 }
 
+// EAX of subleaf 0 is the highest subleaf.
+#define LEAF7_SUBLEAVES 3
+
 static struct cpuid_regs leaf_7(const struct cpu_model *m, u32 subleaf)
 {
     struct cpuid_regs r = {0};
-    if (subleaf > 1)
-        return r;
     add_features(m, 7, subleaf, &r);
-    if (subleaf == 0) {
-        struct cpuid_regs next = {0};
-        add_features(m, 7, 1, &next);
-        r.eax = next.eax ? 1 : 0; // highest subleaf
+    for (u32 i = 1; subleaf == 0 && i < LEAF7_SUBLEAVES; i++) {
+        struct cpuid_regs other = {0};
+        add_features(m, 7, i, &other);
+        if (other.eax | other.ebx | other.ecx | other.edx)
+            r.eax = i;
     }
     return r;
 }

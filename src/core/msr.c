@@ -25,6 +25,8 @@
 #define MSR_X2APIC_LAST 0x8ffu
 #define MSR_PLATFORM_INFO 0xceu
 
+#define SPEC_CTRL_IBRS 1u
+#define SPEC_CTRL_BHI_DIS_S 0x400u
 #define MCG_CTL_P 0x100u
 #define MCG_STATUS_VALID 7u
 #define HWCR_MC_STATUS_WR_EN (1ull << 18)
@@ -452,15 +454,20 @@ static bool write_amd(struct vcpu *v, u32 index, u64 val)
     }
 }
 
+static u64 spec_ctrl_valid(const struct vcpu *v)
+{
+    return SPEC_CTRL_IBRS | (has(v, ISA_FEAT_BHI_CTRL) ? SPEC_CTRL_BHI_DIS_S : 0);
+}
+
 static bool write_intel(struct vcpu *v, u32 index, u64 val)
 {
     struct cpu_msrs *m = &v->cpu.msr;
     switch (index) {
     case X86_MSR_MISC_ENABLE:
         return !(val & ~MISC_ENABLE_VALID) && put(&m->misc_enable, val & ~MISC_ENABLE_READ_ONLY, ~0ull);
-    case X86_MSR_SPEC_CTRL: return has(v, ISA_FEAT_SPEC_CTRL) && put(&m->spec_ctrl, val, 1); // IBRS
-    case X86_MSR_PRED_CMD: return has(v, ISA_FEAT_SPEC_CTRL) && !(val & ~1ull);              // IBPB: nothing to flush
-    case X86_MSR_BIOS_UPDT_TRIG: return true;                                                // there is nothing to load
+    case X86_MSR_SPEC_CTRL: return has(v, ISA_FEAT_SPEC_CTRL) && put(&m->spec_ctrl, val, spec_ctrl_valid(v));
+    case X86_MSR_PRED_CMD: return has(v, ISA_FEAT_SPEC_CTRL) && !(val & ~1ull); // IBPB: nothing to flush
+    case X86_MSR_BIOS_UPDT_TRIG: return true;                                   // there is nothing to load
     case X86_MSR_BIOS_SIGN_ID: return true; // the revision comes back with the next CPUID
     case 0x140: return val == 0;
     default: return false;

@@ -287,6 +287,18 @@ static void test_frequency(void **state)
     }
 }
 
+// Leaf 7 names its highest subleaf that says anything.
+static void test_leaf_7(void **state)
+{
+    (void)state;
+    struct cpu_model m = parse("Haswell");
+    assert_int_equal(cpuid_of(&m, 7, 0).eax, 2);
+    m = parse("Haswell,-bhi-ctrl");
+    assert_int_equal(cpuid_of(&m, 7, 0).eax, 0);
+    struct cpuid_regs r = cpuid_of(&m, 7, 9);
+    assert_int_equal(r.eax | r.ebx | r.ecx | r.edx, 0);
+}
+
 static void test_topology(void **state)
 {
     (void)state;
@@ -331,6 +343,7 @@ int main(void)
         cmocka_unit_test(test_state_bits),
         cmocka_unit_test(test_frequency),
         cmocka_unit_test(test_topology),
+        cmocka_unit_test(test_leaf_7),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }

@@ -135,6 +135,8 @@ static const struct write_case writes[] = {
     {"Haswell", X86_MSR_MISC_ENABLE, 1ull << 63, GP, 0},
     {"EPYC", X86_MSR_MISC_ENABLE, 1, GP, 0},
     {"Haswell", X86_MSR_SPEC_CTRL, 1, OK, 1},
+    {"Haswell", X86_MSR_SPEC_CTRL, 0x401, OK, 0x401},
+    {"Haswell,-bhi-ctrl", X86_MSR_SPEC_CTRL, 0x401, GP, 0},
     {"Haswell", X86_MSR_SPEC_CTRL, 8, GP, 0},
     {"EPYC", X86_MSR_SPEC_CTRL, 0, GP, 0},
     {"EPYC", X86_MSR_HWCR, 1 << 18, OK, 1 << 24 | 1 << 18},
