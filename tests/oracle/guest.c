@@ -103,7 +103,8 @@ static void build_segments(struct testvm *t)
     put64(t, PHYS_GDT + 0x48, tss >> 32);
     put64(t, PHYS_GDT + 0x50, descriptor((u32)ldt, ORC_LDT_COUNT * 8 - 1, X86_SEG_P | X86_SYS_LDT));
     put64(t, PHYS_GDT + 0x58, ldt >> 32);
-    put64(t, PHYS_GDT + 0x78, descriptor(0, 0, X86_SEG_S | X86_SEG_P | user | X86_SEG_E | X86_SEG_A | X86_SEG_DB));
+    put64(t, PHYS_GDT + ORC_SEL_CPU,
+          descriptor(0, ORC_CPU_LIMIT, X86_SEG_S | X86_SEG_P | user | X86_SEG_E | X86_SEG_A | X86_SEG_DB));
     for (unsigned i = 0; i < ORC_LDT_COUNT; i++)
         put64(t, PHYS_LDT + i * 8, ldt_descriptor(i));
     put64(t, PHYS_TSS + 4, KERNEL + PHYS_STACK_TOP);

@@ -32,7 +32,7 @@ struct options {
 struct totals {
     _Atomic u64 passed, failed, undef, faults, reports, crashes;
     _Atomic u32 form_cases[ISA_FORM_COUNT], form_failed[ISA_FORM_COUNT], form_undef[ISA_FORM_COUNT];
-    _Atomic u8 found[64]; // mutants
+    _Atomic u32 found[ORC_MAX_MUTANTS]; // mutants: cases that told on them
 };
 
 // A stretch of cases of one form and mode: `count` seeds from ORC_SEED(form, mode1, first).
@@ -134,13 +134,13 @@ static void try_mutants(const struct orc_case *c, const struct orc_result *want,
 {
     static struct orc_result m;
     for (unsigned i = 0; i < orc_mutant_count; i++) {
-        if (tot->found[i])
+        if (tot->found[i] >= 100)
             continue;
         memcpy(&m, got, offsetof(struct orc_result, bytes));
         memcpy(m.bytes, got->bytes, got->nlines * ORC_LINE);
         orc_mutants[i].apply(c, &m);
         if (orc_differs(c, want, &m))
-            tot->found[i] = 1;
+            tot->found[i]++;
     }
 }
 
@@ -289,10 +289,14 @@ static int selfcheck_result(void)
 {
     unsigned found = 0;
     for (unsigned i = 0; i < orc_mutant_count; i++) {
-        found += tot->found[i];
-        if (!tot->found[i])
-            printf("not found: %s\n", orc_mutants[i].name);
+        found += tot->found[i] > 0;
+        if (opt.counts || !tot->found[i])
+            printf("  %-40s %s\n", orc_mutants[i].name,
+                   !tot->found[i]        ? "NOT FOUND"
+                   : tot->found[i] < 100 ? "rare"
+                                         : "found");
     }
+    // Two may hide in one run.
     bool ok = found + 2 >= orc_mutant_count;
     printf("%u of %u wrong behaviours found\n", found, orc_mutant_count);
     printf("%u passed, %u failed\n", found, ok ? 0 : orc_mutant_count - found);

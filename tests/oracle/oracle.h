@@ -40,6 +40,10 @@ extern const u8 orc_page_kind[ORC_PAGES];
 #define ORC_SEL_USER_CS 0x33
 #define ORC_LDT_SEL(i) ((u16)((i) << 3 | 7))
 
+// Limit of the guest's per-processor segment. The host's holds the number of the processor.
+#define ORC_SEL_CPU 0x78
+#define ORC_CPU_LIMIT 0x7a5
+
 enum orc_ldt {
     ORC_LDT_CODE16,     // base at the arena, 64 KiB
     ORC_LDT_DATA16,     // the same, writable data, 16-bit stack
@@ -91,8 +95,9 @@ struct orc_case {
     u8 flags;
     u8 valid; // the decoder accepts the bytes; else both sides must raise the decoder's exception
     u8 npatch, nland;
-    u16 code_off; // of the instruction in the arena
-    u16 land[2];  // arena offsets where control is expected to arrive; the native side puts its exits there
+    u16 code_off;       // of the instruction in the arena
+    u16 mxcsr_mask_off; // where in the arena the instruction stores MXCSR_MASK, or 0
+    u16 land[2];        // arena offsets where control is expected to arrive; the native side puts its exits there
     u8 code[16];
     struct orc_patch patch[ORC_MAX_PATCHES];
     u8 data[ORC_PATCH_BYTES];
@@ -175,6 +180,8 @@ const char *orc_excluded(unsigned form, unsigned mode);
 #define ORC_SEED(form, mode1, n) ((u64)(form) << 48 | (u64)(mode1) << 46 | ((n) & ((1ull << 46) - 1)))
 void orc_gen_init(void);
 void orc_generate(u64 seed, struct orc_case *c);
+// Linear address of the memory operand of a valid case (steer.c).
+u64 orc_operand_address(const struct orc_case *c);
 
 // --- the arena (arena.c) ----------------------------------------------------------------------------------------------
 
@@ -214,6 +221,8 @@ bool orc_differs(const struct orc_case *c, const struct orc_result *want, const 
 bool orc_undef_differs(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got);
 void orc_report(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got);
 // --- mutants (mutant.c) -----------------------------------------------------------------------------------------------
+
+#define ORC_MAX_MUTANTS 128
 
 struct orc_mutant {
     const char *name;

@@ -407,8 +407,7 @@ static u16 pick_any_sel(struct gen *g, bool code)
     if (x < 9)
         return sels[orc_below(r, ARRAY_LEN(sels))] | (u16)orc_below(r, 4);
     u16 v = (u16)orc_value(r);
-    // The host's per-processor segment holds the processor's number.
-    return (v & 0xfffc) == 0x78 ? (u16)(v ^ 0x100) : v;
+    return v;
 }
 
 // Offset for a far target in `sel`.
@@ -648,6 +647,30 @@ static void steer_special(struct gen *g)
     steer_xsave_mask(g);
 }
 
+u64 orc_operand_address(const struct orc_case *c)
+{
+    const struct insn *in = &c->insn;
+    u64 ea = (u64)in->disp;
+    if (in->base == ISA_REG_RIP)
+        ea += c->in.rip + c->len;
+    else if (in->base != ISA_REG_NONE)
+        ea += c->in.gpr[in->base];
+    if (in->index != ISA_REG_NONE)
+        ea += c->in.gpr[in->index] << in->scale;
+    ea = (ea & mask_of(in->adsize)) + seg_base(c, in->seg);
+    return c->mode == ISA_MODE_64 ? ea : (u32)ea;
+}
+
+static void note_mxcsr_mask(struct orc_case *c)
+{
+    const char *op = isa_op_names[c->insn.op];
+    if (strcmp(op, "FXSAVE") && strncmp(op, "XSAVE", 5))
+        return;
+    u64 off = orc_operand_address(c) - ORC_ARENA;
+    if (off < ORC_ARENA_SIZE - sizeof(struct x86_xsave))
+        c->mxcsr_mask_off = (u16)(off + offsetof(struct x86_xsave, mxcsr_mask));
+}
+
 void orc_steer(struct gen *g)
 {
     steer_memory(g);
@@ -655,6 +678,7 @@ void orc_steer(struct gen *g)
     steer_stack(g);
     steer_branch(g);
     steer_special(g);
+    note_mxcsr_mask(g->c);
     // A far call into 64-bit code pushes with 64-bit addresses. Below zero they would look to Linux like an erratum of the K8 (a
     // fault above 4 GiB in compatibility mode), and it would let the instruction run again for ever.
     struct orc_case *c = g->c;
