@@ -11,8 +11,13 @@
 static u16 *form_list[ISA_MODE_COUNT];
 static unsigned form_count[ISA_MODE_COUNT];
 
+static u32 host_mxcsr_mask;
+
 void orc_gen_init(void)
 {
+    struct x86_xsave fx = {0};
+    __asm__("fxsave %0" : "+m"(fx));
+    host_mxcsr_mask = fx.mxcsr_mask;
     for (unsigned m = 0; m < ISA_MODE_COUNT; m++) {
         form_list[m] = calloc(ISA_FORM_COUNT, sizeof *form_list[m]);
         if (!form_list[m])
@@ -135,6 +140,8 @@ static u32 pick_mxcsr(struct gen *g)
         m |= (u32)(v >> 8) & (X86_MXCSR_DAZ | X86_MXCSR_FTZ);
     if (v & 4)
         m |= (u32)(v >> 32) & X86_MXCSR_FLAGS;
+    if ((v >> 52 & 31) == 0)
+        m |= host_mxcsr_mask & X86_MXCSR_MM;
     if ((v >> 40 & 15) == 0)
         m = (m & ~X86_MXCSR_MASKS) | ((u32)(v >> 44) & X86_MXCSR_MASKS);
     return m;

@@ -270,15 +270,6 @@ static void read_pointers(struct orc_result *r)
     r->fds = (u16)w[6];
 }
 
-// AMD's misaligned mode (MXCSR bit 17) is not in any guest model, but in the host's MXCSR_MASK.
-static void hide_misaligned_mode(const struct orc_case *c)
-{
-    static const u8 mask[4] = {0xff, 0xff, 0x02, 0x00};
-    u8 *at = alias + c->mxcsr_mask_off;
-    if (c->mxcsr_mask_off && orc_page_kind[c->mxcsr_mask_off >> 12] == ORC_RW && !memcmp(at, mask, 4))
-        at[2] = 0;
-}
-
 static void run_once(const struct orc_case *c, struct orc_result *r)
 {
     orc_place(alias, c, true);
@@ -316,7 +307,6 @@ static void run_once(const struct orc_case *c, struct orc_result *r)
         r->out.gs_base = c->in.gs_base;
     }
     orc_place(alias, c, false);
-    hide_misaligned_mode(c);
     orc_collect(alias, r);
 }
 

@@ -95,9 +95,8 @@ struct orc_case {
     u8 flags;
     u8 valid; // the decoder accepts the bytes; else both sides must raise the decoder's exception
     u8 npatch, nland;
-    u16 code_off;       // of the instruction in the arena
-    u16 mxcsr_mask_off; // where in the arena the instruction stores MXCSR_MASK, or 0
-    u16 land[2];        // arena offsets where control is expected to arrive; the native side puts its exits there
+    u16 code_off; // of the instruction in the arena
+    u16 land[2];  // arena offsets where control is expected to arrive; the native side puts its exits there
     u8 code[16];
     struct orc_patch patch[ORC_MAX_PATCHES];
     u8 data[ORC_PATCH_BYTES];

@@ -661,16 +661,6 @@ u64 orc_operand_address(const struct orc_case *c)
     return c->mode == ISA_MODE_64 ? ea : (u32)ea;
 }
 
-static void note_mxcsr_mask(struct orc_case *c)
-{
-    const char *op = isa_op_names[c->insn.op];
-    if (strcmp(op, "FXSAVE") && strncmp(op, "XSAVE", 5))
-        return;
-    u64 off = orc_operand_address(c) - ORC_ARENA;
-    if (off < ORC_ARENA_SIZE - sizeof(struct x86_xsave))
-        c->mxcsr_mask_off = (u16)(off + offsetof(struct x86_xsave, mxcsr_mask));
-}
-
 void orc_steer(struct gen *g)
 {
     steer_memory(g);
@@ -678,7 +668,6 @@ void orc_steer(struct gen *g)
     steer_stack(g);
     steer_branch(g);
     steer_special(g);
-    note_mxcsr_mask(g->c);
     // A far call into 64-bit code pushes with 64-bit addresses. Below zero they would look to Linux like an erratum of the K8 (a
     // fault above 4 GiB in compatibility mode), and it would let the instruction run again for ever.
     struct orc_case *c = g->c;
