@@ -166,6 +166,31 @@ static unsigned natural_alignment(unsigned size)
     return size >= 16 ? 16 : size == 10 ? 8 : size;
 }
 
+// Of a misaligned operand, AMD processors load only what these use; segment and alignment are checked for all of it. Aligned, it
+// makes no difference.
+static bool loads_low_half(const struct interp *x, const struct insn *in)
+{
+    if (LIKELY(!(x->c->xs.mxcsr & X86_MXCSR_MM)) || in->enc != ISA_ENC_LEGACY)
+        return false;
+    switch (in->op) {
+    case ISA_OP_PUNPCKLBW:
+    case ISA_OP_PUNPCKLWD:
+    case ISA_OP_PUNPCKLDQ:
+    case ISA_OP_PUNPCKLQDQ:
+    case ISA_OP_UNPCKLPS:
+    case ISA_OP_UNPCKLPD:
+    case ISA_OP_PSLLW:
+    case ISA_OP_PSLLD:
+    case ISA_OP_PSLLQ:
+    case ISA_OP_PSRLW:
+    case ISA_OP_PSRLD:
+    case ISA_OP_PSRLQ:
+    case ISA_OP_PSRAW:
+    case ISA_OP_PSRAD: return true;
+    default: return false;
+    }
+}
+
 static void load_operand(struct interp *x, const struct insn *in, unsigned size)
 {
     u8 *mem = x->native->ctx.mem;
@@ -173,6 +198,9 @@ static void load_operand(struct interp *x, const struct insn *in, unsigned size)
     if (size == 4 || size == 8) {
         u64 v = interp_load(x, in->seg, off, size);
         memcpy(mem, &v, 8);
+    } else if (UNLIKELY(size == 16 && loads_low_half(x, in))) {
+        u64 v[2] = {interp_lin_load(x, interp_linear(x, in->seg, off, 16, MMU_READ), 8, x->view)};
+        memcpy(mem, v, 16);
     } else if (size == 10) { // two accesses, each with its own faults
         interp_load_buf(x, in->seg, off, mem, 8);
         interp_load_buf(x, in->seg, off + 8, mem + 8, 2);
