@@ -166,6 +166,7 @@ $(B)/bench/%.o: bench/%.c | $(GEN)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -Itests -Iguests $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
+$(B)/bench/mips: ALL_LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=mmap
 $(B)/bench/%: $(B)/bench/%.o $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
 

@@ -33,5 +33,6 @@ for load in int mix; do
     ratio=$(awk -v a="$(cycles interp $load)" -v b="$native" 'BEGIN { printf "%.1f", a / b }')
     printf '%-6s %14s %14s %14s\n' $load "$mips" "$ratio" "$tcg"
 done
+grep -h '^allocations' "$out/mips" | sort -u
 "$B/bench/tlb"
 "$B/bench/decode"

@@ -8,9 +8,9 @@ int main(void)
 {
     unsigned long t = __rdtsc();
     unsigned long sum = work_int(WORK_INT_ROUNDS);
-    printf("cycles int %lu sum %lu\n", __rdtsc() - t, sum);
+    printf("cycles int %lu sum %lu\n", (unsigned long)__rdtsc() - t, sum);
     t = __rdtsc();
     sum = work_mix(WORK_MIX_ROUNDS);
-    printf("cycles mix %lu sum %lu\n", __rdtsc() - t, sum);
+    printf("cycles mix %lu sum %lu\n", (unsigned long)__rdtsc() - t, sum);
     return 0;
 }

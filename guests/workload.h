@@ -53,8 +53,14 @@ __attribute__((noinline)) static void work_number(char *out, uint32_t v)
     *out = 0;
 }
 
-static uint32_t work_mark(struct work_node *n) { return n->flags |= 1; }
-static uint32_t work_count(struct work_node *n) { return n->key++; }
+static uint32_t work_mark(struct work_node *n)
+{
+    return n->flags |= 1;
+}
+static uint32_t work_count(struct work_node *n)
+{
+    return n->key++;
+}
 
 __attribute__((noinline)) static struct work_node *work_insert(struct work_node *head, struct work_node *n)
 {

@@ -85,7 +85,8 @@ static bool read_capture(json_t *o, json_t *meta, struct capture *c)
     memset(c, 0, sizeof *c);
     c->form = json_string_value(json_object_get(o, "form"));
     c->name = json_string_value(json_object_get(o, "name"));
-    json_t *code = json_object_get(o, "bytes"), *before = json_object_get(o, "initial"), *after = json_object_get(o, "final");
+    json_t *code = json_object_get(o, "bytes"), *before = json_object_get(o, "initial"),
+           *after = json_object_get(o, "final");
     json_t *exc = json_object_get(o, "exception");
     c->code_len = (unsigned)json_array_size(code);
     for (unsigned i = 0; i < c->code_len && i < sizeof c->code; i++)
@@ -95,7 +96,8 @@ static bool read_capture(json_t *o, json_t *meta, struct capture *c)
         return false;
     c->after = c->before;
     c->flags_mask = flags_mask(meta, c->form);
-    return read_regs(json_object_get(after, "regs"), &c->after) && read_bytes(json_object_get(before, "ram"), &c->ram) &&
+    return read_regs(json_object_get(after, "regs"), &c->after) &&
+           read_bytes(json_object_get(before, "ram"), &c->ram) &&
            read_bytes(json_object_get(after, "ram"), &c->ram_after);
 }
 
