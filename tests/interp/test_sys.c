@@ -144,7 +144,8 @@ static int run(const void *code, size_t len)
     return vector;
 }
 
-#define RUN(text) run(text, sizeof(text) - 1)
+#define CODE_OF(text) text, sizeof(text) - 1
+#define RUN(text) run(CODE_OF(text))
 
 static void expect(const char *what, int got, int want)
 {
@@ -359,7 +360,7 @@ static const struct dr_case dr_cases[] = {
     {LONG0, 4, 0, 0, 0, NONE, X86_DR6_FIXED},
     {LONG0, 5, 0, 0, 0, NONE, X86_DR7_FIXED},
     {LONG0, 4, 0, X86_CR4_DE, 0, UD, 0},
-    {LONG3, 5, 0, X86_CR4_DE, 0, UD, 0},
+    {LONG3, 5, 0, X86_CR4_DE, 0, GP, 0},
     {LONG3, 0, 0, 0, 0, GP, 0},
     {LONG0, 0, 0, 0, X86_DR7_GD, DB, 0},
     {LONG3, 0, 0, 0, X86_DR7_GD, GP, 0},
@@ -479,6 +480,29 @@ static void test_syscall_trap_flag(void **state)
     expect("TF cleared by sysret", RUN("\x48\x0f\x07"), NONE);
 }
 
+// With DEBUGCTL.BTF, TF traps branches that are taken, and nothing else.
+static void test_branch_step(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *code;
+        u8 len;
+        int vector;
+    } k[] = {{CODE_OF("\x90"), NONE},
+             {CODE_OF("\x74\x10"), NONE},
+             {CODE_OF("\x75\x10"), DB},
+             {CODE_OF("\xeb\xfe"), DB},
+             {CODE_OF("\xf3\xa4"), NONE}};
+    use_model("Haswell");
+    for (size_t i = 0; i < ARRAY_LEN(k); i++) {
+        enter(PROT0);
+        c->rflags |= X86_FL_TF;
+        c->msr.debugctl = 2;
+        c->gpr[X86_RCX] = 5;
+        expect("BTF", run(k[i].code, k[i].len), k[i].vector);
+    }
+}
+
 static void test_sysret(void **state)
 {
     (void)state;
@@ -586,8 +610,6 @@ struct privilege_case {
     u8 len;
     int long0, long3, v86, real;
 };
-
-#define CODE_OF(text) text, sizeof(text) - 1
 
 static const struct privilege_case privilege_cases[] = {
     {"hlt", CODE_OF("\xf4"), NONE, GP, GP, NONE},
@@ -847,6 +869,7 @@ int main(void)
         cmocka_unit_test(test_syscall),
         cmocka_unit_test(test_syscall_trap_flag),
         cmocka_unit_test(test_sysret),
+        cmocka_unit_test(test_branch_step),
         cmocka_unit_test(test_sysenter),
         cmocka_unit_test(test_sysexit),
         cmocka_unit_test(test_privilege),

@@ -397,6 +397,8 @@ static void check_code_breakpoints(struct interp *x)
 
 // --- one instruction ----------------------------------------------------------------------------------------------------------
 
+#define DEBUGCTL_BTF 2u // TF traps taken branches only. SDM 3B 18.4.3
+
 // Traps that become due after the instruction, unless it casts a MOV SS shadow, which holds them back. SDM 3A 6.8.3.
 static void debug_traps(struct interp *x, bool single_step)
 {
@@ -424,7 +426,9 @@ static inline void step(struct interp *x)
         check_code_breakpoints(x);
     struct interp_memo *m = fetch(x);
     u64 next = c->rip + m->insn.len;
-    x->next_rip = x->mode == ISA_MODE_64 ? next : (u32)next;
+    if (x->mode != ISA_MODE_64)
+        next = (u32)next;
+    x->next_rip = next;
     if (UNLIKELY(m->pmode_only) && !cpu_pmode(c))
         interp_ud(x);
     if (UNLIKELY(x->trace))
@@ -447,7 +451,7 @@ static inline void step(struct interp *x)
     c->shadow = x->shadow_next;
     x->shadow_next = 0;
     if (UNLIKELY(tf || x->dr6_trap || c->pending_dr6))
-        debug_traps(x, tf && !x->tf_cleared);
+        debug_traps(x, tf && !x->tf_cleared && (x->next_rip != next || !(c->msr.debugctl & DEBUGCTL_BTF)));
 }
 
 static void sync_icount(struct interp *x)
