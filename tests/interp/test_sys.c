@@ -360,7 +360,7 @@ static const struct dr_case dr_cases[] = {
     {LONG0, 4, 0, 0, 0, NONE, X86_DR6_FIXED},
     {LONG0, 5, 0, 0, 0, NONE, X86_DR7_FIXED},
     {LONG0, 4, 0, X86_CR4_DE, 0, UD, 0},
-    {LONG3, 5, 0, X86_CR4_DE, 0, GP, 0},
+    {LONG3, 5, 0, X86_CR4_DE, 0, UD, 0},
     {LONG3, 0, 0, 0, 0, GP, 0},
     {LONG0, 0, 0, 0, X86_DR7_GD, DB, 0},
     {LONG3, 0, 0, 0, X86_DR7_GD, GP, 0},
@@ -390,6 +390,10 @@ static void test_dr_writes(void **state)
     }
     enter(LONG0);
     expect("DR8", RUN("\x44\x0f\x23\xc0"), UD);
+    use_model("EPYC"); // the privilege level comes first on AMD
+    enter(LONG3);
+    c->cr4 |= X86_CR4_DE;
+    expect("DR5 at CPL 3", RUN("\x0f\x23\xe8"), GP);
 }
 
 // --- system calls ---------------------------------------------------------------------------------------------------------------

@@ -234,17 +234,19 @@ static void write_dr(struct interp *x, unsigned dr, u64 val)
     }
 }
 
-// DR4 and DR5 are DR6 and DR7 until CR4.DE takes them away. General detect comes last of the checks. SDM 3B 18.2.2, 18.2.4.
+// DR4 and DR5 are DR6 and DR7 until CR4.DE takes them away, which Intel looks at before the privilege level and AMD after it.
+// General detect comes last of the checks. SDM 3B 18.2.2, 18.2.4.
 void op_mov_dr(struct interp *x, const struct insn *in)
 {
     struct cpu *c = x->c;
     unsigned size = x->mode == ISA_MODE_64 ? 8 : 4;
     bool write = in->opnd[0].kind == ISA_OPND_DR;
     unsigned dr = in->opnd[write ? 0 : 1].reg, gpr = in->opnd[write ? 1 : 0].reg;
-    if (dr > 7)
+    bool absent = (dr == 4 || dr == 5) && c->cr4 & X86_CR4_DE;
+    if (dr > 7 || (absent && !(x->isa_options & ISA_OPT_AMD)))
         interp_ud(x);
     require_cpl0(x);
-    if ((dr == 4 || dr == 5) && c->cr4 & X86_CR4_DE)
+    if (absent)
         interp_ud(x);
     if (c->dr7 & X86_DR7_GD)
         interp_raise_db(x, X86_DR6_BD);
