@@ -55,7 +55,7 @@ run_one() { # number name seconds command
     local p=0 f=0 s=0 verdict
     if [ $status -eq 77 ]; then
         s=1
-        verdict="skipped: $(tail -n 1 "$out/$1.log")"
+        verdict="skipped: $(tail -n 1 "$out/$1.log" | sed 's/^skipped: *//')"
     else
         read -r p f s < <(totals "$out/$1.log" $status)
         verdict="$p passed, $f failed"

@@ -148,7 +148,7 @@ status=$?
 verdict 'ended by a signal' "$([ $status -eq 143 ] || echo "exit status $status, expected 143")"
 
 # --- a terminal: Ctrl-A x ends a guest that waits for input, and the terminal is put back
-if command -v script >/dev/null && command -v stty >/dev/null; then
+if command -v stty >/dev/null && script -qefc true /dev/null >/dev/null 2>&1; then
     { sleep 0.5; printf 'a\001h\001x'; sleep 0.5; } |
         timeout 20 script -qefc "stty -a | md5sum; $pogo run -kernel $tmp/ECHO.elf; echo status \$?; stty -a | md5sum" "$tmp/typescript" >"$tmp/out" 2>"$tmp/err"
     problem=''
@@ -157,7 +157,7 @@ if command -v script >/dev/null && command -v stty >/dev/null; then
     [ "$(grep -c '  -' "$tmp/out")" -eq 2 ] && [ "$(grep '  -' "$tmp/out" | sort -u | wc -l)" -eq 1 ] || problem="$problem; terminal not put back"
     verdict 'terminal' "$problem"
 else
-    echo 'SKIP terminal: script(1) or stty is not installed'
+    echo 'SKIP terminal: stty, script(1) or a pseudo-terminal is not there'
 fi
 
 # --- disassembler
