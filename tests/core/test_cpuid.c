@@ -48,6 +48,14 @@ static struct cpuid_regs cpuid_of(const struct cpu_model *m, u32 leaf, u32 suble
     return cpuid_guest(&v, leaf, subleaf);
 }
 
+static struct vcpu *new_vcpu(void)
+{
+    struct vcpu *v = aligned_alloc(_Alignof(struct vcpu), sizeof *v);
+    assert_non_null(v);
+    memset(v, 0, sizeof *v);
+    return v;
+}
+
 // --- parsing ----------------------------------------------------------------------------------------------------------------
 
 static void test_names(void **state)
@@ -229,8 +237,7 @@ static void test_xsave_sizes(void **state)
 {
     (void)state;
     struct cpu_model m = parse("Haswell");
-    struct vcpu *v = calloc(1, sizeof *v);
-    assert_non_null(v);
+    struct vcpu *v = new_vcpu();
     v->model = &m;
     cpu_reset(&v->cpu, true);
     struct cpuid_regs r = cpuid_guest(v, 0xd, 0);
@@ -257,8 +264,7 @@ static void test_state_bits(void **state)
 {
     (void)state;
     struct cpu_model m = parse("Skylake-Client");
-    struct vcpu *v = calloc(1, sizeof *v);
-    assert_non_null(v);
+    struct vcpu *v = new_vcpu();
     v->model = &m;
     cpu_reset(&v->cpu, true);
     assert_int_equal(cpuid_guest(v, 1, 0).ecx >> 27 & 1, 0);
@@ -304,8 +310,7 @@ static void test_topology(void **state)
     (void)state;
     struct cpu_model m = parse("EPYC");
     static struct machine machine;
-    struct vcpu *v = calloc(1, sizeof *v);
-    assert_non_null(v);
+    struct vcpu *v = new_vcpu();
     machine.vcpu_count = 3;
     v->model = &m;
     v->machine = &machine;

@@ -155,7 +155,7 @@ void op_sysexit(struct interp *x, const struct insn *in)
     if (c->cpl != 0)
         interp_gp0(x);
     check_sysenter(x);
-    if ((to64 && (!gva_canonical(rip) || !gva_canonical(rsp))))
+    if (to64 && (!gva_canonical(rip) || !gva_canonical(rsp)))
         interp_gp0(x);
     c->gpr[X86_RSP] = rsp;
     x->next_rip = rip;
