@@ -62,7 +62,7 @@ POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
 UNIT_TESTS := dev/test_timers dev/test_uart dev/test_i8259 real/cpu286
-UNIT_TESTS += isa/test_alu isa/test_decode isa/zydis_diff
+UNIT_TESTS += isa/test_alu isa/test_decode isa/zydis_diff isa/processor
 UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random core/test_bus core/test_clock core/test_cpu
 UNIT_TESTS += isa/test_native interp/test_simd
 UNIT_TESTS += boot/test_boot

@@ -453,35 +453,48 @@ static COLD enum isa_status failure(struct insn *in, size_t avail, size_t used, 
 // Returns the row of tree_roots that has the shape of the opcode map, and the bytes of immediate beyond that.
 static unsigned open_unknown(struct dec *d, unsigned lead, unsigned *extra)
 {
+    static const u8 evex_spaces[4] = {SPACE_OTHER, 4, 5, 6};
     bool evex = d->in->opcode == 0x62;
-    unsigned map = evex ? lead & 7 : lead & 0x1f;
     d->p += evex ? 3 : 2;
     d->in->opcode = *d->p++;
-    *extra = !evex && map == 10 ? 4 : 0;
-    return evex && map >= 1 && map <= 3 ? 3 + map : SPACE_OTHER;
+    *extra = !evex && (lead & 0x1f) == 10 ? 4 : 0;
+    if (!evex || ((lead & 3) == 1 && (d->in->opcode & 0xfc) == 0x78)) // AVX-512 has given 0F 78-7B a plain ModRM byte
+        return SPACE_OTHER;
+    return evex_spaces[lead & 3];
+}
+
+// EVEX is BOUND with a register operand outside 64-bit mode, XOP is POP with another opcode extension than 0.
+static bool escapes_to_unknown(const struct dec *d, unsigned opcode, unsigned lead)
+{
+    if (d->space != ISA_MAP_1 || d->prefix & ISA_PFX_REX)
+        return false;
+    return opcode == 0x62 ? d->mode64 || lead >= 0xc0 : opcode == 0x8f && lead & 0x38;
 }
 
 // What follows an opcode that has no form: processors know the shape of nearly all of them, and fetch that much before
-// they raise #UD. Observed on AMD family 19h.
+// they raise #UD. Observed on AMD family 19h (tests/isa/processor.c).
 static void skip_unknown(struct dec *d, unsigned os)
 {
     unsigned space = d->space, lead = *d->p, opcode = d->in->opcode, extra = 0, tail = IMM_NONE;
-    bool modrm = true;
-    if (space == ISA_MAP_1 && ((opcode == 0x62 && (d->mode64 || lead >= 0xc0)) || (opcode == 0x8f && lead & 0x18))) {
+    bool modrm = true, mem = true;
+    if (escapes_to_unknown(d, opcode, lead)) {
         space = open_unknown(d, lead, &extra);
         opcode = d->in->opcode;
     }
+    if (space >= 4)
+        os = 1;
     if (space == 4 && !tree_roots[4][opcode])
         space = ISA_MAP_0F;
     if (space == ISA_MAP_0F3A || space == 6 || (space == ISA_MAP_0F && opcode == 0x0f)) { // 0F 0F: 3DNow!
         tail = IMM_U8;
     } else if (space == ISA_MAP_1 || space == ISA_MAP_0F || space == 4) {
         modrm = tree_roots[space][opcode] & ENTRY_MODRM;
+        mem = space != ISA_MAP_0F || (opcode & 0xfc) != 0x20; // MOV CR and DR
         tail = tree_tails[space][opcode];
     }
     if (modrm) {
         unsigned byte = *d->p++;
-        if (byte < 0xc0)
+        if (mem && byte < 0xc0)
             memory(d, byte);
     }
     immediate(d, tail, os);
@@ -490,7 +503,13 @@ static void skip_unknown(struct dec *d, unsigned os)
 
 static COLD enum isa_status unknown(struct dec *d, size_t avail, unsigned mode)
 {
-    d->p = d->start + d->in->opcode_off + 1;
+    struct insn *in = d->in;
+    d->p = d->start + in->opcode_off + 1;
+    if (d->vl && d->prefix & ISA_PFX_REX) { // REX takes VEX's meaning away: the shape is that of LES and LDS
+        d->p -= in->enc == ISA_ENC_VEX2 ? 2 : 3;
+        d->space = ISA_MAP_1;
+        in->opcode = in->enc == ISA_ENC_VEX2 ? 0xc5 : 0xc4;
+    }
     skip_unknown(d, operand_size(d, mode));
     return failure(d->in, avail, (size_t)(d->p - d->start), ISA_INVALID);
 }
