@@ -83,12 +83,11 @@ struct cpu_msrs {
     u64 sysenter_cs, sysenter_esp, sysenter_eip;
     u64 pat, apic_base, misc_enable, debugctl, tsc_aux, xss, spec_ctrl;
     u64 tsc_offset; // guest TSC = host TSC (or virtual clock ticks) + tsc_offset
-    u64 tsc_adjust, tsc_deadline;
+    u64 tsc_adjust;
     u64 mtrr_def_type, mtrr_base[CPU_MTRR_VAR], mtrr_mask[CPU_MTRR_VAR], mtrr_fix[11];
     u64 mcg_status, mcg_ctl, mce_bank[CPU_MCE_BANKS][4]; // CTL, STATUS, ADDR, MISC of each bank
-    u64 syscfg, hwcr, vm_cr, vm_hsave_pa;
+    u64 syscfg, hwcr, vm_cr;
     u64 kvm_wall_clock, kvm_system_time;
-    u64 bios_sign_id, feature_control;
 };
 
 struct cpu {
