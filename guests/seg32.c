@@ -163,8 +163,9 @@ __asm__(".text\n"
         "  lret\n"
         "far_target_4: movl 8(%esp), %eax\n" // first parameter pushed before a far call
         "  movl %eax, far_result\n"
-        "  lret $4\n");
-extern u8 far_target[], far_target_4[];
+        "  lret $4\n"
+        "far_ud: ud2\n");
+extern u8 far_target[], far_target_4[], far_ud[];
 
 static void far_call(u32 off, u16 sel)
 {
@@ -215,6 +216,10 @@ static void far_transfers(void)
     gdt[SEL(1) / 8] &= ~(0x80ull << 40);
     TRY(far_call(0, SEL(1)));
     CHECK_TRAP_ERR(11, SEL(1));
+    // A 16-bit gate has 16 bits of offset, whatever stands where a 32-bit gate has more.
+    TRY(far_jump(0, call_gate(1, 0xdead0000, put(0, (u32)far_ud, 0xffff, A_CODE | 0x4000), 0, 0, 4)));
+    CHECK_TRAP(6);
+    CHECK_EQ(trap.ip, 0);
 }
 
 // From ring 3 through a call gate: stack switch, parameters copied, return with RET n.
