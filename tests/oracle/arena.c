@@ -25,10 +25,18 @@ const struct orc_ldt_desc orc_ldt[ORC_LDT_COUNT] = {
     [ORC_LDT_CODE32] = {0, 0xfffff, .seg_32bit = true, .pages = true, CODE},
     [ORC_LDT_XONLY] = {0, 0xfffff, .seg_32bit = true, .pages = true, .code = true, .present = true},
     [ORC_LDT_CONFORMING] = {0, 0xfffff, .seg_32bit = true, .code = true, .expdown_or_conforming = true, .pages = true},
+    [ORC_LDT_SHORT16] = {ORC_ARENA, ORC_SHORT_LIMIT, CODE},
+    [ORC_LDT_SHORT32] = {ORC_ARENA, ORC_SHORT_LIMIT, .seg_32bit = true, CODE},
     [ORC_LDT_PAGEGRAN] = {ORC_ARENA + 3 * 4096, 1, .seg_32bit = true, .pages = true, DATA},
 };
 
 u8 orc_pristine[ORC_ARENA_SIZE];
+
+u64 orc_code_base(const struct orc_case *c)
+{
+    u16 sel = c->in.sel[X86_CS];
+    return c->mode != ISA_MODE_64 && (sel & X86_SEL_TI) ? orc_ldt[sel >> 3].base : 0;
+}
 
 #define FILLER 0xcc // INT3
 

@@ -15,6 +15,7 @@ struct skeleton {
     u8 map;
     u8 opcode;
     u8 has_modrm;
+    u8 rexb;       // needs REX.B (XCHG r8, rAX has the opcode of NOP)
     u8 vvvv;       // VEX: takes a register there
     u8 mem;        // bit r: a memory operand with reg field r is this form
     u64 reg_pairs; // bit reg * 8 + rm: register operands
@@ -35,7 +36,7 @@ static struct skeleton *add(unsigned form, unsigned mode, const struct skeleton 
     for (unsigned i = 0; i < l->count; i++) {
         struct skeleton *s = &l->s[i];
         if (s->vex == key->vex && s->w == key->w && s->pfx == key->pfx && s->map == key->map &&
-            s->opcode == key->opcode)
+            s->opcode == key->opcode && s->rexb == key->rexb)
             return s;
     }
     if (l->count == l->room) {
@@ -95,7 +96,7 @@ static bool ask(unsigned mode, struct skeleton *k, unsigned reg, unsigned rm, bo
     u8 b[32] = {0};
     for (unsigned v = 0; v < (k->vex ? 2u : 1u); v++) {
         unsigned vvvv = v ? 5 : 0;
-        unsigned n = put_opcode(k, vvvv, 0, false, false, b);
+        unsigned n = put_opcode(k, vvvv, k->rexb ? ISA_REX_B : 0, false, false, b);
         b[n] = (u8)(mem ? reg << 3 | 4 : 0xc0 | reg << 3 | rm);
         b[n + 1] = mem ? 0x30 : 0; // SIB: base 0, index 6
         struct insn in;
@@ -139,6 +140,9 @@ static void scan_map(unsigned mode, unsigned vex, unsigned w, unsigned map)
                 continue;
             struct skeleton k = {.vex = (u8)vex, .w = (u8)w, .pfx = pfx_byte[p], .map = (u8)map, .opcode = (u8)op};
             scan_opcode(mode, &k);
+            k = (struct skeleton){.w = (u8)w, .pfx = pfx_byte[p], .map = (u8)map, .opcode = (u8)op, .rexb = 1};
+            if (mode == ISA_MODE_64 && !vex && map == ISA_MAP_1 && op == 0x90)
+                scan_opcode(mode, &k);
         }
 }
 
@@ -223,6 +227,8 @@ bool orc_encode(struct orc_rng *r, unsigned form, unsigned mode, u8 *code, struc
     unsigned rxb = mode == ISA_MODE_64 ? x & 7 : 0;
     if (x >> 3 & 1)
         rxb &= x >> 4 & 7;
+    if (k->rexb)
+        rxb |= ISA_REX_B;
     unsigned vvvv = k->vvvv ? x >> 8 & (mode == ISA_MODE_64 ? 15 : 7) : 0;
     bool vex2 = k->vex && k->map == ISA_MAP_0F && !k->w && !(rxb & 3) && (x >> 12 & 1);
     n += put_opcode(k, vvvv, rxb, mode == ISA_MODE_64 && (x >> 13 & 7) == 0, vex2, b + n);
@@ -248,14 +254,7 @@ struct exclusion {
 };
 
 static const struct exclusion exclusions[] = {
-    {"CPUID", 7, "answers by the model, not the host"},
-    {"RDTSC", 7, "time"},
-    {"RDTSCP", 7, "time"},
     {"RDPRU", 7, "time"},
-    {"RDPID", 7, "which processor the host ran it on"},
-    {"RDRAND", 7, "random"},
-    {"RDSEED", 7, "random"},
-    {"XGETBV", 7, "the host enables AVX-512 state"},
     {"SYSCALL", 7, "enters the host's kernel"},
     {"SYSENTER", 7, "enters the host's kernel"},
     {"SGDT", 7, "the host's kernel emulates it under UMIP"},

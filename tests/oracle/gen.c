@@ -33,11 +33,22 @@ void orc_gen_init(void)
 // The host has extensions that the guest's model has not: bytes that the decoder rejects but the host may run.
 static bool host_only(const u8 *b, unsigned mode)
 {
+    bool simd = false, rex = false;
     unsigned i = 0;
-    while (i < 14 && (b[i] == 0x66 || b[i] == 0x67 || b[i] == 0xf0 || b[i] == 0xf2 || b[i] == 0xf3 || b[i] == 0x26 ||
-                      b[i] == 0x2e || b[i] == 0x36 || b[i] == 0x3e || b[i] == 0x64 || b[i] == 0x65 ||
-                      (mode == ISA_MODE_64 && (b[i] & 0xf0) == 0x40)))
-        i++;
+    for (;; i++) {
+        bool is_rex = mode == ISA_MODE_64 && (b[i] & 0xf0) == 0x40;
+        bool is_simd = b[i] == 0x66 || b[i] == 0xf0 || b[i] == 0xf2 || b[i] == 0xf3;
+        bool other = b[i] == 0x67 || b[i] == 0x26 || b[i] == 0x2e || b[i] == 0x36 || b[i] == 0x3e || b[i] == 0x64 ||
+                     b[i] == 0x65;
+        if (i >= 14 || (!is_rex && !is_simd && !other))
+            break;
+        simd |= is_simd;
+        rex = is_rex;
+    }
+    bool vex = b[i] == 0xc4 || b[i] == 0xc5 || b[i] == 0x62;
+    // #UD whatever follows; but near the length limit it may also be #GP, by rules of its own.
+    if (vex && (simd || rex))
+        return i > 4;
     if (b[i] == 0x62 || b[i] == 0x8f) // EVEX, XOP
         return true;
     if (b[i] == 0xc5)
@@ -48,8 +59,48 @@ static bool host_only(const u8 *b, unsigned mode)
         return false;
     // With LOCK the host reads the operands of these before it finds the prefix invalid: 0F 00.
     u8 op = b[i + 1];
-    return op == 0x00 || op == 0x01 || op == 0x0f || op == 0x0d || op == 0x2b || op == 0x78 || op == 0x79 ||
-           op == 0x38 || op == 0x3a || op == 0x05 || op == 0x34 || op == 0xa2 || op == 0xc7 || op == 0xae || op == 0x1e;
+    return op == 0x00 || op == 0x01 || op == 0x0e || op == 0x0f || op == 0x0d || op == 0x2b || op == 0x78 ||
+           op == 0x79 || op == 0x38 || op == 0x3a || op == 0x05 || op == 0x34 || op == 0xa2 || op == 0xc7 ||
+           op == 0xae || op == 0x1e;
+}
+
+// Take the bytes in case.code if both sides can run them.
+static bool take_bytes(struct gen *g)
+{
+    struct orc_case *c = g->c;
+    enum isa_status st = isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, &c->insn);
+    if (st == ISA_OK && !orc_excluded(c->insn.form, c->mode)) {
+        c->valid = 1;
+        c->len = c->insn.len;
+        return true;
+    }
+    if (st != ISA_OK && !host_only(c->code, c->mode)) {
+        memset(&c->insn, 0, sizeof c->insn);
+        c->len = 15;
+        return true;
+    }
+    return false;
+}
+
+// Prefixes in front of an instruction, REX among them where it does not count, up to more than 15 bytes.
+static void pile_prefixes(struct gen *g)
+{
+    static const u8 pfx[] = {0x66, 0x67, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x48, 0x41, 0xf2, 0xf3};
+    struct orc_case *c = g->c;
+    unsigned n = 1 + orc_below(&g->r, orc_chance(&g->r, 30) ? 14 : 4);
+    u8 one = pfx[orc_below(&g->r, ARRAY_LEN(pfx))];
+    memmove(c->code + n, c->code, sizeof c->code - n);
+    for (unsigned i = 0; i < n; i++)
+        c->code[i] = orc_chance(&g->r, 40) ? one : pfx[orc_below(&g->r, ARRAY_LEN(pfx))];
+}
+
+static void random_bytes(struct gen *g)
+{
+    u64 a = orc_rnd(&g->r), b = orc_rnd(&g->r);
+    memcpy(g->c->code, &a, 8);
+    memcpy(g->c->code + 8, &b, 8);
+    if (orc_chance(&g->r, 30))
+        g->c->code[0] = 0x0f;
 }
 
 static void pick_bytes(struct gen *g)
@@ -57,46 +108,61 @@ static void pick_bytes(struct gen *g)
     struct orc_case *c = g->c;
     for (unsigned tries = 0; tries < 64; tries++) {
         bool hit = orc_encode(&g->r, c->form, c->mode, c->code, &c->insn);
-        if (hit) {
+        unsigned odd = orc_below(&g->r, 256);
+        if (hit && odd >= 5) {
             c->valid = 1;
             c->len = c->insn.len;
             return;
         }
-        if (orc_below(&g->r, 8))
+        if (odd < 3)
+            pile_prefixes(g);
+        else if (odd < 5)
+            random_bytes(g);
+        else if (odd >= 40)
             continue;
-        enum isa_status st = isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, &c->insn);
-        if (st == ISA_OK && !orc_excluded(c->insn.form, c->mode)) {
-            c->valid = 1;
-            c->len = c->insn.len;
+        if (take_bytes(g))
             return;
-        }
-        if (st == ISA_INVALID && !host_only(c->code, c->mode)) {
-            memset(&c->insn, 0, sizeof c->insn);
-            c->len = 15;
-            return;
-        }
     }
     memset(c->code, 0x90, 16);
     c->valid = isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, &c->insn) == ISA_OK;
     c->len = 1;
 }
 
-static void pick_code_place(struct gen *g)
+// Offset of the instruction in a segment that ends at ORC_SHORT_LIMIT.
+static u32 place_in_short(struct gen *g)
+{
+    u32 end = ORC_SHORT_LIMIT + 1, len = g->c->len;
+    unsigned x = orc_below(&g->r, 100);
+    if (x < 50)
+        return 0x8000 + orc_below(&g->r, 0x1700);
+    return x < 80 ? end - len - orc_below(&g->r, 16) : end - 1 - orc_below(&g->r, len);
+}
+
+static u32 place_in_arena(struct gen *g)
 {
     static const u16 ends[] = {0x9000, 0xa000, 0xc000, 0xe000};
-    struct orc_case *c = g->c;
+    u32 end = ends[orc_below(&g->r, 4)], len = g->c->len;
     unsigned x = orc_below(&g->r, 100);
     if (x < 82)
-        c->code_off = (u16)(0x8000 + orc_below(&g->r, 0x1f00));
-    else if (x < 94)
-        c->code_off = (u16)(ends[orc_below(&g->r, 4)] - c->len - orc_below(&g->r, 16));
-    else
-        c->code_off = (u16)(ends[orc_below(&g->r, 4)] - orc_below(&g->r, c->len + 1u));
-    // Inside an executable page at least at its first byte, but for the one in a hundred that starts past the end.
-    if (orc_page_kind[c->code_off >> 12] != ORC_RX && orc_below(&g->r, 4))
-        c->code_off--;
-    c->in.rip = c->code_off + (c->mode == ISA_MODE_16 ? 0 : ORC_ARENA);
-    c->land[0] = (u16)(c->code_off + c->len);
+        return 0x8000 + orc_below(&g->r, 0x1f00);
+    return x < 94 ? end - len - orc_below(&g->r, 16) : end - orc_below(&g->r, len + 1);
+}
+
+static void pick_code_place(struct gen *g)
+{
+    struct orc_case *c = g->c;
+    u16 cs = c->in.sel[X86_CS];
+    bool is_short = cs == ORC_LDT_SEL(ORC_LDT_SHORT16) || cs == ORC_LDT_SEL(ORC_LDT_SHORT32);
+    u32 off = is_short ? place_in_short(g) : place_in_arena(g);
+    // How many bytes a processor fetches before it finds them invalid is its own business.
+    if (!c->valid)
+        off = 0x8000 + orc_below(&g->r, 0xf00);
+    // Most of those that start past the end of a page go back into it.
+    if (!is_short && orc_page_kind[off >> 12] != ORC_RX && orc_below(&g->r, 4))
+        off--;
+    c->code_off = (u16)off;
+    c->in.rip = ORC_ARENA + off - orc_code_base(c);
+    c->land[0] = (u16)(off + c->len);
     c->nland = c->valid ? 1 : 0;
 }
 
@@ -156,6 +222,26 @@ static void pick_vectors(struct gen *g, struct x86_xsave *x)
     }
 }
 
+// Components in their initial state, loaded as such or by their values.
+static void pick_initial(struct gen *g, struct x86_xsave *x)
+{
+    u64 v = orc_rnd(&g->r);
+    if (v & 1) {
+        x->fcw = X86_FCW_DEFAULT;
+        x->fsw = x->fop = x->ftw = 0;
+        x->fip = x->fdp = 0;
+        memset(x->st, 0, sizeof x->st);
+    }
+    if (v & 2)
+        memset(x->xmm, 0, sizeof x->xmm);
+    if (v & 4)
+        memset(x->ymmh, 0, sizeof x->ymmh);
+    if (v & 8)
+        x->mxcsr = X86_MXCSR_DEFAULT;
+    if (v & 16)
+        x->xstate_bv &= ~(v & 7);
+}
+
 static void pick_xsave(struct gen *g)
 {
     struct x86_xsave *x = &g->c->in.xs;
@@ -165,6 +251,8 @@ static void pick_xsave(struct gen *g)
     x->mxcsr_mask = X86_MXCSR_VALID;
     x->xstate_bv = 7;
     pick_vectors(g, x);
+    if (g->c->valid && !strncmp(isa_op_names[g->c->insn.op], "XSAVE", 5) && orc_chance(&g->r, 40))
+        pick_initial(g, x);
 }
 
 static u64 pick_flags(struct gen *g)
@@ -217,12 +305,12 @@ static void pick_segments(struct gen *g)
     u16 plain = mode == ISA_MODE_16 ? ORC_LDT_SEL(ORC_LDT_DATA16) : ORC_SEL_USER_DS;
     for (unsigned i = X86_ES; i <= X86_GS; i++)
         s->sel[i] = orc_chance(&g->r, i < X86_FS ? 80 : 30) ? plain : pick_data_sel(g, i == X86_SS);
-    static const u16 code32[] = {ORC_LDT_SEL(ORC_LDT_CODE32), ORC_LDT_SEL(ORC_LDT_XONLY)};
+    static const u16 code32[] = {ORC_LDT_SEL(ORC_LDT_CODE32), ORC_LDT_SEL(ORC_LDT_XONLY), ORC_LDT_SEL(ORC_LDT_SHORT32)};
     s->sel[X86_CS] = ORC_SEL_USER_CS32;
     if (mode == ISA_MODE_16)
-        s->sel[X86_CS] = ORC_LDT_SEL(ORC_LDT_CODE16);
-    else if (orc_chance(&g->r, 15))
-        s->sel[X86_CS] = code32[orc_below(&g->r, 2)];
+        s->sel[X86_CS] = ORC_LDT_SEL(orc_chance(&g->r, 10) ? ORC_LDT_SHORT16 : ORC_LDT_CODE16);
+    else if (orc_chance(&g->r, 20))
+        s->sel[X86_CS] = code32[orc_below(&g->r, ARRAY_LEN(code32))];
 }
 
 static void pick_state(struct gen *g)
@@ -292,10 +380,10 @@ void orc_generate(u64 seed, struct orc_case *c)
         form = form_list[c->mode][orc_below(&g.r, form_count[c->mode])];
     c->form = (u16)form;
     pick_bytes(&g);
-    pick_code_place(&g);
     if (c->mode != ISA_MODE_64 || uses_segments(c))
         c->flags |= ORC_F_SEGS;
     pick_state(&g);
+    pick_code_place(&g);
     pick_single_step(&g);
     if (c->valid)
         orc_steer(&g);

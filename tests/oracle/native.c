@@ -235,7 +235,7 @@ static void completed(struct orc_result *r, u64 rip)
 // Exceptions that come from the harness' landing places rather than from the instruction.
 static void normalise(const struct orc_case *c, struct orc_result *r)
 {
-    u64 base = c->mode == ISA_MODE_16 ? 0 : ORC_ARENA;
+    u64 base = ORC_ARENA - orc_code_base(c);
     // Filler: INT3 everywhere where there is no exit.
     bool own = c->insn.op == ISA_OP_INT3 || (c->insn.op == ISA_OP_INT && c->insn.imm == X86_EXC_BP);
     if (r->vector == X86_EXC_BP && !(own && r->out.rip == c->in.rip + c->len)) {
@@ -246,6 +246,14 @@ static void normalise(const struct orc_case *c, struct orc_result *r)
     if (r->vector == X86_EXC_PF && (r->error & X86_PF_I) && r->out.rip != c->in.rip) {
         completed(r, r->out.rip);
         return;
+    }
+    // The same at the end of the code segment.
+    if (r->vector == X86_EXC_GP && r->error == 0 && r->out.rip != c->in.rip) {
+        for (unsigned k = 0; k < c->nland; k++)
+            if (r->out.rip == base + c->land[k]) {
+                completed(r, r->out.rip);
+                return;
+            }
     }
     // TF that the instruction itself set, or whose trap a MOV SS held back, traps after the jump to the exit.
     if (r->vector == X86_EXC_DB) {
@@ -292,7 +300,7 @@ static void run_once(const struct orc_case *c, struct orc_result *r)
         memcpy(r->out.gpr, ctx->gpr, sizeof r->out.gpr);
         r->out.rflags = ctx->rflags;
         read_pointers(r);
-        completed(r, (c->mode == ISA_MODE_16 ? 0 : ORC_ARENA) + c->land[ctx->land]);
+        completed(r, ORC_ARENA - orc_code_base(c) + c->land[ctx->land]);
         memcpy(r->out.sel, c->in.sel, sizeof r->out.sel);
         if (ctx->segs) {
             memcpy(r->out.sel, ctx->sel, sizeof r->out.sel);

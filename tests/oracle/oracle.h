@@ -56,9 +56,13 @@ enum orc_ldt {
     ORC_LDT_CODE32,     // readable code, base 0, 4 GiB
     ORC_LDT_XONLY,      // execute-only code
     ORC_LDT_CONFORMING, // conforming code, not present (Linux takes no other)
+    ORC_LDT_SHORT16,    // 16-bit code, base at the arena, limit in the middle of page 9
+    ORC_LDT_SHORT32,    // 32-bit code, the same
     ORC_LDT_PAGEGRAN,   // page granularity, base at page 3, limit 2 pages
     ORC_LDT_COUNT
 };
+
+#define ORC_SHORT_LIMIT 0x97ffu
 
 struct orc_ldt_desc {
     u32 base, limit; // limit in units of the granularity
@@ -70,7 +74,7 @@ extern const struct orc_ldt_desc orc_ldt[ORC_LDT_COUNT];
 struct orc_state {
     struct x86_xsave xs; // first: 64-byte aligned
     u64 gpr[X86_GPR_COUNT];
-    u64 rip; // linear in 64- and 32-bit mode, offset in its segment in 16-bit mode
+    u64 rip; // offset in the code segment
     u64 rflags;
     u64 fs_base, gs_base;
     u16 sel[6];
@@ -183,6 +187,9 @@ void orc_generate(u64 seed, struct orc_case *c);
 u64 orc_operand_address(const struct orc_case *c);
 
 // --- the arena (arena.c) ----------------------------------------------------------------------------------------------
+
+// Base of the code segment of a case: 0 in 64-bit mode.
+u64 orc_code_base(const struct orc_case *c);
 
 // Write the case's patches, code and exits into an arena (`place`), or put filler back over the code afterwards. The engine
 // gets the same bytes as the host, because instructions can read them as data.

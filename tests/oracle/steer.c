@@ -339,7 +339,7 @@ static u32 pick_target(struct gen *g)
 
 static void add_landing(struct orc_case *c, u64 target)
 {
-    u64 off = target - (c->mode == ISA_MODE_16 ? 0 : ORC_ARENA);
+    u64 off = target + orc_code_base(c) - ORC_ARENA;
     if (off >= ORC_ARENA_SIZE || (off + 8 > c->code_off && off < c->code_off + c->len + 8u))
         return;
     c->land[1] = (u16)off;
@@ -348,7 +348,7 @@ static void add_landing(struct orc_case *c, u64 target)
 
 static u64 target_value(const struct orc_case *c, u32 off)
 {
-    return off + (c->mode == ISA_MODE_16 ? 0 : ORC_ARENA);
+    return off + ORC_ARENA - orc_code_base(c);
 }
 
 static void steer_relative(struct gen *g)
@@ -398,8 +398,12 @@ static u16 pick_any_sel(struct gen *g, bool code)
     struct orc_rng *r = &g->r;
     unsigned x = orc_below(r, 10);
     if (code && x < 6) {
-        static const u16 good[] = {ORC_SEL_USER_CS32, ORC_SEL_USER_CS, ORC_LDT_SEL(ORC_LDT_CODE16),
-                                   ORC_LDT_SEL(ORC_LDT_CODE32)};
+        static const u16 good[] = {ORC_SEL_USER_CS32,
+                                   ORC_SEL_USER_CS,
+                                   ORC_LDT_SEL(ORC_LDT_CODE16),
+                                   ORC_LDT_SEL(ORC_LDT_CODE32),
+                                   ORC_LDT_SEL(ORC_LDT_SHORT16),
+                                   ORC_LDT_SEL(ORC_LDT_SHORT32)};
         return good[orc_below(r, ARRAY_LEN(good))];
     }
     if (x < 8)
@@ -414,9 +418,8 @@ static u16 pick_any_sel(struct gen *g, bool code)
 static u64 far_offset(struct gen *g, u16 sel)
 {
     u32 t = pick_target(g);
-    if ((sel & ~3) == (ORC_LDT_SEL(ORC_LDT_CODE16) & ~3))
-        return t;
-    return orc_chance(&g->r, 95) ? ORC_ARENA + t : orc_value(&g->r);
+    u64 base = (sel & X86_SEL_TI) && (sel >> 3) < ORC_LDT_COUNT ? orc_ldt[sel >> 3].base : 0;
+    return orc_chance(&g->r, 95) ? ORC_ARENA + t - base : orc_value(&g->r);
 }
 
 static void steer_far_memory(struct gen *g)
@@ -623,6 +626,10 @@ static void steer_special(struct gen *g)
     case ISA_OP_XLAT:
         set_gpr(g, X86_RBX, in->adsize,
                 ORC_ARENA + pick_place(g, 1, 0) - (c->in.gpr[X86_RAX] & 0xff) - seg_base(c, in->seg));
+        break;
+    case ISA_OP_XGETBV:
+        if (orc_chance(&g->r, 80))
+            set_gpr(g, X86_RCX, 4, orc_below(&g->r, 2));
         break;
     case ISA_OP_INT:
         // The host's system call.

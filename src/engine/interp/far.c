@@ -97,13 +97,14 @@ static void far_code(struct interp *x, const struct descriptor *d, u16 sel, u64 
         interp_raise_err(x, X86_EXC_NP, xfer_err(sel));
     if (call) {
         new_code_stack(x, d, &st);
-        // Each slot is stored before the next is looked at: hardware, too, leaves CS behind when the push of RIP faults.
+        // Each slot is stored before the next is looked at, and both before the target: hardware, too, leaves them behind when
+        // what follows faults.
+        xfer_touch_probe(x, d);
         xfer_probe(x, &st, 1, opsize);
         xfer_push(x, &st, opsize, x->c->seg[X86_CS].sel);
         xfer_probe(x, &st, 1, opsize);
-        xfer_check_ip(x, d, off);
-        xfer_touch_probe(x, d);
         xfer_push(x, &st, opsize, x->next_rip);
+        xfer_check_ip(x, d, off);
         xfer_stack_commit(x, &st);
     } else {
         xfer_check_ip(x, d, off);
