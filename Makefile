@@ -55,9 +55,11 @@ BOARD_OBJS := board/pc.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
-CLI_OBJS := cli/main.o cli/options.o cli/cmd_run.o cli/cmd_disasm.o cli/console.o cli/vm.o cli/report.o
+CLI_OBJS := cli/main.o cli/options.o cli/cmd_run.o cli/cmd_disasm.o
+# Parts of the command line that unit tests need too.
+VM_OBJS := cli/vm.o cli/console.o cli/report.o
 
-LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS))
+LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS) $(VM_OBJS))
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
@@ -65,7 +67,7 @@ UNIT_TESTS := dev/test_timers dev/test_uart dev/test_i8259 real/cpu286
 UNIT_TESTS += isa/test_alu isa/test_decode isa/zydis_diff isa/processor
 UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random core/test_bus core/test_clock core/test_cpu
 UNIT_TESTS += isa/test_native interp/test_simd
-UNIT_TESTS += boot/test_boot
+UNIT_TESTS += boot/test_boot board/test_pc
 UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
