@@ -3,86 +3,23 @@
 //
 // QEMU 7.2's TCG differs in 16 checks: error codes lack EXT (7), an absent inner SS is #TS instead of #SS (3), a frame outside the
 // inner SS is stored all the same (3), and a call gate to conforming code leaves the gate's RPL in CS (3).
-#include "guest.h"
+#include "rings32.h"
 
 const char guest_name[] = "gates32";
 
-#define SEL(n) (SEL_FREE + 8 * (n))
-#define RCODE(r) (SEL(r) | (r))       // flat code of ring r
-#define RDATA(r) (SEL(4 + (r)) | (r)) // flat data of ring r
-#define SEL_GATE SEL(8)
-#define SEL_X SEL(9) // for whatever a test needs
-#define SEL_Y SEL(10)
-#define SEL_Z SEL(11)
-#define LAND 0x90
-#define VEC 0x91
 #define GATE16 4
 #define GATE32 12
-#define INT32 14
 
-static u8 ring_stack[4][1024] __attribute__((aligned(16)));
-static u8 inner_stack[3][4096] __attribute__((aligned(16))); // SS0..SS2 of the TSS
-#define INNER_TOP(r) ((word)inner_stack[r] + 4096)
-
-// What the bodies below saw: selectors, ESP, and the stack from ESP up.
-static word seen_cs __attribute__((used)), seen_ss __attribute__((used)), seen_esp __attribute__((used));
-static u32 seen_stack[40] __attribute__((used));
-
-#define BODY(name, leave) \
-    __asm__(".text\n" #name ":\n" \
-            "  movl %cs, %eax; movl %eax, seen_cs\n" \
-            "  movl %ss, %eax; movl %eax, seen_ss\n" \
-            "  movl %esp, seen_esp\n" \
-            "  pushl %esi; pushl %edi; pushl %ecx\n" \
-            "  movl seen_esp, %esi; movl $seen_stack, %edi; movl $40, %ecx; cld; rep ss movsl\n" \
-            "  popl %ecx; popl %edi; popl %esi\n" \
-            "  " leave "\n"); \
-    extern u8 name[]
 BODY(body_plain, "lret");
 BODY(body_4, "lret $16");
 BODY(body_31, "lret $124");
 BODY(body_words, "lretw $6");
 BODY(body_iret, "iret");
 
-static void set_desc(u16 sel, u32 base, u32 limit, u32 attr)
-{
-    gdt[sel / 8] = make_desc(base, limit, attr);
-}
-
 static void set_call_gate(word target, u16 sel, unsigned dpl, unsigned params, unsigned type)
 {
     gdt[SEL_GATE / 8] = (target & 0xffff) | (u64)sel << 16 | (u64)params << 32 | (u64)(0x80 | dpl << 5 | type) << 40 |
                         (u64)(target >> 16) << 48;
-}
-
-// --- running in a ring --------------------------------------------------------------------------------------------------
-
-static struct trap_frame landed;
-static word ring_result;
-
-static bool on_land(struct trap_frame *f)
-{
-    landed = *f;
-    ring_result = f->eax;
-    return false;
-}
-
-__attribute__((naked)) static void ring_return(void)
-{
-    __asm__ volatile("int $0x90");
-}
-
-__attribute__((noinline)) static void run_ring(unsigned ring, word (*fn)(word), word arg)
-{
-    word *sp = (word *)(ring_stack[ring] + sizeof ring_stack[ring] - 160);
-    sp[0] = (word)ring_return;
-    sp[1] = arg;
-    u16 data = (u16)RDATA(ring);
-    word flags = read_flags() & ~0x200u;
-    TRY(__asm__ volatile("mov %w0, %%ds; mov %w0, %%es\n"
-                         "push %0; push %1; push %2; push %3; push %4; iret" ::"r"((word)data),
-                         "r"(sp), "r"(flags | user_flags), "r"(RCODE(ring)), "r"(fn)
-                         : "memory"));
 }
 
 static word call_plain(word sel)
@@ -285,18 +222,7 @@ static void bad_stacks(void)
 
 void guest_main(void)
 {
-    for (unsigned r = 0; r < 4; r++) {
-        set_desc(SEL(r), 0, 0xfffff, 0xc09b | r << 5);
-        set_desc(SEL(4 + r), 0, 0xfffff, 0xc093 | r << 5);
-    }
-    tss.esp0 = INNER_TOP(0);
-    tss.ss0 = RDATA(0);
-    tss.esp1 = INNER_TOP(1);
-    tss.ss1 = RDATA(1);
-    tss.esp2 = INNER_TOP(2);
-    tss.ss2 = RDATA(2);
-    trap_handler[LAND] = on_land;
-    set_gate(LAND, (word)gate_stub(LAND), SEL_CODE, INT32, 3, 0);
+    rings_init();
     between_rings();
     sixteen_bits();
     conforming();
