@@ -100,7 +100,7 @@ static bool ask(unsigned mode, struct skeleton *k, unsigned reg, unsigned rm, bo
         b[n] = (u8)(mem ? reg << 3 | 4 : 0xc0 | reg << 3 | rm);
         b[n + 1] = mem ? 0x30 : 0; // SIB: base 0, index 6
         struct insn in;
-        if (isa_decode(b, 15, mode, ISA_OPT_AMD, &in) != ISA_OK)
+        if (isa_decode(b, 15, mode, orc_isa_options, &in) != ISA_OK)
             continue;
         if (in.map != k->map || in.opcode != k->opcode)
             return false;
@@ -146,8 +146,14 @@ static void scan_map(unsigned mode, unsigned vex, unsigned w, unsigned map)
         }
 }
 
+u32 orc_isa_options;
+
 void orc_encode_init(void)
 {
+    u32 max, vendor, c, d;
+    __asm__("cpuid" : "=a"(max), "=b"(vendor), "=c"(c), "=d"(d) : "a"(0), "c"(0));
+    if (vendor == 0x68747541) // "Auth"enticAMD
+        orc_isa_options = ISA_OPT_AMD;
     for (unsigned mode = 0; mode < ISA_MODE_COUNT; mode++) {
         for (unsigned map = 0; map < ISA_MAP_COUNT; map++) {
             scan_map(mode, 0, 0, map);
@@ -242,7 +248,7 @@ bool orc_encode(struct orc_rng *r, unsigned form, unsigned mode, u8 *code, struc
         memcpy(b + n, &v, 8);
     }
     memcpy(code, b, 16);
-    return isa_decode(code, 15, mode, ISA_OPT_AMD, in) == ISA_OK && in->form == form;
+    return isa_decode(code, 15, mode, orc_isa_options, in) == ISA_OK && in->form == form;
 }
 
 // --- what cannot be compared --------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ static bool host_only(const u8 *b, unsigned mode)
 static bool take_bytes(struct gen *g)
 {
     struct orc_case *c = g->c;
-    enum isa_status st = isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, &c->insn);
+    enum isa_status st = isa_decode(c->code, 15, c->mode, orc_isa_options, &c->insn);
     if (st == ISA_OK && !orc_excluded(c->insn.form, c->mode)) {
         c->valid = 1;
         c->len = c->insn.len;
@@ -124,7 +124,7 @@ static void pick_bytes(struct gen *g)
             return;
     }
     memset(c->code, 0x90, 16);
-    c->valid = isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, &c->insn) == ISA_OK;
+    c->valid = isa_decode(c->code, 15, c->mode, orc_isa_options, &c->insn) == ISA_OK;
     c->len = 1;
 }
 

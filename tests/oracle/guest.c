@@ -257,6 +257,7 @@ void orc_guest_run(struct orc_guest *g, const struct orc_case *k, struct orc_res
     struct vcpu *v = g->t->v;
     u8 *arena = g->t->ram + PHYS_ARENA;
     orc_place(arena, k, true);
+    v->engine->invalidate(v, PHYS_ARENA, ORC_ARENA_SIZE);
     load_case(g, k);
     r->nlines = 0;
     r->overflow = 0;

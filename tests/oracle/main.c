@@ -8,8 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -406,9 +407,27 @@ static void list_exclusions(void)
     printf("%u forms compared\n", compared);
 }
 
+// What the harness needs of the host beyond what the program needs. NULL when all is there.
+static const char *missing(void)
+{
+    if (!__builtin_cpu_supports("avx"))
+        return "the processor has no AVX";
+    if (!(getauxval(AT_HWCAP2) & 2))
+        return "the kernel does not let user code use FSGSBASE";
+    u8 ldt[8];
+    if (syscall(SYS_modify_ldt, 0, ldt, sizeof ldt) < 0)
+        return "the kernel has no modify_ldt";
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     parse(argc, argv);
+    const char *what = missing();
+    if (what) {
+        printf("skipped: %s\n", what);
+        return 77;
+    }
     orc_values_init();
     orc_encode_init();
     orc_gen_init();

@@ -420,7 +420,7 @@ void orc_native_resubmit(struct orc_native *n, unsigned first, unsigned count)
 }
 
 // A child that makes no progress for this long hangs in one instruction.
-#define HANG_SLICES 40
+#define HANG_SLICES 150
 #define SLICE_NS 100000000
 
 int orc_native_wait(struct orc_native *n)

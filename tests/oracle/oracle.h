@@ -167,6 +167,8 @@ extern u8 orc_pristine[ORC_ARENA_SIZE];
 
 // --- encoding (encode.c) ----------------------------------------------------------------------------------------------
 
+// ISA_OPT_* of the host's vendor.
+extern u32 orc_isa_options;
 // Ask the decoder once for every opcode which form it belongs to. Before the first case.
 void orc_encode_init(void);
 // Whether any encoding of `form` was found in `mode`.

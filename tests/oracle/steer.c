@@ -83,7 +83,7 @@ static void store_disp(struct orc_case *c, i64 disp)
         return;
     memcpy(c->code + at, &disp, in->disp_size);
     struct insn again;
-    if (isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, &again) == ISA_OK)
+    if (isa_decode(c->code, 15, c->mode, orc_isa_options, &again) == ISA_OK)
         *in = again;
 }
 
@@ -370,13 +370,13 @@ static void steer_relative(struct gen *g)
             continue;
         memcpy(c->code + in->imm_off, &d, size);
         struct insn again;
-        if (isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, &again) == ISA_OK)
+        if (isa_decode(c->code, 15, c->mode, orc_isa_options, &again) == ISA_OK)
             *in = again;
         add_landing(c, in->opsize == 2 ? (u16)to : to);
         return;
     }
     memset(c->code + in->imm_off, 0x40, size);
-    isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, in);
+    isa_decode(c->code, 15, c->mode, orc_isa_options, in);
 }
 
 static u16 pick_any_sel(struct gen *g, bool code)
@@ -446,7 +446,7 @@ static void steer_far_immediate(struct gen *g)
     u64 off = far_offset(g, sel);
     memcpy(c->code + c->insn.imm_off, &off, os);
     memcpy(c->code + c->insn.imm_off + os, &sel, 2);
-    isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, &c->insn);
+    isa_decode(c->code, 15, c->mode, orc_isa_options, &c->insn);
 }
 
 // Bytes of the stack pointer in use.
@@ -468,7 +468,9 @@ static void patch_words(struct gen *g, u32 off, unsigned size, const u64 *w, uns
 
 static u64 flags_image(struct gen *g)
 {
-    u64 v = orc_rnd(&g->r) & ~(u64)X86_FL_TF;
+    u64 v = orc_rnd(&g->r);
+    if (orc_chance(&g->r, 90))
+        v &= ~(u64)X86_FL_TF;
     return orc_chance(&g->r, 90) ? v & 0xffffff : v & 0xffffffff;
 }
 
@@ -635,7 +637,7 @@ static void steer_special(struct gen *g)
         // The host's system call.
         if (c->code[in->imm_off] == 0x80)
             c->code[in->imm_off]++;
-        isa_decode(c->code, 15, c->mode, ISA_OPT_AMD, &c->insn);
+        isa_decode(c->code, 15, c->mode, orc_isa_options, &c->insn);
         break;
     case ISA_OP_WRFSBASE:
     case ISA_OP_WRGSBASE:
