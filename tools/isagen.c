@@ -460,6 +460,8 @@ static const char *class_of(const struct row *r)
         return "PRIV";
     if (has_attr(r, "SENS"))
         return "SENS";
+    if (has_attr(r, "IDENT"))
+        return "IDENT";
     parse_implicit(r, &rd, &wr);
     return r->has_mem || ((rd | wr) & 3u << 18) ? "MEM" : "IDENT";
 }
@@ -473,7 +475,7 @@ static bool decoder_attr(const char *w)
 
 static bool class_attr(const char *w)
 {
-    return !strcmp(w, "BRANCH") || !strcmp(w, "PRIV") || !strcmp(w, "SENS");
+    return !strcmp(w, "BRANCH") || !strcmp(w, "PRIV") || !strcmp(w, "SENS") || !strcmp(w, "IDENT");
 }
 
 static void print_attrs(const struct row *r)
