@@ -41,7 +41,7 @@ ALL_LDFLAGS := $(LDFLAGS_$(MODE)) -pthread $(LDFLAGS)
 ISA_OBJS := isa/decode.o isa/native.o isa/native_entry.o
 # Disassembly needs Zydis and libc: not part of the freestanding set.
 ISA_DISASM_OBJS := isa/disasm.o
-CORE_OBJS := core/bus.o core/clock.o core/cpu.o core/log.o core/machine.o core/mem.o core/mmu.o core/tlb.o core/vcpu.o
+CORE_OBJS := core/bus.o core/clock.o core/lock.o core/cpu.o core/log.o core/machine.o core/mem.o core/mmu.o core/tlb.o core/vcpu.o
 CORE_OBJS += core/cpuid.o core/model.o core/msr.o core/mtrr.o core/pvclock.o
 ENGINE_OBJS := engine/engines.o
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o

@@ -88,7 +88,7 @@ static unsigned max_size(const struct bus_region *r)
     return r->max_size ? r->max_size : 4;
 }
 
-u32 bus_in(struct bus *b, u16 port, unsigned size)
+static u32 in_locked(struct bus *b, u16 port, unsigned size)
 {
     const struct bus_region *r = port_region(b, port);
     unsigned step = r ? max_size(r) : 1;
@@ -107,11 +107,11 @@ u32 bus_in(struct bus *b, u16 port, unsigned size)
         step = 1;
     u32 val = 0;
     for (unsigned i = 0; i < size; i += step)
-        val |= (port + i < PORT_COUNT ? bus_in(b, (u16)(port + i), step) : 0xff) << (i * 8);
+        val |= (port + i < PORT_COUNT ? in_locked(b, (u16)(port + i), step) : 0xff) << (i * 8);
     return val;
 }
 
-void bus_out(struct bus *b, u16 port, unsigned size, u32 val)
+static void out_locked(struct bus *b, u16 port, unsigned size, u32 val)
 {
     const struct bus_region *r = port_region(b, port);
     unsigned step = r ? max_size(r) : 1;
@@ -133,5 +133,20 @@ void bus_out(struct bus *b, u16 port, unsigned size, u32 val)
         step = 1;
     for (unsigned i = 0; i < size; i += step)
         if (port + i < PORT_COUNT)
-            bus_out(b, (u16)(port + i), step, (val >> (i * 8)) & size_mask(step));
+            out_locked(b, (u16)(port + i), step, (val >> (i * 8)) & size_mask(step));
+}
+
+u32 bus_in(struct bus *b, u16 port, unsigned size)
+{
+    lock_take(b->lock);
+    u32 val = in_locked(b, port, size);
+    lock_drop(b->lock);
+    return val;
+}
+
+void bus_out(struct bus *b, u16 port, unsigned size, u32 val)
+{
+    lock_take(b->lock);
+    out_locked(b, port, size, val);
+    lock_drop(b->lock);
 }

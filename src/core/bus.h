@@ -4,6 +4,7 @@
 #define POGO_CORE_BUS_H
 
 #include "core/dev.h"
+#include "core/lock.h"
 #include "pogo/types.h"
 
 #define BUS_MAX_REGIONS 96
@@ -16,6 +17,7 @@ struct bus_region {
 };
 
 struct bus {
+    struct lock *lock; // taken around every access; NULL: none
     struct bus_region region[BUS_MAX_REGIONS]; // sorted by base, disjoint
     unsigned count;
     u8 port_owner[65536]; // index + 1 of the region that owns a port; 0 = nobody

@@ -1,5 +1,5 @@
 // Virtual time and its timers: a short unsorted list, since a board has a dozen, and the earliest deadline kept beside
-// it. Called by one thread at a time.
+// it. Called with the machine's dev_lock held.
 #include "core/clock.h"
 
 #include <errno.h>
@@ -55,8 +55,12 @@ static void find_next(struct clock *c)
 
 void clock_arm(struct clock *c, struct clock_timer *t, u64 deadline_ns)
 {
+    bool earlier = deadline_ns < c->next_deadline;
+
     t->deadline_ns = deadline_ns;
     find_next(c);
+    if (earlier && !c->icount && c->host->ops->wake)
+        c->host->ops->wake(c->host->self, HOST_WAITER_TIMER);
 }
 
 void clock_disarm(struct clock *c, struct clock_timer *t)

@@ -3,6 +3,8 @@
 #ifndef POGO_CORE_HOST_H
 #define POGO_CORE_HOST_H
 
+#include <stdatomic.h>
+
 #include "pogo/types.h"
 
 enum host_log {
@@ -33,6 +35,9 @@ struct host_fault {
     u32 mxcsr;
 };
 
+// The thread that fires the clock's timers, as a waiter.
+#define HOST_WAITER_TIMER 64u
+
 struct host_ops {
     // Zeroed, page-aligned memory that stays until mem_free; NULL when there is none. `size` in bytes. Only called while a
     // machine is built. `name` is for /proc and messages.
@@ -48,9 +53,13 @@ struct host_ops {
     u64 (*tsc)(void *host);
     // UTC in nanoseconds since 1970.
     i64 (*wall_ns)(void *host);
-    // Block the calling vCPU's thread until host_ops.wake(vcpu_id) or `deadline_ns` (monotonic; ~0: none).
-    void (*wait)(void *host, u32 vcpu_id, u64 deadline_ns);
-    void (*wake)(void *host, u32 vcpu_id);
+    // Block the calling thread until host_ops.wake(waiter) or `deadline_ns` (monotonic; ~0: none). A waiter is a vCPU's number
+    // or HOST_WAITER_TIMER.
+    void (*wait)(void *host, u32 waiter, u64 deadline_ns);
+    void (*wake)(void *host, u32 waiter);
+    // Sleep while *word == seen (may wake for no reason); wake one sleeper. NULL: locks spin.
+    void (*futex_wait)(void *host, _Atomic u32 *word, u32 seen);
+    void (*futex_wake)(void *host, _Atomic u32 *word);
     // A line for the log category; formatted text without newline. `log_mask` bit n enables category n.
     void (*log)(void *host, enum host_log category, const char *text);
 };

@@ -7,6 +7,8 @@ void machine_init(struct machine *m, struct host *host)
 {
     __builtin_memset(m, 0, sizeof(*m));
     m->host = host;
+    lock_init(&m->dev_lock, host);
+    m->bus.lock = m->mem.lock = &m->dev_lock;
     clock_init(&m->clock, host);
     atomic_init(&m->stop_reason, -1);
 }

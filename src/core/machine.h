@@ -14,6 +14,7 @@
 
 struct machine {
     struct host *host;
+    struct lock dev_lock; // see core/lock.h
     struct mem mem;
     struct bus bus;
     struct clock clock;

@@ -203,8 +203,12 @@ u64 mem_load(struct mem *m, gpa a, unsigned size)
         return val;
     }
     u64 off = a - r->base;
-    if (r->kind == MEM_MMIO)
-        return r->ops->read ? r->ops->read(r->dev, off, size) & size_mask(size) : size_mask(size);
+    if (r->kind == MEM_MMIO) {
+        lock_take(m->lock);
+        u64 val = r->ops->read ? r->ops->read(r->dev, off, size) : ~0ull;
+        lock_drop(m->lock);
+        return val & size_mask(size);
+    }
     return mem_host_load(r->host + off, size);
 }
 
@@ -221,8 +225,10 @@ void mem_store(struct mem *m, gpa a, unsigned size, u64 val)
     }
     u64 off = a - r->base;
     if (r->kind == MEM_MMIO) {
+        lock_take(m->lock);
         if (r->ops->write)
             r->ops->write(r->dev, off, size, val & size_mask(size));
+        lock_drop(m->lock);
     } else if (r->kind == MEM_RAM) {
         before_write(m, r, off, size);
         mem_host_store(r->host + off, size, val);

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "core/dev.h"
+#include "core/lock.h"
 #include "pogo/types.h"
 
 #define MEM_PAGE_SHIFT 12
@@ -34,6 +35,7 @@ struct mem_region {
 };
 
 struct mem {
+    struct lock *lock; // taken around MMIO accesses; NULL: none
     struct mem_region region[MEM_MAX_REGIONS]; // sorted by base, disjoint
     unsigned count;
     unsigned hot

@@ -65,10 +65,10 @@ static i64 linux_wall_ns(void *host)
     return (i64)clock_ns(CLOCK_REALTIME);
 }
 
-static void linux_wait(void *host, u32 vcpu_id, u64 deadline_ns)
+static void linux_wait(void *host, u32 waiter, u64 deadline_ns)
 {
     struct linux_host *h = host;
-    _Atomic u32 *word = &h->woken[vcpu_id % LINUX_HOST_MAX_VCPUS];
+    _Atomic u32 *word = &h->woken[waiter % LINUX_HOST_WAITERS];
     struct timespec ts = {.tv_sec = (time_t)(deadline_ns / NS_PER_S), .tv_nsec = (long)(deadline_ns % NS_PER_S)};
 
     while (!atomic_exchange(word, 0)) {
@@ -80,13 +80,25 @@ static void linux_wait(void *host, u32 vcpu_id, u64 deadline_ns)
     }
 }
 
-static void linux_wake(void *host, u32 vcpu_id)
+static void linux_wake(void *host, u32 waiter)
 {
     struct linux_host *h = host;
-    _Atomic u32 *word = &h->woken[vcpu_id % LINUX_HOST_MAX_VCPUS];
+    _Atomic u32 *word = &h->woken[waiter % LINUX_HOST_WAITERS];
 
     if (!atomic_exchange(word, 1))
         syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static void linux_futex_wait(void *host, _Atomic u32 *word, u32 seen)
+{
+    (void)host;
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+
+static void linux_futex_wake(void *host, _Atomic u32 *word)
+{
+    (void)host;
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 static const char *const log_names[LOG_COUNT] = {
@@ -119,6 +131,8 @@ static const struct host_ops linux_ops = {
     .wall_ns = linux_wall_ns,
     .wait = linux_wait,
     .wake = linux_wake,
+    .futex_wait = linux_futex_wait,
+    .futex_wake = linux_futex_wake,
     .log = linux_log,
 };
 

@@ -7,12 +7,12 @@
 
 #include "core/host.h"
 
-#define LINUX_HOST_MAX_VCPUS 64
+#define LINUX_HOST_WAITERS (HOST_WAITER_TIMER + 1)
 
 struct linux_host {
     struct host host; // what the machine is given
     FILE *log;
-    _Atomic u32 woken[LINUX_HOST_MAX_VCPUS]; // futex words: 1 = a wake-up that wait() has not yet consumed
+    _Atomic u32 woken[LINUX_HOST_WAITERS]; // futex words: 1 = a wake-up that wait() has not yet consumed
 };
 
 // Fill *h. `log_mask`: bits 1 << enum host_log; `log`: where lines go, stays the caller's. Measures the TSC where the processor
