@@ -44,8 +44,8 @@ enum isa_operand_kind {
 };
 
 struct isa_operand {
-    u8 kind; // enum isa_operand_kind
-    u8 reg;
+    u8 kind;  // enum isa_operand_kind
+    u8 reg;   // of registers only
     u16 size; // bytes accessed (of an immediate: encoded); 0: only an address (LEA, INVLPG, prefetch) or, for the XSAVE
               // family, as much as XCR0 says
 };
@@ -117,8 +117,9 @@ enum isa_status {
 #define ISA_OPT_NO_LZCNT 0x4    // F3 0F BD is BSR
 #define ISA_OPT_NO_WBNOINVD 0x8 // F3 0F 09 is WBINVD
 
-// Decode one instruction from `bytes` (`avail` of them may be read, at most 15 are). Fills *in* completely on ISA_OK;
-// on other results only in->len (bytes looked at) is meaningful. SDM 2A chapter 2, APM 3 chapter 1.
+// Decode one instruction from `bytes`, of which `avail` may be read (15 are always enough). Fills *in* completely on
+// ISA_OK; on other results only in->len (bytes looked at) is meaningful. Like processors, takes all bytes of an
+// instruction whose shape is known before it judges it. SDM 2A chapter 2, APM 3 chapter 1.
 enum isa_status isa_decode(const u8 *bytes, size_t avail, enum isa_mode mode, u32 options, struct insn *in);
 
 // --- what the table says about a form -------------------------------------------------------------------------------
