@@ -35,7 +35,7 @@ struct pc_row {
     enum pc_condition when;
 };
 
-// Ports whose base is 0 are chosen by an option (pc_ports()).
+// A base of 0: chosen by an option, see add_ports().
 static const struct pc_row pc_rows[] = {
     {0x0020, 2, &i8259_ops, offsetof(struct pc, pic.window[0]), 1, ALWAYS},
     {0x0040, 4, &i8254_ops, offsetof(struct pc, pit), 1, ALWAYS},
@@ -160,13 +160,12 @@ static void lapic_event(void *cpu, enum lapic_mode mode, u8 vector)
 
     switch (mode) {
     case LAPIC_NMI: vcpu_request(v, VCPU_REQ_NMI); break;
-    case LAPIC_SMI: vcpu_request(v, VCPU_REQ_SMI); break;
     case LAPIC_INIT: vcpu_request(v, VCPU_REQ_INIT); break;
     case LAPIC_SIPI:
         v->sipi_vector = vector;
         vcpu_request(v, VCPU_REQ_SIPI);
         break;
-    default: return;
+    default: return; // no system management mode: SMIs have no effect
     }
     h->ops->wake(h->self, v->id);
 }
@@ -357,7 +356,7 @@ static int map_memory(struct pc *b, struct error *err)
     if (!ret)
         ret = add_ram(b, HIGH_RAM, HIGH_RAM + PC_MAX_RAM, PCI_HOLE, "high");
     if (ret)
-        return error_set(err, ret, "-m: %llu MiB reach past the processor model's physical addresses; give less",
+        return error_set(err, ret, "-m: %llu MiB reach past the processor model's physical addresses; give less or choose another -cpu",
                          (unsigned long long)(b->ram_size / MIB));
     return 0;
 }

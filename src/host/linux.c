@@ -11,7 +11,6 @@
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
@@ -194,11 +193,4 @@ void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log)
     *h = (struct linux_host){.log = log};
     h->host = (struct host){.ops = &linux_ops, .self = h, .log_mask = log_mask};
     h->host.tsc_hz = hz ? hz : tsc_hz_measure();
-}
-
-u64 linux_host_memory(void)
-{
-    struct sysinfo si;
-
-    return sysinfo(&si) ? ~0ull : (u64)si.totalram * si.mem_unit;
 }

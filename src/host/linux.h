@@ -20,7 +20,5 @@ struct linux_host {
 void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log);
 // Name of a log category as the -d option spells it ("int", "cpu", ...).
 const char *linux_host_log_name(enum host_log category);
-// Bytes of memory this machine has, to judge what can be promised to a guest.
-u64 linux_host_memory(void);
 
 #endif
