@@ -55,6 +55,20 @@ static u64 rng(void)
 
 // --- which encodings -----------------------------------------------------------------------------------------------------
 
+static bool host_has(unsigned feature)
+{
+    static u8 cache[ISA_FEAT_COUNT]; // 1 no, 2 yes
+    const struct isa_feature_info *f = &isa_features[feature];
+    unsigned r[4];
+    if (feature == ISA_FEAT_NONE)
+        return true;
+    if (!cache[feature]) {
+        bool leaf = __get_cpuid_count(f->leaf, f->subleaf, &r[0], &r[1], &r[2], &r[3]);
+        cache[feature] = leaf && r[f->reg] >> f->bit & 1 ? 2 : 1;
+    }
+    return cache[feature] == 2;
+}
+
 // Instructions that are #UD in user mode, or without a feature or mode that this test does not look for.
 static bool may_be_undefined(const struct insn *in)
 {
@@ -79,7 +93,9 @@ static bool may_be_undefined(const struct insn *in)
     case ISA_OP_RDPRU:
     case ISA_OP_XRSTORS:
     case ISA_OP_XSAVES: return true;
-    default: return f->feature == ISA_FEAT_VMX || f->feature == ISA_FEAT_SVM || f->feature == ISA_FEAT_SKINIT;
+    default:
+        return f->feature == ISA_FEAT_VMX || f->feature == ISA_FEAT_SVM || f->feature == ISA_FEAT_SKINIT ||
+               !host_has(f->feature);
     }
 }
 
