@@ -51,6 +51,7 @@ INTERP_OBJS += engine/interp/seg.o engine/interp/segops.o engine/interp/frame.o 
 INTERP_OBJS += engine/interp/iret.o engine/interp/event.o engine/interp/task.o
 INTERP_OBJS += engine/interp/ctl.o engine/interp/sys.o engine/interp/syscall.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o dev/lapic.o dev/fw_cfg.o dev/i8254.o dev/mc146818.o
+DEV_OBJS += dev/pci.o
 BOARD_OBJS := board/pc.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o

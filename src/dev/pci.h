@@ -59,8 +59,9 @@ struct pci_region {
     u64 size;                  // power of two: at least 4 (I/O), 16 (memory)
     const struct dev_ops *ops; // NULL: reads give all ones
     void *dev;
-    u64 base; // where it is, if `mapped`
-    bool mapped;
+    u64 base;    // where it is, if `mapped`
+    bool mapped; // the bus decodes it
+    bool wanted; // extra regions: the device switched it on
 };
 
 struct pci_msix_vector {
@@ -92,7 +93,7 @@ struct pci_dev_ops {
     void (*reset)(void *self);
     // The guest is about to read [off, off+size): the device may put fresh bytes into d->config.
     void (*config_read)(void *self, unsigned off, unsigned size);
-    // The guest wrote [off, off+size), and the writable bits changed; off is below 256, size 1, 2 or 4, aligned.
+    // The guest wrote [off, off+size), and the writable bits changed; size 1, 2 or 4, within a dword.
     void (*config_written)(void *self, unsigned off, unsigned size);
     // Text for the monitor.
     void (*dump)(void *self, char *buf, size_t size);
@@ -112,7 +113,7 @@ struct pci_dev {
     u8 cap_end;  // first byte free for a capability
     u8 cap_last; // offset of the last capability; 0: none
     bool intx;   // what the device asks of its pin
-    bool pirq;   // what the bus shows of it
+    bool pirq;   // what the bus sees of it
 };
 
 // A part of the machine's address space that belongs to the bus: `dev` of pci_mem_ops.
