@@ -35,6 +35,11 @@ int bus_add(struct bus *b, u64 base, u64 size, const struct dev_ops *ops, void *
     return 0;
 }
 
+void bus_set_fallback(struct bus *b, const struct dev_ops *ops, void *dev)
+{
+    b->fallback = (struct bus_region){.base = 0, .size = PORT_COUNT, .ops = ops, .dev = dev};
+}
+
 static bool valid_size(unsigned n)
 {
     return n == 1 || n == 2 || n == 4;
@@ -53,10 +58,17 @@ int bus_set_sizes(struct bus *b, u64 base, unsigned min_size, unsigned max_size)
     return -ENOENT;
 }
 
-static const struct bus_region *port_region(const struct bus *b, u32 port)
+// The region that an access begins in. The fallback has holes where the others are, so it counts for accesses that meet none.
+static const struct bus_region *port_region(const struct bus *b, u32 port, unsigned size)
 {
-    u8 owner = port < PORT_COUNT ? b->port_owner[port] : 0;
-    return owner ? &b->region[owner - 1] : NULL;
+    u8 owner = b->port_owner[port];
+
+    if (owner)
+        return &b->region[owner - 1];
+    for (unsigned i = 1; i < size && port + i < PORT_COUNT; i++)
+        if (b->port_owner[port + i])
+            return NULL;
+    return b->fallback.ops ? &b->fallback : NULL;
 }
 
 static u32 size_mask(unsigned size)
@@ -90,7 +102,7 @@ static unsigned max_size(const struct bus_region *r)
 
 static u32 in_locked(struct bus *b, u16 port, unsigned size)
 {
-    const struct bus_region *r = port_region(b, port);
+    const struct bus_region *r = port_region(b, port, size);
     unsigned step = r ? max_size(r) : 1;
     u64 off = r ? port - r->base : 0, wide;
 
@@ -113,7 +125,7 @@ static u32 in_locked(struct bus *b, u16 port, unsigned size)
 
 static void out_locked(struct bus *b, u16 port, unsigned size, u32 val)
 {
-    const struct bus_region *r = port_region(b, port);
+    const struct bus_region *r = port_region(b, port, size);
     unsigned step = r ? max_size(r) : 1;
     u64 off = r ? port - r->base : 0, wide;
 

@@ -240,6 +240,39 @@ static void test_irq_line(void **state)
     irq_pulse(open_end);
 }
 
+// A bus behind the bus gets what nobody claimed.
+static u64 behind_read(void *self, u64 off, unsigned size)
+{
+    (void)self;
+    return off << (size == 1 ? 0 : 8) & 0xffff;
+}
+
+static void behind_write(void *self, u64 off, unsigned size, u64 val)
+{
+    u64 *last = self;
+    *last = off << 16 | size << 8 | (val & 0xff);
+}
+
+static void test_fallback(void **state)
+{
+    (void)state;
+    static const struct dev_ops behind = {.name = "behind", .read = behind_read, .write = behind_write};
+    u64 last = 0;
+
+    assert_int_equal(bus_add(&bus, 0x100, 16, &ops, &a), 0);
+    assert_int_equal(bus_in(&bus, 0x42, 2), 0xffff);
+    bus_set_fallback(&bus, &behind, &last);
+    assert_int_equal(bus_in(&bus, 0x42, 1), 0x42);
+    assert_int_equal(bus_in(&bus, 0x42, 2), 0x4200);
+    assert_int_equal(bus_in(&bus, 0x100, 1), 0xa0);
+    assert_int_equal(bus_in(&bus, 0xfe, 4), 0xa1a0fffe); // meets a device: bytes
+    assert_int_equal(bus_in(&bus, 0x10e, 4), 0x1110afae);
+    bus_out(&bus, 0xffff, 4, 0x55);
+    assert_int_equal(last, 0xffff0155); // and not 0x10000
+    bus_out(&bus, 0x3000, 4, 0x66);
+    assert_int_equal(last, 0x30000466);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -247,7 +280,7 @@ int main(void)
         cmocka_unit_test_setup(test_plain, setup),        cmocka_unit_test_setup(test_straddle, setup),
         cmocka_unit_test_setup(test_end_of_space, setup), cmocka_unit_test_setup(test_narrow_device, setup),
         cmocka_unit_test_setup(test_wide_device, setup),  cmocka_unit_test_setup(test_bad_sizes, setup),
-        cmocka_unit_test_setup(test_irq_line, setup),
+        cmocka_unit_test_setup(test_irq_line, setup),     cmocka_unit_test_setup(test_fallback, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
