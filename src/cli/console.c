@@ -14,6 +14,7 @@ int out_open(struct out_stream *s, const char *option, const struct stream_spec 
 {
     s->count = 0;
     s->owned = false;
+    atomic_init(&s->hurry, false);
     s->fd = spec->kind == STREAM_STDIO ? STDOUT_FILENO : -1;
     if (spec->kind != STREAM_FILE)
         return 0;
@@ -34,12 +35,14 @@ void out_flush(struct out_stream *s)
 
         if (n > 0) {
             done += (u32)n;
-        } else if (n < 0 && errno == EAGAIN) {
-            struct pollfd p = {.fd = s->fd, .events = POLLOUT};
-            poll(&p, 1, -1);
-        } else if (n == 0 || errno != EINTR) {
-            break; // nobody reads any more: a serial line does not notice either
+            continue;
         }
+        if (n == 0 || (errno != EAGAIN && errno != EINTR))
+            break; // nowhere to put it: a serial line does not notice either
+        if (errno == EAGAIN)
+            poll(&(struct pollfd){.fd = s->fd, .events = POLLOUT}, 1, -1);
+        if (atomic_load(&s->hurry))
+            break;
     }
     s->count = 0;
 }
@@ -65,11 +68,17 @@ void out_close(struct out_stream *s)
     s->fd = -1;
 }
 
+u32 in_room(struct in_ring *r)
+{
+    return IN_RING_SIZE - (atomic_load_explicit(&r->tail, memory_order_relaxed) -
+                           atomic_load_explicit(&r->head, memory_order_acquire));
+}
+
 bool in_put(struct in_ring *r, u8 byte)
 {
     u32 tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
 
-    if (tail - atomic_load_explicit(&r->head, memory_order_acquire) == IN_RING_SIZE)
+    if (!in_room(r))
         return false;
     r->buf[tail % IN_RING_SIZE] = byte;
     atomic_store_explicit(&r->tail, tail + 1, memory_order_release);

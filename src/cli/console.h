@@ -15,6 +15,7 @@
 struct out_stream {
     int fd; // -1: discard
     bool owned;
+    _Atomic bool hurry; // set by any thread: a write that a signal interrupts is given up
     u32 count;
     u8 buf[4096];
 };
@@ -31,6 +32,7 @@ struct in_ring {
     u8 buf[IN_RING_SIZE];
 };
 
+u32 in_room(struct in_ring *r);          // for the producer: bytes that fit
 bool in_put(struct in_ring *r, u8 byte); // false when full
 int in_get(void *ring);                  // -1 when empty
 

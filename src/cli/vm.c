@@ -1,7 +1,8 @@
 // Running a machine: one thread executes the guest, the main thread listens to the user.
 //
 // The processor's thread runs slices of instructions; between them it fires the timers that are due and flushes output.
-// The main thread never touches a device: it puts characters into the ring and makes the processor's thread look there.
+// The main thread never touches a device: it puts characters into the ring and makes the processor's thread look there. It never
+// waits for the guest or for a reader of the guest's output either, so that the user can always end it.
 
 #include "cli/vm.h"
 
@@ -22,6 +23,11 @@
 #define SLICE 50000
 #define SLICE_MIN 1000
 #define SLICE_NS_PER_INSN 20
+
+// Milliseconds: until the end is made to happen that the user asked for, and between looks whether a guest reads its input.
+#define HURRY_MS 200
+#define FULL_MS 10
+#define HURRY_SIGNAL SIGURG // ignored by default: nothing else sends it
 
 static struct vcpu *cpu_of(struct vm *vm)
 {
@@ -89,33 +95,40 @@ static bool on_shutdown(struct vm *vm, const struct vm_exit *e)
     return fail(vm, CMD_TRIPLE_FAULT);
 }
 
+static bool on_poweroff(struct vm *vm, const struct vm_exit *e)
+{
+    int asked = atomic_load(&vm->asked);
+
+    vm->status = asked ? asked - 1 : e->code;
+    return false;
+}
+
 static bool on_reset(struct vm *vm, const struct vm_exit *e)
 {
     struct pc *b = vm->board;
 
-    (void)e;
     if (vm->no_reboot) {
         vm->status = CMD_OK;
         return false;
     }
     pc_reset(b);
+    // A request to end that came between the guest's and the reset was not the first, and is forgotten with it.
+    if (atomic_load(&vm->asked))
+        return on_poweroff(vm, e);
     if (vm->boot && boot_load(&b->m.mem, vm->boot, &b->vcpu->cpu, &vm->error))
         return fail(vm, CMD_ERROR);
     b->vcpu->engine->push_state(b->vcpu);
     return true;
 }
 
-static bool on_poweroff(struct vm *vm, const struct vm_exit *e)
-{
-    vm->status = e->code;
-    return false;
-}
-
 static bool on_error(struct vm *vm, const struct vm_exit *e)
 {
-    error_format(&vm->error, "the %s engine cannot go on: %s", cpu_of(vm)->engine->name,
+    struct vcpu *v = cpu_of(vm);
+
+    v->engine->pull_state(v);
+    error_format(&vm->error, "the %s engine cannot go on: %s", v->engine->name,
                  e->message ? e->message : "no reason given");
-    report_cpu(stderr, cpu_of(vm));
+    report_cpu(stderr, v);
     return fail(vm, CMD_ERROR);
 }
 
@@ -173,38 +186,27 @@ static void kick(struct vm *vm)
 
 static void quit(struct vm *vm, int status)
 {
+    int none = 0;
+
+    atomic_compare_exchange_strong(&vm->asked, &none, status + 1);
     machine_stop(&vm->board->m, VM_EXIT_POWEROFF, status);
     kick(vm);
 }
 
-// The ring is full: the guest does not read. Wait for it, or for its end. Returns false at its end.
-static bool put_patiently(struct vm *vm, u8 byte)
-{
-    while (!in_put(&vm->input, byte)) {
-        struct pollfd p = {.fd = vm->done_fd, .events = POLLIN};
-
-        kick(vm);
-        if (poll(&p, 1, 10) > 0)
-            return false;
-    }
-    return true;
-}
-
-// Read what there is on standard input. Returns false at its end.
+// Read what there is on standard input. Returns false at its end. What a user types while the ring is full is lost, as on any
+// serial line; a file or a pipe is only read when there is room.
 static bool serve_input(struct vm *vm, struct key_filter *filter)
 {
     u8 buf[512];
-    ssize_t n = read(STDIN_FILENO, buf, sizeof(buf));
+    u32 room = filter->active ? sizeof(buf) : in_room(&vm->input);
+    ssize_t n = read(STDIN_FILENO, buf, room < sizeof(buf) ? room : sizeof(buf));
 
     if (n <= 0)
         return n < 0 && (errno == EINTR || errno == EAGAIN);
     for (ssize_t i = 0; i < n; i++) {
         switch (key_input(filter, buf[i])) {
         case KEY_NONE: break;
-        case KEY_SEND:
-            if (!put_patiently(vm, buf[i]))
-                return false;
-            break;
+        case KEY_SEND: in_put(&vm->input, buf[i]); break;
         case KEY_QUIT: quit(vm, CMD_OK); return false;
         case KEY_HELP: fprintf(stderr, "\nCtrl-A x quits, Ctrl-A h shows this, Ctrl-A Ctrl-A sends Ctrl-A\n"); break;
         }
@@ -222,7 +224,15 @@ static void serve_signal(struct vm *vm, int fd)
         quit(vm, 128 + (int)info.ssi_signo);
 }
 
-static void listen_until_done(struct vm *vm, int signal_fd, bool read_stdin)
+// The user wants to end, but the processor's thread may be waiting for somebody to read its output: interrupt it.
+static void hurry(struct vm *vm, pthread_t thread)
+{
+    for (size_t i = 0; i < ARRAY_LEN(vm->out); i++)
+        atomic_store(&vm->out[i].hurry, true);
+    pthread_kill(thread, HURRY_SIGNAL);
+}
+
+static void listen_until_done(struct vm *vm, pthread_t thread, int signal_fd, bool read_stdin)
 {
     struct key_filter filter = {.active = read_stdin && term_raw(STDIN_FILENO)};
     struct pollfd p[3] = {{.fd = vm->done_fd, .events = POLLIN},
@@ -231,29 +241,53 @@ static void listen_until_done(struct vm *vm, int signal_fd, bool read_stdin)
     bool open = read_stdin;
 
     while (!(p[0].revents & POLLIN)) {
-        if (poll(p, open ? 3 : 2, -1) < 0)
+        bool ending = atomic_load(&vm->asked), full = open && !filter.active && !in_room(&vm->input);
+        int ready;
+
+        p[2].fd = open && !full ? STDIN_FILENO : -1;
+        ready = poll(p, 3, ending ? HURRY_MS : full ? FULL_MS : -1);
+        if (ready < 0)
             continue;
+        if (ready == 0 && ending)
+            hurry(vm, thread);
+        if (full)
+            kick(vm);
         if (p[1].revents & POLLIN)
             serve_signal(vm, signal_fd);
-        if (open && !(p[0].revents & POLLIN) && (p[2].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)))
+        if (!(p[0].revents & POLLIN) && (p[2].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)))
             open = serve_input(vm, &filter);
     }
     term_restore();
 }
 
+static void on_hurry(int sig)
+{
+    (void)sig;
+}
+
+// Signals that end the process come through a descriptor, so that output and logs are complete. Who started pogo with one of
+// them ignored (nohup, a shell's background job) wants it to stay so. Blocks them; returns the descriptor or -1.
+static int open_signals(sigset_t *before)
+{
+    static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction interrupt = {.sa_handler = on_hurry}, now; // no SA_RESTART: writes are to end
+    sigset_t ending;
+
+    sigaction(HURRY_SIGNAL, &interrupt, NULL);
+    sigemptyset(&ending);
+    for (size_t i = 0; i < ARRAY_LEN(ends); i++)
+        if (!sigaction(ends[i], NULL, &now) && now.sa_handler != SIG_IGN)
+            sigaddset(&ending, ends[i]);
+    pthread_sigmask(SIG_BLOCK, &ending, before);
+    return signalfd(-1, &ending, SFD_CLOEXEC);
+}
+
 int vm_run(struct vm *vm, bool read_stdin)
 {
-    sigset_t ending, before;
+    sigset_t before;
     pthread_t thread;
-    int signal_fd, ret;
+    int signal_fd = open_signals(&before), ret;
 
-    // Signals that end the process come through a descriptor, so that output and logs are complete.
-    sigemptyset(&ending);
-    sigaddset(&ending, SIGINT);
-    sigaddset(&ending, SIGTERM);
-    sigaddset(&ending, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &ending, &before);
-    signal_fd = signalfd(-1, &ending, SFD_CLOEXEC);
     vm->done_fd = eventfd(0, EFD_CLOEXEC);
     ret = signal_fd < 0 || vm->done_fd < 0 ? errno : pthread_create(&thread, NULL, cpu_thread, vm);
     if (ret) {
@@ -261,7 +295,7 @@ int vm_run(struct vm *vm, bool read_stdin)
                      strerror(ret));
         fail(vm, CMD_ERROR);
     } else {
-        listen_until_done(vm, signal_fd, read_stdin);
+        listen_until_done(vm, thread, signal_fd, read_stdin);
         pthread_join(thread, NULL);
     }
     if (signal_fd >= 0)

@@ -13,6 +13,7 @@ struct vm {
     struct in_ring input;
     struct out_stream out[2]; // [0]: serial and whatever shares standard output with it; [1]: debug console of its own
     int done_fd;              // eventfd: readable when the processor's thread has ended
+    _Atomic int asked;        // exit status + 1 once the user asked for the end; 0 before
     int status;               // exit status, valid then
     bool has_error;
     struct error error; // for the user, with has_error

@@ -30,6 +30,11 @@ none: .long 0, 0
     xor %eax, %eax
     mov $0xf4, %edx
     out %eax, %dx
+#elif defined(TEST_SPAM)        // serial output without end
+    mov $0x3f8, %edx
+    mov $'x', %al
+1:  out %al, (%dx)
+    jmp 1b
 #elif defined(TEST_DEBUGCON)    // OK through port 0xe9, if it answers as it should
     mov $0xe9, %edx
     in (%dx), %al

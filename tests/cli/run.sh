@@ -44,7 +44,7 @@ guest() { # NAME: builds $tmp/NAME.elf
     gcc -m32 -nostdlib -static -no-pie -Wl,-Ttext=0x100000 -Wl,--build-id=none -DTEST_"$1" -o "$tmp/$1.elf" tests/cli/guests.S
 }
 
-for g in TRIPLE EXIT RESET ECHO DEBUGCON; do
+for g in TRIPLE EXIT RESET ECHO SPAM HALT DEBUGCON; do
     guest $g || exit 1
 done
 gcc -m32 -c -o "$tmp/rom.o" tests/cli/rom.S && ld -m elf_i386 -Ttext=0 -e start --oformat=binary -o "$tmp/rom" "$tmp/rom.o" || exit 1
@@ -140,12 +140,44 @@ verdict 'file of the debug console' "$([ "$(cat "$tmp/con")" = OK ] || echo 'wro
 expect 'log file' 4 'triple' run -kernel "$tmp/TRIPLE.elf" -d int -D "$tmp/log"
 verdict 'contents of the log' "$(grep -q 'v=06' "$tmp/log" || echo 'no exception in it')"
 
-"$pogo" run -kernel "$tmp/ECHO.elf" -d int -D "$tmp/log" </dev/null >"$tmp/out" 2>"$tmp/err" &
-sleep 0.3
-kill $!
-wait $!
-status=$?
-verdict 'ended by a signal' "$([ $status -eq 143 ] || echo "exit status $status, expected 143")"
+# --- signals: whatever the guest or its output wait for, pogo ends, with the status that a shell expects
+# `input` and `output` are files for its standard streams. `ignore`: a signal that pogo is started with ignored, and sent before the other.
+ended_by() { # name signal status arguments...
+    local name=$1 signal=$2 want=$3 pid i problem=''
+    shift 3
+    (
+        [ -z "${ignore:-}" ] || trap '' "$ignore"
+        exec "$pogo" run "$@" <"${input:-/dev/null}" >"${output:-/dev/null}" 2>"$tmp/err"
+    ) &
+    pid=$!
+    sleep 0.4
+    if [ -n "${ignore:-}" ]; then
+        kill -s "$ignore" $pid
+        sleep 0.2
+    fi
+    kill -s "$signal" $pid 2>/dev/null
+    for ((i = 0; i < 100; i++)); do
+        kill -0 $pid 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL $pid 2>/dev/null && problem='it went on; '
+    wait $pid 2>/dev/null
+    i=$?
+    [ $i -eq "$want" ] || problem="${problem}exit status $i, expected $want"
+    : >"$tmp/out"
+    verdict "$name" "$problem"
+}
+ended_by 'ended by SIGTERM' TERM 143 -kernel "$tmp/ECHO.elf" -d int -D "$tmp/log"
+ended_by 'ended by SIGHUP' HUP 129 -kernel "$tmp/ECHO.elf"
+ignore=HUP ended_by 'SIGHUP under nohup' TERM 143 -kernel "$tmp/ECHO.elf"
+ended_by 'ended in HLT' TERM 143 -kernel "$tmp/HALT.elf"
+ended_by 'ended between resets' TERM 143 -kernel "$tmp/RESET.elf"
+input=/dev/zero ended_by 'ended with input that nobody reads' TERM 143 -kernel "$tmp/HALT.elf"
+mkfifo "$tmp/fifo"
+sleep 30 <"$tmp/fifo" &
+reader=$!
+output=$tmp/fifo ended_by 'ended with output that nobody reads' TERM 143 -kernel "$tmp/SPAM.elf"
+kill $reader
 
 # --- a terminal: Ctrl-A x ends a guest that waits for input, and the terminal is put back
 if command -v stty >/dev/null && script -qefc true /dev/null >/dev/null 2>&1; then
