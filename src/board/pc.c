@@ -356,8 +356,10 @@ static int map_memory(struct pc *b, struct error *err)
     if (!ret)
         ret = add_ram(b, HIGH_RAM, HIGH_RAM + PC_MAX_RAM, PCI_HOLE, "high");
     if (ret)
-        return error_set(err, ret, "-m: %llu MiB reach past the processor model's physical addresses; give less or choose another -cpu",
-                         (unsigned long long)(b->ram_size / MIB));
+        return error_set(
+            err, ret,
+            "-m: %llu MiB reach past the processor model's physical addresses; give less or choose another -cpu",
+            (unsigned long long)(b->ram_size / MIB));
     return 0;
 }
 

@@ -35,7 +35,7 @@ struct mem_region {
 };
 
 struct mem {
-    struct lock *lock; // taken around MMIO accesses; NULL: none
+    struct lock *lock;                         // taken around MMIO accesses; NULL: none
     struct mem_region region[MEM_MAX_REGIONS]; // sorted by base, disjoint
     unsigned count;
     unsigned hot

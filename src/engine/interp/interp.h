@@ -71,8 +71,9 @@ struct interp {
 
 // --- raising (loop.c) ---------------------------------------------------------------------------------------------------
 
-_Noreturn void interp_raise(struct interp *x, unsigned vector);              // no error code
-_Noreturn void interp_raise_err(struct interp *x, unsigned vector, u32 err); // adds EXT during delivery where it applies
+_Noreturn void interp_raise(struct interp *x, unsigned vector); // no error code
+_Noreturn void interp_raise_err(struct interp *x, unsigned vector,
+                                u32 err); // adds EXT during delivery where it applies
 _Noreturn void interp_raise_pf(struct interp *x, const struct mmu_fault *f);
 _Noreturn void interp_raise_db(struct interp *x, u32 dr6); // fault-like #DB (general detect, instruction breakpoint)
 
@@ -190,11 +191,11 @@ void interp_jump(struct interp *x, u64 target, unsigned opsize);
 // --- segments and far transfers (seg.c, far.c, gate.c, task.c, event.c) ---------------------------------------------------
 
 struct descriptor {
-    u64 raw;      // the 8 bytes
-    u64 base;     // with bits 63:32 for 16-byte system descriptors
-    u32 limit;    // in bytes
-    u32 attr;     // X86_SEG_*
-    gva addr;     // linear address of the descriptor
+    u64 raw;   // the 8 bytes
+    u64 base;  // with bits 63:32 for 16-byte system descriptors
+    u32 limit; // in bytes
+    u32 attr;  // X86_SEG_*
+    gva addr;  // linear address of the descriptor
 };
 
 // Load a data or stack segment register as MOV, POP, LDS... do, in every mode; CS through far transfers only.
