@@ -26,9 +26,18 @@ static void restore_and_die(int sig)
     raise(sig);
 }
 
-// Signals that end a process from outside, or by abort(). Synchronous faults are left alone: engines have their own
-// handlers for them.
-static const int fatal_signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGABRT, SIGPIPE};
+// Signals that end a process. Only where the default would: who ignores one, or has a handler (engines, for faults of generated
+// code), keeps it.
+static const int fatal_signals[] = {SIGINT,  SIGTERM, SIGHUP, SIGQUIT, SIGABRT,
+                                    SIGPIPE, SIGSEGV, SIGBUS, SIGILL,  SIGFPE};
+
+static void catch_fatal(int sig)
+{
+    struct sigaction now;
+
+    if (!sigaction(sig, NULL, &now) && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL)
+        signal(sig, restore_and_die);
+}
 
 bool term_raw(int fd)
 {
@@ -45,7 +54,7 @@ bool term_raw(int fd)
     t.c_cc[VTIME] = 0;
     atexit(term_restore);
     for (size_t i = 0; i < ARRAY_LEN(fatal_signals); i++)
-        signal(fatal_signals[i], restore_and_die);
+        catch_fatal(fatal_signals[i]);
     atomic_store(&raw, true);
     tcsetattr(fd, TCSANOW, &t);
     return true;
