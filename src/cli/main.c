@@ -1,7 +1,10 @@
 // Entry point: finds the subcommand.
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cmd.h"
 #include "pogo/types.h"
@@ -74,7 +77,16 @@ static int cmd_help(int argc, char **argv)
     return c->run == cmd_help || c->run == cmd_version ? cmd_help(0, NULL) : c->run(1, ask);
 }
 
-int main(int argc, char **argv)
+// Started with a standard descriptor closed, pogo would get some file of its own under that number, and write the guest's output
+// into it.
+static void fill_standard_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+            return;
+}
+
+static int run_command(int argc, char **argv)
 {
     const struct command *c;
 
@@ -88,4 +100,18 @@ int main(int argc, char **argv)
         return cmd_help(0, NULL);
     c = find_command(argv[1]);
     return c ? c->run(argc - 2, argv + 2) : unknown_command(argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+    struct error err;
+    int status;
+
+    fill_standard_descriptors();
+    status = run_command(argc, argv);
+    if (fflush(stdout) || ferror(stdout)) {
+        error_format(&err, "standard output: cannot write: %s; give it a place with room", strerror(errno));
+        status = cmd_fail(&err);
+    }
+    return status;
 }

@@ -179,6 +179,20 @@ reader=$!
 output=$tmp/fifo ended_by 'ended with output that nobody reads' TERM 143 -kernel "$tmp/SPAM.elf"
 kill $reader
 
+# --- standard streams that are closed or full
+"$pogo" run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" <&- >&- 2>&-
+verdict 'all streams closed' "$([ $? -eq 43 ] || echo 'wrong exit status')"
+timeout 20 "$pogo" run -kernel "$tmp/HALT.elf" -D "$tmp/log" -d io -serial "file:$tmp/con" >"$tmp/out" 2>"$tmp/err" <&- &
+sleep 0.4
+kill $!
+wait $!
+verdict 'standard input closed' "$([ $? -eq 143 ] || echo 'wrong exit status')"
+for args in 'help' 'disasm 90' '--version' 'run -cpu help'; do
+    # shellcheck disable=SC2086
+    "$pogo" $args >/dev/full 2>"$tmp/err"
+    verdict "$args without room" "$([ $? -eq 1 ] && grep -q 'pogo: standard output: cannot write: No space' "$tmp/err" || echo 'no error')"
+done
+
 # --- a terminal: Ctrl-A x ends a guest that waits for input, and the terminal is put back
 if command -v stty >/dev/null && script -qefc true /dev/null >/dev/null 2>&1; then
     { sleep 0.5; printf 'a\001h\001x'; sleep 0.5; } |
@@ -188,6 +202,13 @@ if command -v stty >/dev/null && script -qefc true /dev/null >/dev/null 2>&1; th
     grep -q 'Ctrl-A x quits' "$tmp/out" || problem="$problem; no help"
     [ "$(grep -c '  -' "$tmp/out")" -eq 2 ] && [ "$(grep '  -' "$tmp/out" | sort -u | wc -l)" -eq 1 ] || problem="$problem; terminal not put back"
     verdict 'terminal' "$problem"
+    # So is it when pogo is killed in any way that can be noticed. (Sanitizers have their own handlers for some.)
+    signals='TERM HUP QUIT'
+    [[ ${MODE:-rel} == *san ]] || signals="$signals SEGV BUS"
+    for sig in $signals; do
+        timeout 20 script -qefc "stty -a | md5sum; (sleep 0.4; kill -$sig \$(cat $tmp/pid)) & sh -c 'echo \$\$ >$tmp/pid; ulimit -c 0; exec $pogo run -kernel $tmp/ECHO.elf'; stty -a | md5sum" "$tmp/typescript" </dev/null >"$tmp/out" 2>"$tmp/err"
+        verdict "terminal after SIG$sig" "$(grep -ao '[0-9a-f]\{32\}' "$tmp/out" | uniq -c | grep -q '^ *2 ' || echo 'not put back')"
+    done
 else
     echo 'SKIP terminal: stty, script(1) or a pseudo-terminal is not there'
 fi
