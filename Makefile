@@ -84,7 +84,7 @@ FUZZ_TESTS := fuzz_multiboot fuzz_pvh fuzz_decode
 GUESTS64 := bench64 smoke64 paging64 debug64 intr64 sys64 sens64
 GUESTS32 := smoke32 seg32 task32 v86
 GUESTS64 += gates64 fault64 triple64 iret64 atomics lock64 smc xstate fpu64 compat64
-GUESTS32 += paging32 gates32 iret32 desc32 long32
+GUESTS32 += paging32 gates32 iret32 desc32 long32 real16
 # The demonstration of `make run`.
 GUESTS64 += hello
 
