@@ -9,6 +9,7 @@ mkdir -p "$corpus"
 max_len=65536
 case $program in
 */fuzz_decode) max_len=64 ;; # instructions, not images
+*/fuzz_devices) max_len=4096 ;;
 *)
     for seed in "$@"; do
         cp -f "$seed" "$corpus/seed-$(basename "$seed")"
