@@ -75,7 +75,7 @@ static void fail(const char *what, const char *why)
 
 static void run(struct pc *b, struct line *l)
 {
-    struct vcpu *v = b->vcpu;
+    struct vcpu *v = b->m.vcpu[0];
     double start = seconds();
     u64 insns = v->insns;
     for (;;) {
@@ -133,9 +133,9 @@ int main(int argc, char **argv)
     struct boot_params boot = {
         .path = argv[2], .kernel = image.bytes, .kernel_size = image.size, .cmdline = "", .range = range};
     boot.range_count = pc_memory_map(b, range);
-    if (boot_load(&b->m.mem, &boot, &b->vcpu->cpu, &err))
+    if (boot_load(&b->m.mem, &boot, &b->m.vcpu[0]->cpu, &err))
         fail(argv[2], err.text);
-    b->vcpu->engine->push_state(b->vcpu);
+    b->m.vcpu[0]->engine->push_state(b->m.vcpu[0]);
     started = true;
     run(b, &l);
     started = false;

@@ -116,35 +116,73 @@ static void set_lint0(void *sink, unsigned n, bool level)
     struct pc *b = sink;
 
     (void)n;
-    lapic_set_lint0(&b->lapic, level);
+    lapic_set_lint0(&b->lapic[0], level);
+}
+
+// Every processor finds its own local APIC at the same address.
+static u64 lapic_page_read(void *dev, u64 off, unsigned size)
+{
+    struct pc *b = dev;
+
+    return lapic_ops.read(&b->lapic[b->m.mem.accessor], off, size);
+}
+
+static void lapic_page_write(void *dev, u64 off, unsigned size, u64 val)
+{
+    struct pc *b = dev;
+
+    lapic_ops.write(&b->lapic[b->m.mem.accessor], off, size, val);
+}
+
+static const struct dev_ops lapic_page_ops = {.name = "lapic", .read = lapic_page_read, .write = lapic_page_write};
+
+// What a processor asks of its local APIC comes from its own thread, outside the device lock.
+static struct pc *board_of(struct lapic *l)
+{
+    return l->bus;
 }
 
 static int ack_intr(void *intc)
 {
-    struct pc *b = intc;
+    struct lapic *l = intc;
+    struct pc *b = board_of(l);
 
-    return lapic_extint(&b->lapic) ? i8259_ack(&b->pic) : lapic_ack(&b->lapic);
+    lock_take(&b->m.dev_lock);
+    int vector = lapic_extint(l) ? i8259_ack(&b->pic) : lapic_ack(l);
+    lock_drop(&b->m.dev_lock);
+    return vector;
 }
 
 static bool intc_msr_read(void *intc, u32 index, u64 *val)
 {
-    struct pc *b = intc;
+    struct lapic *l = intc;
+    struct pc *b = board_of(l);
 
-    return lapic_msr_read(&b->lapic, index, val);
+    lock_take(&b->m.dev_lock);
+    bool ok = lapic_msr_read(l, index, val);
+    lock_drop(&b->m.dev_lock);
+    return ok;
 }
 
 static bool intc_msr_write(void *intc, u32 index, u64 val)
 {
-    struct pc *b = intc;
+    struct lapic *l = intc;
+    struct pc *b = board_of(l);
 
-    return lapic_msr_write(&b->lapic, index, val);
+    lock_take(&b->m.dev_lock);
+    bool ok = lapic_msr_write(l, index, val);
+    lock_drop(&b->m.dev_lock);
+    return ok;
 }
 
 static void intc_cr8_written(void *intc)
 {
-    struct pc *b = intc;
+    struct lapic *l = intc;
+    struct pc *b = board_of(l);
 
-    lapic_cr8_written(&b->lapic);
+    lock_take(&b->m.dev_lock);
+    lapic_cr8_written(l);
+    lock_drop(&b->m.dev_lock);
 }
 
 static u64 lapic_tsc(void *cpu)
@@ -170,20 +208,34 @@ static void lapic_event(void *cpu, enum lapic_mode mode, u8 vector)
     h->ops->wake(h->self, v->id);
 }
 
-// The interrupt bus. Destination shorthands: 0 as addressed, 1 self, 2 all, 3 all but self. SDM 3A 11.6.1.
+// Who a message is for. Destination shorthands: 0 as addressed, 1 self, 2 all, 3 all but self. SDM 3A 11.6.1.
+static bool is_target(const struct lapic *to, const struct lapic *from, u32 icr, u32 dest)
+{
+    switch (icr >> 18 & 3) {
+    case 1: return to == from;
+    case 2: return true;
+    case 3: return to != from;
+    default: return lapic_addressed(to, dest, icr & 0x800);
+    }
+}
+
+// The interrupt bus. Lowest priority goes to one of those addressed: in turn, so that none gets all.
 static void lapic_send(void *bus, struct lapic *from, u32 icr, u32 dest)
 {
     struct pc *b = bus;
-    struct lapic *to = &b->lapic; // the only one
-    unsigned shorthand = icr >> 18 & 3;
+    enum lapic_mode mode = (enum lapic_mode)(icr >> 8 & 7);
+    bool level = icr >> 15 & 1;
 
-    if (shorthand == 3 && to == from)
-        return;
-    if (shorthand == 1 && to != from)
-        return;
-    if (shorthand == 0 && !lapic_addressed(to, dest, icr & 0x800))
-        return;
-    lapic_accept(to, (enum lapic_mode)(icr >> 8 & 7), (u8)icr, false);
+    for (unsigned i = 0; i < b->m.vcpu_count; i++) {
+        unsigned n = mode == LAPIC_LOWEST ? (b->lowest_next + i) % b->m.vcpu_count : i;
+        if (!is_target(&b->lapic[n], from, icr, dest))
+            continue;
+        lapic_accept(&b->lapic[n], mode, (u8)icr, level);
+        if (mode == LAPIC_LOWEST) {
+            b->lowest_next = (n + 1) % b->m.vcpu_count;
+            return;
+        }
+    }
 }
 
 static void power_off(void *sink, int status)
@@ -203,36 +255,40 @@ static void ask_reset(void *sink)
 static void set_a20(void *sink, bool on)
 {
     struct pc *b = sink;
-    struct cpu *c = &b->vcpu->cpu;
-    u64 mask = on ? ~0ull : ~(1ull << 20);
 
-    if (c->a20_mask == mask)
-        return;
-    c->a20_mask = mask;
-    mmu_a20_changed(b->vcpu);
+    atomic_store(&b->m.a20_mask, on ? ~0ull : ~(1ull << 20));
+    for (unsigned i = 0; i < b->m.vcpu_count; i++)
+        vcpu_request(b->m.vcpu[i], VCPU_REQ_A20);
 }
 
-static int wire_lapic(struct pc *b)
+static int wire_lapic(struct pc *b, struct vcpu *v)
 {
-    struct lapic *l = &b->lapic;
-    u64 tsc_hz = b->vcpu->model->tsc_hz;
+    struct lapic *l = &b->lapic[v->id];
+    u64 tsc_hz = v->model->tsc_hz;
     int ret;
 
-    l->cr8 = &b->vcpu->cpu.cr8;
+    l->cr8 = &v->cpu.cr8;
     l->clock = &b->m.clock;
     l->tsc_hz = tsc_hz ? tsc_hz : b->m.host->tsc_hz;
     // The crystal that CPUID leaf 0x15 tells of.
     l->timer_hz = l->tsc_hz >= CPUID_CRYSTAL_RATIO ? l->tsc_hz / CPUID_CRYSTAL_RATIO : 1;
-    l->intr = (struct irq_line){set_intr, b, 0};
+    l->intr = (struct irq_line){set_intr, b, v->id};
     l->tsc = lapic_tsc;
     l->event = lapic_event;
     l->send = lapic_send;
-    l->cpu = b->vcpu;
+    l->cpu = v;
     l->bus = b;
-    ret = lapic_init(l, 0);
-    if (!ret)
-        ret = mem_add_mmio(&b->m.mem, LAPIC_BASE, LAPIC_SIZE, &lapic_ops, l, "lapic");
-    lapic_reset(l, b->vcpu->cpu.msr.apic_base);
+    ret = lapic_init(l, v->id);
+    lapic_reset(l, v->cpu.msr.apic_base);
+    return ret;
+}
+
+static int wire_lapics(struct pc *b)
+{
+    int ret = mem_add_mmio(&b->m.mem, LAPIC_BASE, LAPIC_SIZE, &lapic_page_ops, b, "lapic");
+
+    for (unsigned i = 0; i < b->m.vcpu_count && !ret; i++)
+        ret = wire_lapic(b, b->m.vcpu[i]);
     return ret;
 }
 
@@ -254,7 +310,7 @@ static int wire_timers(struct pc *b)
 
 static void wire(struct pc *b, const struct pc_options *o)
 {
-    b->fw_cfg = (struct fw_cfg){.ram_size = b->ram_size, .cpus = 1};
+    b->fw_cfg = (struct fw_cfg){.ram_size = b->ram_size, .cpus = (u16)b->m.vcpu_count};
     b->uart.irq = (struct irq_line){i8259_set_irq, &b->pic, IRQ_COM1};
     b->uart.tx = o->serial_peer.tx;
     b->uart.rx = o->serial_peer.rx;
@@ -265,8 +321,8 @@ static void wire(struct pc *b, const struct pc_options *o)
     b->debug_exit = (struct debug_exit){power_off, b};
     b->port92 = (struct port92){0, set_a20, ask_reset, b};
     port92_ops.reset(&b->port92);
-    b->fpu_error = (struct fpu_error){.irq = {i8259_set_irq, &b->pic, IRQ_FPU}, .ignne = &b->vcpu->ignne};
-    b->vcpu->ferr = (struct irq_line){fpu_error_ferr, &b->fpu_error, 0};
+    b->fpu_error = (struct fpu_error){.irq = {i8259_set_irq, &b->pic, IRQ_FPU}, .ignne = &b->m.vcpu[0]->ignne};
+    b->m.vcpu[0]->ferr = (struct irq_line){fpu_error_ferr, &b->fpu_error, 0};
     for (unsigned i = 0; i < 16; i++)
         b->testdev.irq[i] = (struct irq_line){i8259_set_irq, &b->pic, i};
 }
@@ -386,6 +442,8 @@ static int check_options(const struct pc_options *o, struct error *err)
     if (o->ram < PC_MIN_RAM || o->ram > PC_MAX_RAM || o->ram % MEM_PAGE_SIZE)
         return error_set(err, -EINVAL, "-m: %llu bytes; must be a multiple of 4 KiB from %llu MiB to %llu GiB",
                          (unsigned long long)o->ram, PC_MIN_RAM / MIB, PC_MAX_RAM / GIB);
+    if (o->cpus > MACHINE_MAX_VCPUS)
+        return error_set(err, -EINVAL, "-smp: %u processors; must be from 1 to %d", o->cpus, MACHINE_MAX_VCPUS);
     if (o->bios && (o->bios_size < PC_MIN_BIOS || o->bios_size > PC_MAX_BIOS))
         return error_set(err, -EINVAL, "-bios: the image has %llu bytes; must be from %llu KiB to %llu MiB",
                          (unsigned long long)o->bios_size, PC_MIN_BIOS / KIB, PC_MAX_BIOS / MIB);
@@ -395,22 +453,18 @@ static int check_options(const struct pc_options *o, struct error *err)
 static int create_vcpu(struct pc *b, const struct pc_options *o, struct error *err)
 {
     struct vcpu *v = alloc(b, "pogo-vcpu", sizeof(*v), err);
-    const char *why = "no reason given";
+    u32 id = b->m.vcpu_count;
     int ret;
 
     if (!v)
         return -ENOMEM;
-    b->vcpu = v;
-    vcpu_init(v, &b->m, 0, o->model);
+    vcpu_init(v, &b->m, id, o->model);
     v->intc = (struct vcpu_intc){.ack = ack_intr,
-                                 .intc = b,
+                                 .intc = &b->lapic[id],
                                  .msr_read = intc_msr_read,
                                  .msr_write = intc_msr_write,
                                  .cr8_written = intc_cr8_written};
     machine_add_vcpu(&b->m, v);
-    ret = o->engine->probe ? o->engine->probe(&why) : 0;
-    if (ret)
-        return error_set(err, ret, "-accel %s: not usable here: %s", o->engine->name, why);
     ret = o->engine->vcpu_create(v);
     if (ret)
         return error_set(err, ret, "-accel %s: cannot create a vCPU: %s", o->engine->name, strerror(-ret));
@@ -418,6 +472,21 @@ static int create_vcpu(struct pc *b, const struct pc_options *o, struct error *e
     vcpu_tsc_write(v, 0);
     v->cpu.msr.tsc_adjust = 0; // the counter starts there; nobody adjusted it
     return 0;
+}
+
+static int create_vcpus(struct pc *b, const struct pc_options *o, struct error *err)
+{
+    const char *why = "no reason given";
+    int ret = o->engine->probe ? o->engine->probe(&why) : 0;
+
+    if (ret)
+        return error_set(err, ret, "-accel %s: not usable here: %s", o->engine->name, why);
+    for (unsigned i = 0; i < (o->cpus ? o->cpus : 1) && !ret; i++)
+        ret = create_vcpu(b, o, err);
+    // The counters of all processors agree: guests compare them.
+    for (unsigned i = 1; i < b->m.vcpu_count && !ret; i++)
+        b->m.vcpu[i]->cpu.msr.tsc_offset = b->m.vcpu[0]->cpu.msr.tsc_offset;
+    return ret;
 }
 
 static int build(struct pc *b, const struct pc_options *o, struct error *err)
@@ -430,10 +499,10 @@ static int build(struct pc *b, const struct pc_options *o, struct error *err)
     if (!ret)
         ret = map_memory(b, err);
     if (!ret)
-        ret = create_vcpu(b, o, err);
+        ret = create_vcpus(b, o, err);
     if (ret)
         return ret;
-    ret = wire_lapic(b);
+    ret = wire_lapics(b);
     if (ret)
         return error_set(err, ret, "the local APIC at 0x%llx does not fit the memory map; use a smaller -bios",
                          LAPIC_BASE);
@@ -474,9 +543,12 @@ void pc_destroy(struct pc *b)
 {
     struct host *h = b->m.host;
 
-    if (b->vcpu && b->vcpu->engine)
-        b->vcpu->engine->vcpu_destroy(b->vcpu);
-    release(h, b->vcpu, sizeof(*b->vcpu));
+    for (unsigned i = 0; i < b->m.vcpu_count; i++) {
+        struct vcpu *v = b->m.vcpu[i];
+        if (v->engine)
+            v->engine->vcpu_destroy(v);
+        release(h, v, sizeof(*v));
+    }
     release(h, (void *)b->rom_flags, flags_size(b->rom_size));
     release(h, b->rom, b->rom_size);
     release(h, (void *)b->ram_flags, flags_size(b->ram_size));
@@ -486,9 +558,13 @@ void pc_destroy(struct pc *b)
 
 void pc_reset(struct pc *b)
 {
-    b->vcpu->engine->pull_state(b->vcpu);
-    vcpu_reset(b->vcpu);
-    lapic_reset(&b->lapic, b->vcpu->cpu.msr.apic_base);
+    for (unsigned i = 0; i < b->m.vcpu_count; i++) {
+        struct vcpu *v = b->m.vcpu[i];
+        v->engine->pull_state(v);
+        vcpu_reset(v);
+        atomic_store(&v->request, 0);
+        lapic_reset(&b->lapic[i], v->cpu.msr.apic_base);
+    }
     i8259_reset(&b->pic);
     i8254_reset(&b->pit);
     mc146818_reset(&b->rtc);
@@ -496,7 +572,8 @@ void pc_reset(struct pc *b)
     uart_reset(&b->uart);
     port92_ops.reset(&b->port92);
     fpu_error_ops.reset(&b->fpu_error);
-    b->vcpu->engine->push_state(b->vcpu);
+    for (unsigned i = 0; i < b->m.vcpu_count; i++)
+        b->m.vcpu[i]->engine->push_state(b->m.vcpu[i]);
     machine_resume(&b->m);
 }
 

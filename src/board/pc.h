@@ -36,6 +36,7 @@ struct pc_peer {
 
 struct pc_options {
     u64 ram; // bytes, a multiple of 4 KiB between PC_MIN_RAM and PC_MAX_RAM
+    unsigned cpus; // 0 means 1
     const struct engine_ops *engine;
     const struct cpu_model *model; // stays the caller's, and must outlive the board
     const u8 *bios;                // copied; NULL: none
@@ -51,9 +52,9 @@ struct pc {
     u8 *ram, *rom;
     _Atomic u8 *ram_flags, *rom_flags;
     u64 ram_size, rom_size;
-    struct vcpu *vcpu;
     struct i8259 pic;
-    struct lapic lapic;
+    struct lapic lapic[MACHINE_MAX_VCPUS]; // one for each vCPU
+    unsigned lowest_next;                  // who takes the next lowest-priority interrupt, if addressed
     struct i8254 pit;
     struct mc146818 rtc;
     struct fw_cfg fw_cfg;
@@ -69,11 +70,11 @@ struct pc {
 // Build a board. Returns 0 and *out, or a negative errno with *err set; then nothing stays allocated.
 int pc_create(struct host *host, const struct pc_options *o, struct pc **out, struct error *err);
 void pc_destroy(struct pc *b);
-// Everything to the state after power-on, but for RAM, which keeps its contents. No vCPU may be running.
+// Everything to the state after power-on, but for RAM, which keeps its contents. No vCPU may be running, and no other thread touch a device.
 void pc_reset(struct pc *b);
 // Memory as firmware would report it. Returns the number of ranges written, at most BOOT_MAX_RANGES.
 unsigned pc_memory_map(const struct pc *b, struct boot_range *out);
-// The peers may have received something: devices take it. In the thread of vCPU 0.
+// The peers may have received something: devices take it. With the device lock held.
 void pc_poll_input(struct pc *b);
 
 #endif

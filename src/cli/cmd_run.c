@@ -166,6 +166,7 @@ static int create_board(struct run *r, struct error *err)
 {
     struct pc_options pc = {
         .ram = r->o.ram,
+        .cpus = r->o.cpus,
         .model = &r->model,
         .bios = r->bios.bytes,
         .bios_size = r->bios.size,
@@ -199,7 +200,7 @@ static int boot(struct run *r, struct error *err)
     r->boot.range = r->range;
     r->boot.range_count = pc_memory_map(b, r->range);
     r->vm.boot = &r->boot;
-    return boot_load(&b->m.mem, &r->boot, &b->vcpu->cpu, err);
+    return boot_load(&b->m.mem, &r->boot, &b->m.vcpu[0]->cpu, err);
 }
 
 static int build(struct run *r, struct error *err)
@@ -216,7 +217,8 @@ static int build(struct run *r, struct error *err)
         ret = boot(r, err);
     if (ret)
         return ret;
-    r->vm.board->vcpu->engine->push_state(r->vm.board->vcpu);
+    for (unsigned i = 0; i < r->vm.board->m.vcpu_count; i++)
+        r->vm.board->m.vcpu[i]->engine->push_state(r->vm.board->m.vcpu[i]);
     r->vm.no_reboot = r->o.no_reboot;
     return 0;
 }
@@ -225,6 +227,7 @@ static void run_free(struct run *r)
 {
     if (r->vm.board)
         pc_destroy(r->vm.board);
+    vm_fini(&r->vm);
     for (size_t i = 0; i < ARRAY_LEN(r->vm.out); i++)
         out_close(&r->vm.out[i]);
     for (unsigned i = 0; i < BOOT_MAX_MODULES; i++)
@@ -247,6 +250,7 @@ int cmd_run(int argc, char **argv)
         error_format(&err, "run: no memory");
         return cmd_fail(&err);
     }
+    vm_init(&r->vm);
     r->vm.out[0].fd = r->vm.out[1].fd = -1;
     if (options_parse(&r->o, argc, argv, &err)) {
         status = cmd_fail(&err);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/host.h"
+#include "core/machine.h"
 #include "host/linux.h"
 
 #define DEFAULT_RAM (128ull << 20)
@@ -110,9 +111,13 @@ static int opt_cpu(struct run_options *o, const char *arg, struct error *err)
 
 static int opt_smp(struct run_options *o, const char *arg, struct error *err)
 {
-    (void)o;
-    if (strcmp(arg, "1"))
-        return error_set(err, -EINVAL, "-smp %s: only one processor is supported; leave the option out", arg);
+    const char *text = !strncmp(arg, "cpus=", 5) ? arg + 5 : arg;
+    u64 n;
+
+    if (!parse_number(text, strlen(text), MACHINE_MAX_VCPUS, &n) || !n)
+        return error_set(err, -EINVAL, "-smp %s: not a number of processors; must be from 1 to %d", arg,
+                         MACHINE_MAX_VCPUS);
+    o->cpus = (unsigned)n;
     return 0;
 }
 

@@ -17,6 +17,7 @@ struct stream_spec {
 struct run_options {
     const char *kernel, *append, *initrd, *bios, *cpu, *accel, *log_file;
     u64 ram; // bytes
+    unsigned cpus;
     struct stream_spec serial, debugcon;
     bool debug_exit, testdev;
     u16 debug_exit_base, debug_exit_size;

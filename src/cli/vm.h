@@ -1,6 +1,9 @@
-// A virtual machine as `pogo run` runs it: board, console, and the thread of its processor.
+// A virtual machine as `pogo run` runs it: one thread per processor, one that fires timers, and the calling thread, which is in
+// control: it serves the user, and alone resets, stops, inspects and ends the machine, while every processor is parked.
 #ifndef POGO_CLI_VM_H
 #define POGO_CLI_VM_H
+
+#include <pthread.h>
 
 #include "board/pc.h"
 #include "boot/boot.h"
@@ -12,18 +15,41 @@ struct vm {
     bool no_reboot;
     struct in_ring input;
     struct out_stream out[2]; // [0]: serial and whatever shares standard output with it; [1]: debug console of its own
-    int done_fd;              // eventfd: readable when the processor's thread has ended
-    _Atomic int asked;        // exit status + 1 once the user asked for the end; 0 before
-    int status;               // exit status, valid then
+
+    // The gate between processors and control. `gate` protects what follows.
+    pthread_mutex_t gate;
+    pthread_cond_t parked, go;
+    unsigned running; // vCPU threads that are not parked
+    bool hold;        // they are to park
+    bool finished;    // they are to end
+    bool has_event;   // `event` of vCPU `event_vcpu` waits for control
+    struct vm_exit event;
+    unsigned event_vcpu;
+    int event_fd; // eventfd: readable when there is an event
+
+    _Atomic int asked; // exit status + 1 once the user asked for the end; 0 before
+
+    pthread_t thread[MACHINE_MAX_VCPUS], timer_thread;
+    unsigned threads;
+
+    int status; // exit status, valid at the end
     bool has_error;
     struct error error; // for the user, with has_error
 };
 
+void vm_init(struct vm *vm);
+void vm_fini(struct vm *vm);
 // Run until the guest ends; the calling thread serves standard input when `read_stdin`. vm->board is created and booted.
 // Returns the exit status.
 int vm_run(struct vm *vm, bool read_stdin);
 
-// What the processor's thread does about an exit; true: go on running. Table-driven; exposed for tests.
-bool vm_handle_exit(struct vm *vm, const struct vm_exit *e);
+// For the control thread: park every processor and stop virtual time; let them go on. Calls do not nest.
+void vm_pause(struct vm *vm);
+void vm_continue(struct vm *vm);
+
+// What the thread of `v` does about an exit; false: it is for control. Table-driven; exposed for tests.
+bool vm_vcpu_exit(struct vm *vm, struct vcpu *v, const struct vm_exit *e);
+// What control does about an exit of `v`, all processors being parked; false: the machine has ended.
+bool vm_control_exit(struct vm *vm, struct vcpu *v, const struct vm_exit *e);
 
 #endif

@@ -7,6 +7,7 @@ void machine_init(struct machine *m, struct host *host)
 {
     __builtin_memset(m, 0, sizeof(*m));
     m->host = host;
+    atomic_init(&m->a20_mask, ~0ull);
     lock_init(&m->dev_lock, host);
     m->bus.lock = m->mem.lock = &m->dev_lock;
     clock_init(&m->clock, host);
@@ -35,6 +36,8 @@ void machine_stop(struct machine *m, enum vm_exit_reason reason, int code)
         vcpu_request(v, VCPU_REQ_EXIT);
         if (v->engine && v->engine->kick)
             v->engine->kick(v);
+        if (m->host->ops->wake)
+            m->host->ops->wake(m->host->self, v->id);
     }
 }
 

@@ -18,6 +18,7 @@ struct machine {
     struct mem mem;
     struct bus bus;
     struct clock clock;
+    _Atomic u64 a20_mask; // what each cpu.a20_mask is to become; see VCPU_REQ_A20
     struct vcpu *vcpu[MACHINE_MAX_VCPUS];
     unsigned vcpu_count;
     // A device asked for the machine to stop: engines return it as their exit when VCPU_REQ_EXIT is seen.

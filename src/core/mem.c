@@ -189,7 +189,7 @@ static u64 size_mask(unsigned size)
     return size == 8 ? ~0ull : (1ull << (size * 8)) - 1;
 }
 
-u64 mem_load(struct mem *m, gpa a, unsigned size)
+u64 mem_cpu_load(struct mem *m, u32 cpu, gpa a, unsigned size)
 {
     const struct mem_region *r = mem_find(m, a);
 
@@ -199,12 +199,13 @@ u64 mem_load(struct mem *m, gpa a, unsigned size)
         // Begins in a hole or leaves its region: byte by byte.
         u64 val = 0;
         for (unsigned i = 0; i < size; i++)
-            val |= mem_load(m, a + i, 1) << (i * 8);
+            val |= mem_cpu_load(m, cpu, a + i, 1) << (i * 8);
         return val;
     }
     u64 off = a - r->base;
     if (r->kind == MEM_MMIO) {
         lock_take(m->lock);
+        m->accessor = cpu;
         u64 val = r->ops->read ? r->ops->read(r->dev, off, size) : ~0ull;
         lock_drop(m->lock);
         return val & size_mask(size);
@@ -212,7 +213,7 @@ u64 mem_load(struct mem *m, gpa a, unsigned size)
     return mem_host_load(r->host + off, size);
 }
 
-void mem_store(struct mem *m, gpa a, unsigned size, u64 val)
+void mem_cpu_store(struct mem *m, u32 cpu, gpa a, unsigned size, u64 val)
 {
     const struct mem_region *r = mem_find(m, a);
 
@@ -220,12 +221,13 @@ void mem_store(struct mem *m, gpa a, unsigned size, u64 val)
         return;
     if (!r || size > r->size - (a - r->base)) {
         for (unsigned i = 0; i < size; i++)
-            mem_store(m, a + i, 1, (val >> (i * 8)) & 0xff);
+            mem_cpu_store(m, cpu, a + i, 1, (val >> (i * 8)) & 0xff);
         return;
     }
     u64 off = a - r->base;
     if (r->kind == MEM_MMIO) {
         lock_take(m->lock);
+        m->accessor = cpu;
         if (r->ops->write)
             r->ops->write(r->dev, off, size, val & size_mask(size));
         lock_drop(m->lock);

@@ -35,7 +35,8 @@ struct mem_region {
 };
 
 struct mem {
-    struct lock *lock;                         // taken around MMIO accesses; NULL: none
+    struct lock *lock; // taken around MMIO accesses; NULL: none
+    u32 accessor;      // vCPU whose MMIO access is being served, for per-processor devices; valid in their handlers
     struct mem_region region[MEM_MAX_REGIONS]; // sorted by base, disjoint
     unsigned count;
     unsigned hot
@@ -87,8 +88,19 @@ bool mem_read(const struct mem *m, gpa a, void *buf, u64 len);
 bool mem_write(struct mem *m, gpa a, const void *buf, u64 len);
 // Single access by a processor, 1, 2, 4 or 8 bytes, not crossing a page: RAM, ROM (writes ignored), MMIO, or hole
 // (reads all ones).
-u64 mem_load(struct mem *m, gpa a, unsigned size);
-void mem_store(struct mem *m, gpa a, unsigned size, u64 val);
+// `cpu` is the vCPU that accesses.
+u64 mem_cpu_load(struct mem *m, u32 cpu, gpa a, unsigned size);
+void mem_cpu_store(struct mem *m, u32 cpu, gpa a, unsigned size, u64 val);
+
+static inline u64 mem_load(struct mem *m, gpa a, unsigned size)
+{
+    return mem_cpu_load(m, 0, a, size);
+}
+
+static inline void mem_store(struct mem *m, gpa a, unsigned size, u64 val)
+{
+    mem_cpu_store(m, 0, a, size, val);
+}
 
 // Little-endian host access of 1, 2, 4 or 8 bytes as one machine access, any alignment.
 static inline u64 mem_host_load(const void *p, unsigned size)

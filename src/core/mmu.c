@@ -413,7 +413,7 @@ static void piece_read(struct vcpu *v, const struct piece *p, u8 *buf, unsigned 
     for (unsigned at = 0, size; at < len; at += size) {
         for (size = 8; size > len - at || ((p->phys + at) & (size - 1)); size /= 2)
             ;
-        u64 val = mem_load(&v->machine->mem, p->phys + at, size);
+        u64 val = mem_cpu_load(&v->machine->mem, v->id, p->phys + at, size);
         __builtin_memcpy(buf + at, &val, size);
     }
 }
@@ -429,7 +429,7 @@ static void piece_write(struct vcpu *v, const struct piece *p, const u8 *buf, un
         for (size = 8; size > len - at || ((p->phys + at) & (size - 1)); size /= 2)
             ;
         __builtin_memcpy(&val, buf + at, size);
-        mem_store(&v->machine->mem, p->phys + at, size, val);
+        mem_cpu_store(&v->machine->mem, v->id, p->phys + at, size, val);
     }
 }
 
@@ -446,7 +446,7 @@ bool mmu_load_slow(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64
     }
     if (!piece_find(v, a, MMU_READ, view, &p, fault))
         return false;
-    *val = LIKELY(p.host) ? mem_host_load((const void *)p.host, size) : mem_load(&v->machine->mem, p.phys, size);
+    *val = LIKELY(p.host) ? mem_host_load((const void *)p.host, size) : mem_cpu_load(&v->machine->mem, v->id, p.phys, size);
     return true;
 }
 
@@ -461,7 +461,7 @@ bool mmu_store_slow(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u6
     if (LIKELY(p.host))
         mem_host_store((void *)p.host, size, val);
     else
-        mem_store(&v->machine->mem, p.phys, size, val);
+        mem_cpu_store(&v->machine->mem, v->id, p.phys, size, val);
     return true;
 }
 
@@ -558,8 +558,10 @@ void mmu_cr3_loaded(struct vcpu *v, bool noflush)
         tlb_flush_nonglobal(&v->tlb);
 }
 
-void mmu_a20_changed(struct vcpu *v)
+void mmu_a20_update(struct vcpu *v)
 {
+    vcpu_request_clear(v, VCPU_REQ_A20);
+    v->cpu.a20_mask = atomic_load(&v->machine->a20_mask);
     tlb_flush_all(&v->tlb);
 }
 
@@ -575,7 +577,7 @@ bool mmu_load_pdptes(struct vcpu *v, u64 cr3)
     u64 pdpte[4];
 
     for (unsigned i = 0; i < 4; i++) {
-        pdpte[i] = mem_load(&v->machine->mem, ((cr3 & 0xffffffe0u) + i * 8) & v->cpu.a20_mask, 8);
+        pdpte[i] = mem_cpu_load(&v->machine->mem, v->id, ((cr3 & 0xffffffe0u) + i * 8) & v->cpu.a20_mask, 8);
         if ((pdpte[i] & X86_PTE_P) && (pdpte[i] & rsvd))
             return false;
     }

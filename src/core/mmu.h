@@ -86,7 +86,8 @@ void mmu_cr4_changed(struct vcpu *v, u64 old);
 void mmu_efer_changed(struct vcpu *v, u64 old);
 // cpu.cr3 was loaded, bit 63 taken off; `noflush`: that bit, only with CR4.PCIDE.
 void mmu_cr3_loaded(struct vcpu *v, bool noflush);
-void mmu_a20_changed(struct vcpu *v);
+// Take over machine.a20_mask (VCPU_REQ_A20). Called by the engine between instructions.
+void mmu_a20_update(struct vcpu *v);
 // All of `cpu` may have changed (reset, snapshot, another engine): forget everything and make the right PCID current.
 void mmu_state_changed(struct vcpu *v);
 // Load the four PDPTEs from CR3 (PAE without long mode). Returns false when a present one has reserved bits set:

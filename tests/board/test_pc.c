@@ -265,7 +265,7 @@ static void pic_init(struct rig *r)
 
 static bool intr(struct rig *r)
 {
-    return atomic_load(&r->pc->vcpu->request) & VCPU_REQ_INTR;
+    return atomic_load(&r->pc->m.vcpu[0]->request) & VCPU_REQ_INTR;
 }
 
 static void interrupts(void **state)
@@ -275,7 +275,7 @@ static void interrupts(void **state)
 
     (void)state;
     assert_int_equal(create(r), 0);
-    v = r->pc->vcpu;
+    v = r->pc->m.vcpu[0];
     pic_init(r);
     assert_false(intr(r));
     out(r, 0x2005, 1, 1); // test device: input 5
@@ -343,9 +343,9 @@ static void gate_a20(void **state)
     assert_int_equal(create(r), 0);
     assert_int_equal(in(r, 0x92, 1), 2);
     out(r, 0x92, 1, 0);
-    assert_int_equal(r->pc->vcpu->cpu.a20_mask, ~(1ull << 20));
+    assert_int_equal(r->pc->m.a20_mask, ~(1ull << 20));
     out(r, 0x92, 1, 2);
-    assert_int_equal(r->pc->vcpu->cpu.a20_mask, ~0ull);
+    assert_int_equal(r->pc->m.a20_mask, ~0ull);
     destroy(r);
     free(r);
 }
@@ -360,14 +360,14 @@ static void leaving(void **state)
     out(r, 0xf4, 4, 0x15);
     assert_int_equal(r->pc->m.stop_reason, VM_EXIT_POWEROFF);
     assert_int_equal(r->pc->m.stop_code, 0x2b);
-    assert_true(atomic_load(&r->pc->vcpu->request) & VCPU_REQ_EXIT);
+    assert_true(atomic_load(&r->pc->m.vcpu[0]->request) & VCPU_REQ_EXIT);
     pc_reset(r->pc);
     assert_int_equal(r->pc->m.stop_reason, -1);
     out(r, 0x92, 1, 3);
     assert_int_equal(r->pc->m.stop_reason, VM_EXIT_RESET);
     pc_reset(r->pc);
     assert_int_equal(in(r, 0x92, 1), 2);
-    assert_int_equal(r->pc->vcpu->cpu.rip, 0xfff0);
+    assert_int_equal(r->pc->m.vcpu[0]->cpu.rip, 0xfff0);
     destroy(r);
     free(r);
 }
@@ -381,22 +381,26 @@ static void exits(void **state)
 
     (void)state;
     assert_int_equal(create(r), 0);
+    struct vcpu *v = r->pc->m.vcpu[0];
     vm->board = r->pc;
     vm->out[0].fd = vm->out[1].fd = -1;
-    assert_true(vm_handle_exit(vm, &(struct vm_exit){.reason = VM_EXIT_BUDGET}));
+    assert_true(vm_vcpu_exit(vm, v, &(struct vm_exit){.reason = VM_EXIT_BUDGET}));
+    assert_true(vm_vcpu_exit(vm, v, &(struct vm_exit){.reason = VM_EXIT_KICK}));
     r->coming = "k";
-    assert_true(vm_handle_exit(vm, &(struct vm_exit){.reason = VM_EXIT_KICK}));
+    pc_poll_input(r->pc);
     assert_int_equal(in(r, 0x3f8, 1), 'k');
-    assert_false(vm_handle_exit(vm, &(struct vm_exit){.reason = VM_EXIT_POWEROFF, .code = 43}));
+    for (int e = VM_EXIT_SHUTDOWN; e < VM_EXIT_COUNT; e++)
+        assert_false(vm_vcpu_exit(vm, v, &(struct vm_exit){.reason = e})); // for control
+    assert_false(vm_control_exit(vm, v, &(struct vm_exit){.reason = VM_EXIT_POWEROFF, .code = 43}));
     assert_int_equal(vm->status, 43);
-    assert_true(vm_handle_exit(vm, &(struct vm_exit){.reason = VM_EXIT_RESET}));
+    assert_true(vm_control_exit(vm, v, &(struct vm_exit){.reason = VM_EXIT_RESET}));
     vm->no_reboot = true;
-    assert_false(vm_handle_exit(vm, &(struct vm_exit){.reason = VM_EXIT_RESET}));
+    assert_false(vm_control_exit(vm, v, &(struct vm_exit){.reason = VM_EXIT_RESET}));
     assert_int_equal(vm->status, CMD_OK);
-    assert_false(vm_handle_exit(vm, &(struct vm_exit){.reason = VM_EXIT_ERROR, .message = "broken"}));
+    assert_false(vm_control_exit(vm, v, &(struct vm_exit){.reason = VM_EXIT_ERROR, .message = "broken"}));
     assert_int_equal(vm->status, CMD_ERROR);
     assert_non_null(strstr(vm->error.text, "broken"));
-    assert_false(vm_handle_exit(vm, &(struct vm_exit){.reason = VM_EXIT_SHUTDOWN}));
+    assert_false(vm_control_exit(vm, v, &(struct vm_exit){.reason = VM_EXIT_SHUTDOWN}));
     assert_int_equal(vm->status, CMD_TRIPLE_FAULT);
     destroy(r);
     free(vm);
@@ -411,21 +415,19 @@ static void halting(void **state)
 
     (void)state;
     assert_int_equal(create(r), 0);
+    struct vcpu *v = r->pc->m.vcpu[0];
     vm->board = r->pc;
     vm->out[0].fd = vm->out[1].fd = -1;
-    pic_init(r);
-    out(r, 0x43, 1, 0x30); // interrupt in 1 ms
-    out(r, 0x40, 1, 0xa9);
-    out(r, 0x40, 1, 0x04);
-    r->pc->vcpu->cpu.rflags |= X86_FL_IF;
-    assert_true(vm_handle_exit(vm, &halt));
-    assert_int_equal(r->host.f.waits, 1);
-    assert_in_range(r->host.f.waited_until, 999000, 1001000);
-    assert_true(intr(r)); // the timer has fired
-    assert_true(vm_handle_exit(vm, &halt));
+    atomic_store(&v->request, 0);
+    v->cpu.activity = CPU_HALTED;
+    v->cpu.rflags |= X86_FL_IF;
+    assert_true(vm_vcpu_exit(vm, v, &halt));
+    assert_int_equal(r->host.f.waits, 1); // until somebody wakes it: timers have a thread of their own
+    vcpu_request(v, VCPU_REQ_INTR);
+    assert_true(vm_vcpu_exit(vm, v, &halt));
     assert_int_equal(r->host.f.waits, 1); // something to do: no sleep
-    r->pc->vcpu->cpu.rflags &= ~(u64)X86_FL_IF;
-    assert_true(vm_handle_exit(vm, &halt));
+    v->cpu.rflags &= ~(u64)X86_FL_IF;
+    assert_true(vm_vcpu_exit(vm, v, &halt));
     assert_int_equal(r->host.f.waits, 2); // an interrupt that is off does not wake
     destroy(r);
     free(vm);

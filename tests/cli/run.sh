@@ -78,7 +78,7 @@ refuse 'bad cpu' "unknown processor model 'foo'" run -kernel "$tmp/EXIT.elf" -cp
 refuse 'bad cpu feature' 'nonsense' run -kernel "$tmp/EXIT.elf" -cpu max,+nonsense
 refuse 'bad accel' '-accel foo: unknown engine' run -kernel "$tmp/EXIT.elf" -accel foo
 refuse 'bad machine' '-machine foo' run -kernel "$tmp/EXIT.elf" -machine foo
-refuse 'bad smp' '-smp 2' run -kernel "$tmp/EXIT.elf" -smp 2
+refuse 'bad smp' '-smp 65' run -kernel "$tmp/EXIT.elf" -smp 65
 refuse 'bad device' '-device foo' run -kernel "$tmp/EXIT.elf" -device foo
 refuse 'bad iobase' 'iobase=0x10000' run -kernel "$tmp/EXIT.elf" -device isa-debug-exit,iobase=0x10000
 refuse 'bad property' 'unknown property frob=1' run -kernel "$tmp/EXIT.elf" -device isa-debug-exit,frob=1

@@ -391,8 +391,8 @@ static void test_no_paging_and_a20(void **state)
     assert_true(mmu_load(&f->vcpu, 0x100010, 4, TLB_SUPER, &val, &fault));
     assert_int_equal(val, 0x22222222);
     assert_true(mmu_load(&f->vcpu, 0x100010, 4, TLB_USER, &val, &fault)); // CPL 3 without paging
-    f->vcpu.cpu.a20_mask = ~(1ull << 20);
-    mmu_a20_changed(&f->vcpu);
+    atomic_store(&f->machine.a20_mask, ~(1ull << 20));
+    mmu_a20_update(&f->vcpu);
     assert_true(mmu_load(&f->vcpu, 0x100010, 4, TLB_SUPER, &val, &fault));
     assert_int_equal(val, 0x11111111);
     assert_true(mmu_store(&f->vcpu, 0x100010, 4, TLB_SUPER, 0x33333333, &fault));

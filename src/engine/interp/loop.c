@@ -149,8 +149,12 @@ static bool serve_requests(struct interp *x, u32 req)
     struct vcpu *v = x->v;
     if (req & VCPU_REQ_TIMER) {
         vcpu_request_clear(v, VCPU_REQ_TIMER);
+        lock_take(&v->machine->dev_lock);
         clock_run(&v->machine->clock);
+        lock_drop(&v->machine->dev_lock);
     }
+    if (req & VCPU_REQ_A20)
+        mmu_a20_update(v);
     if (req & VCPU_REQ_TLB) {
         vcpu_request_clear(v, VCPU_REQ_TLB);
         mmu_serve_tlb_requests(v);
@@ -307,7 +311,7 @@ static unsigned fetch_page(struct interp *x, gva lin, u8 *buf, unsigned max)
         memcpy(buf, (const void *)h, n);
     } else {
         for (unsigned i = 0; i < n; i++)
-            buf[i] = (u8)mem_load(&x->v->machine->mem, phys + i, 1);
+            buf[i] = (u8)mem_cpu_load(&x->v->machine->mem, x->v->id, phys + i, 1);
     }
     return n;
 }
@@ -458,8 +462,11 @@ static void sync_icount(struct interp *x)
 {
     struct clock *k = &x->v->machine->clock;
     k->icount_insns = x->v->insns;
-    if (clock_now(k) >= k->next_deadline)
+    if (clock_now(k) >= k->next_deadline) {
+        lock_take(&x->v->machine->dev_lock);
         clock_run(k);
+        lock_drop(&x->v->machine->dev_lock);
+    }
 }
 
 static void run_loop(struct interp *x)

@@ -56,7 +56,9 @@ void interp_simd_fini(struct interp *x)
 static void set_ferr(struct vcpu *v, bool level)
 {
     v->ferr_asserted = level;
+    lock_take(&v->machine->dev_lock);
     irq_set(v->ferr, level);
+    lock_drop(&v->machine->dev_lock);
 }
 
 // FERR# is asserted and the processor stands still before this instruction until an interrupt comes (normally the one that
