@@ -470,7 +470,7 @@ static void listen_until_done(struct vm *vm, int signal_fd, bool read_stdin)
             break;
         if (p[1].revents & POLLIN)
             serve_signal(vm, signal_fd);
-        if ((p[2].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)))
+        if (p[2].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL))
             open = serve_input(vm, &filter);
     }
     term_restore();
