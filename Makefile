@@ -53,6 +53,7 @@ INTERP_OBJS += engine/interp/ctl.o engine/interp/sys.o engine/interp/syscall.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/misc.o dev/lapic.o dev/fw_cfg.o dev/i8254.o dev/mc146818.o
 DEV_OBJS += dev/pci.o dev/i440fx.o dev/piix.o
 BOARD_OBJS := board/pc.o
+BOARD_OBJS += board/acpi.o board/acpi_dsdt.o board/aml.o board/smbios.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
@@ -72,6 +73,7 @@ UNIT_TESTS += boot/test_boot board/test_pc
 UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
+UNIT_TESTS += board/test_acpi
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES)
 # The processor oracle.

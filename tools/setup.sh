@@ -14,6 +14,7 @@ libc6-dev|run check check-long fuzz format|C library headers
 libzydis-dev|run check check-long fuzz|disassembly in logs and dumps; the decoder is tested against it
 libcmocka-dev|check check-long|unit tests
 libjansson-dev|check check-long|reads the test data that is in JSON
+acpica-tools|check check-long|iasl judges the ACPI tables
 clang|fuzz|libFuzzer is part of clang
 libclang-rt-14-dev|fuzz|runtime libraries of libFuzzer and the sanitizers
 clang-format|format|layout check
