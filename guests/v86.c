@@ -1,7 +1,8 @@
 // Virtual-8086 mode: 16-bit code at ring 3 inside a 32-bit kernel. IOPL-sensitive instructions with IOPL 0 and 3, interrupts and
 // exceptions to the kernel with the long frame, the I/O bitmap, and VME: VIF, VIP and the redirection bitmap.
 //
-// QEMU 7.2's TCG differs in 2 checks: it does not enforce the 64 KiB segment limit.
+// QEMU 7.2's TCG differs in 3 checks: it does not enforce the 64 KiB segment limit (2), and looks for a ring 1 stack where a gate
+// leads to ring 1.
 #include "guest.h"
 
 const char guest_name[] = "v86";
@@ -192,11 +193,42 @@ static void vme(void)
     write_cr4(read_cr4() & ~1u);
 }
 
+// A 16-bit gate stores words. The code segment's base makes its 16-bit offset reach.
+__asm__(".text\n"
+        "words_handler: mov $0x10, %eax; mov %eax, %ds; mov %eax, %es; mov %esp, words_esp; int $0x80\n");
+extern u8 words_handler[];
+static volatile word words_esp __attribute__((used));
+
+// v8086 mode is left to ring 0 only, and not into conforming code.
+static void gates(void)
+{
+    static const u32 wrong[] = {0xc0bb, 0xc0fb, 0xc09f, 0xc0ff}; // DPL 1, DPL 3, conforming
+    for (unsigned i = 0; i < 4; i++) {
+        gdt[SEL_FREE / 8] = make_desc(0, 0xfffff, wrong[i]);
+        set_gate(0x91, (word)gate_stub(0x91), SEL_FREE, 14, 3, 0);
+        RUN(IOPL3, 0xcd, 0x91);
+        CHECK_TRAP_ERR(13, SEL_FREE);
+        CHECK(last.flags & 0x20000);
+    }
+    gdt[SEL_FREE / 8] = make_desc((word)words_handler, 0xffff, 0x409b);
+    set_gate(0x91, 0, SEL_FREE, 6, 3, 0);
+    RUN(IOPL3 | 1, 0xcd, 0x91);
+    CHECK_TRAP(0x80);
+    CHECK_EQ(last.cs, SEL_FREE);
+    CHECK_EQ(words_esp, tss.esp0 - 18);
+    static const u16 want[] = {2, 0x1000, IOPL3 | 3, 0xfffe, STACK_SEG, 0x3000, 0x3001, 0x3002, 0x3003};
+    const u16 *frame = (const u16 *)words_esp;
+    for (unsigned i = 0; i < 9; i++)
+        CHECK_EQ(frame[i], want[i]);
+    reset_gate(0x91);
+}
+
 void guest_main(void)
 {
     for (unsigned v = 0; v < 256; v++)
         trap_handler[v] = note;
     basics();
     iopl_sensitive();
+    gates();
     vme();
 }
