@@ -104,9 +104,10 @@ static int take_option(struct disasm_options *o, int argc, char **argv, int *i, 
     else if (!strcmp(arg, "--file"))
         o->file = argv[++*i];
     else {
+        errno = 0;
         o->base = strtoull(argv[++*i], &rest, 0);
-        if (!*argv[*i] || *rest)
-            return error_set(err, -EINVAL, "disasm: --base %s: not a number", argv[*i]);
+        if (argv[*i][0] < '0' || argv[*i][0] > '9' || *rest || errno)
+            return error_set(err, -EINVAL, "disasm: --base %s: not a number of 64 bits", argv[*i]);
     }
     return 1;
 }

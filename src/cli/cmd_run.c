@@ -40,12 +40,36 @@ static void usage(void)
         CMD_TRIPLE_FAULT, CMD_ERROR);
 }
 
+// Names of the features that -cpu can add and take away, in lines that fit a terminal.
+static void print_features(void)
+{
+    static const char *const names[ISA_FEAT_COUNT] = {
+#define F(id, name, leaf, subleaf, reg, bit) [ISA_FEAT_##id] = name,
+#include "isa/features.def"
+#undef F
+    };
+    struct cpu_model all = {0};
+    int column = 80;
+
+    cpu_model_implemented(all.features);
+    printf("\nfeatures, as far as the host has what they need:");
+    for (unsigned i = 0; i < ISA_FEAT_COUNT; i++) {
+        if (!names[i] || !cpu_model_has(&all, i))
+            continue;
+        if (column + strlen(names[i]) >= 79)
+            column = printf("\n ") - 1;
+        column += printf(" %s", names[i]);
+    }
+    printf("\n");
+}
+
 static void help_for(const char *option)
 {
     if (!strcmp(option, "cpu")) {
         const struct cpu_model *m;
         for (unsigned i = 0; (m = cpu_model_at(i)); i++)
             printf("  %-14s %s\n", m->name, m->description);
+        print_features();
     } else if (!strcmp(option, "accel")) {
         const struct engine_ops *e;
         for (unsigned i = 0; (e = engine_at(i)); i++)
@@ -85,6 +109,7 @@ static int split_modules(struct run *r, struct error *err)
 static int load_modules(struct run *r, struct error *err)
 {
     int ret = r->o.initrd ? split_modules(r, err) : 0;
+    u64 left = r->o.ram;
 
     for (unsigned i = 0; !ret && i < r->boot.module_count; i++) {
         struct file_data *f = &r->module_file[i];
@@ -92,8 +117,12 @@ static int load_modules(struct run *r, struct error *err)
 
         if (!name)
             return error_set(err, -ENOMEM, "-initrd: no memory for a file name");
-        ret = file_load(name, "-initrd", r->o.ram, f, err);
+        ret = file_load(name, "-initrd", left, f, err);
+        if (ret == -EFBIG)
+            error_format(err, "-initrd %s: larger than the %llu bytes left of the guest's memory; give more (-m)", name,
+                         (unsigned long long)left);
         free(name);
+        left -= f->size;
         r->module[i].bytes = f->bytes;
         r->module[i].size = f->size;
     }
@@ -113,6 +142,9 @@ static int load_files(struct run *r, struct error *err)
         return error_set(err, -EINVAL, "-initrd: modules need a kernel; give -kernel IMAGE");
     if (r->o.bios)
         ret = file_load(r->o.bios, "-bios", PC_MAX_BIOS, &r->bios, err);
+    if (!ret && r->o.bios && r->bios.size < PC_MIN_BIOS)
+        ret = error_set(err, -EINVAL, "-bios %s: %llu bytes; a firmware image has at least %llu KiB", r->o.bios,
+                        (unsigned long long)r->bios.size, PC_MIN_BIOS >> 10);
     if (!ret && r->o.kernel)
         ret = file_load(r->o.kernel, "-kernel", MAX_KERNEL, &r->kernel, err);
     if (!ret)

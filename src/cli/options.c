@@ -163,9 +163,9 @@ static int device_number(const char *text, size_t len, const char *key, u64 min,
 
 static int debug_exit_property(struct run_options *o, const char *text, size_t len, struct error *err)
 {
-    if (len > 7 && !strncmp(text, "iobase=", 7))
+    if (len >= 7 && !strncmp(text, "iobase=", 7))
         return device_number(text, len, "iobase", 0, 0xffff, &o->debug_exit_base, err);
-    if (len > 7 && !strncmp(text, "iosize=", 7))
+    if (len >= 7 && !strncmp(text, "iosize=", 7))
         return device_number(text, len, "iosize", 1, 8, &o->debug_exit_size, err);
     return error_set(err, -EINVAL,
                      "-device isa-debug-exit: unknown property %.*s; known are iobase= and iosize=", (int)len, text);

@@ -37,6 +37,8 @@ static int read_all(int fd, u64 max, struct file_data *f)
         return -errno;
     if (S_ISDIR(st.st_mode))
         return -EISDIR;
+    if (S_ISCHR(st.st_mode)) // no image comes from one, and /dev/zero has no end
+        return -ENODEV;
     if (S_ISREG(st.st_mode)) {
         if ((u64)st.st_size > max) {
             f->size = max + 1; // no need to read what will be refused
@@ -74,8 +76,7 @@ int file_load(const char *path, const char *option, u64 max, struct file_data *o
     if (ret)
         ret = error_set(err, ret, "%s %s: cannot read: %s; give a readable file", option, path, strerror(-ret));
     else if (out->size > max)
-        ret = error_set(err, -EFBIG,
-                        "%s %s: larger than the %llu bytes there is room for; use a smaller file or more memory (-m)",
+        ret = error_set(err, -EFBIG, "%s %s: larger than %llu bytes, the most that it can have; use a smaller file",
                         option, path, (unsigned long long)max);
     if (ret)
         file_free(out);

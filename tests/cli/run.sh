@@ -57,6 +57,7 @@ expect --version 0 '^pogo [0-9]' --version
 expect 'help run' 0 '-kernel IMAGE' help run
 expect 'run --help' 0 '-no-reboot' run --help
 expect 'cpu help' 0 '^  max ' run -cpu help
+expect 'cpu help names features' 0 ' avx2 ' run -cpu help
 expect 'accel help' 0 '^  interp$' run -accel help
 expect 'log help' 0 '^  guest_errors$' run -d help
 # Every option of the table is in the help.
@@ -81,6 +82,7 @@ refuse 'bad machine' '-machine foo' run -kernel "$tmp/EXIT.elf" -machine foo
 refuse 'bad smp' '-smp 65' run -kernel "$tmp/EXIT.elf" -smp 65
 refuse 'bad device' '-device foo' run -kernel "$tmp/EXIT.elf" -device foo
 refuse 'bad iobase' 'iobase=0x10000' run -kernel "$tmp/EXIT.elf" -device isa-debug-exit,iobase=0x10000
+refuse 'empty iobase' 'iobase=: must be a number' run -kernel "$tmp/EXIT.elf" -device isa-debug-exit,iobase=
 refuse 'bad property' 'unknown property frob=1' run -kernel "$tmp/EXIT.elf" -device isa-debug-exit,frob=1
 refuse 'taken port' 'ports 0x20 to 0x23 are taken' run -kernel "$tmp/EXIT.elf" -device isa-debug-exit,iobase=0x20,iosize=4
 refuse 'bad serial' '-serial tcp:1' run -kernel "$tmp/EXIT.elf" -serial tcp:1
@@ -98,6 +100,8 @@ done
 refuse 'absent kernel' 'No such file' run -kernel "$tmp/absent"
 refuse 'directory' 'Is a directory' run -kernel "$tmp"
 : >"$tmp/empty"
+refuse 'endless kernel' '-kernel /dev/zero: cannot read' run -kernel /dev/zero
+refuse 'endless initrd' '-initrd /dev/zero: cannot read' run -kernel "$tmp/EXIT.elf" -initrd /dev/zero -m 1T
 refuse 'empty kernel' 'empty' run -kernel "$tmp/empty"
 echo text >"$tmp/text"
 refuse 'text kernel' 'neither a multiboot nor an ELF image' run -kernel "$tmp/text"
@@ -110,7 +114,8 @@ refuse 'initrd alone' 'modules need a kernel' run -bios "$tmp/rom" -initrd "$tmp
 truncate -s 100M "$tmp/large"
 refuse 'large initrd' '-initrd .*larger than' run -kernel "$tmp/EXIT.elf" -m 64 -initrd "$tmp/large"
 refuse 'initrd that does not fit' '-initrd .*do not fit' run -kernel "$tmp/EXIT.elf" -m 100 -initrd "$tmp/large"
-refuse 'small bios' '-bios: .* 5 bytes' run -bios "$tmp/text"
+refuse 'two initrds that do not fit' '-initrd .*larger than the 52428800 bytes left' run -kernel "$tmp/EXIT.elf" -m 150 -initrd "$tmp/large,$tmp/large"
+refuse 'small bios' "-bios $tmp/text: 5 bytes; .* at least 64 KiB" run -bios "$tmp/text"
 truncate -s 17M "$tmp/large"
 refuse 'large bios' '-bios .*larger than' run -bios "$tmp/large"
 if [ "$(id -u)" -ne 0 ]; then
@@ -225,6 +230,9 @@ refuse 'disasm no hex' 'xyz' disasm xyz
 refuse 'disasm odd' '909' disasm 909
 refuse 'disasm option' '--48' disasm --48 90
 refuse 'disasm base without' '--base: needs an argument' disasm --base
+for base in -1 99999999999999999999 0x '' 1z; do
+    refuse "disasm base '$base'" 'not a number' disasm --base "$base" 90
+done
 refuse 'disasm absent' 'No such file' disasm --file "$tmp/absent"
 
 echo "$passed passed, $failed failed"
