@@ -165,11 +165,15 @@ static void set_msr(struct uart *u)
 
 static void write_thr(struct uart *u, u8 byte)
 {
+    // Full for no time at all, then empty again: the interrupt goes away and comes back. A handler that refills without reading IIR
+    // depends on that edge.
+    u->thre_pending = false;
+    update_irq(u);
     if (u->mcr & MCR_LOOP)
         receive(u, byte, 0);
     else if (u->tx)
         u->tx(u->out, byte);
-    u->thre_pending = true; // full for no time at all, then empty again
+    u->thre_pending = true;
 }
 
 static void write_fcr(struct uart *u, u8 val)

@@ -138,6 +138,22 @@ static void thre_interrupt(void **state)
     assert_true(l.irq);
 }
 
+static void thre_without_iir(void **state)
+{
+    struct line l;
+
+    (void)state;
+    start(&l);
+    wr(&l, MCR, 0x0b);
+    wr(&l, IER, 0x02);
+    assert_int_equal(l.irq_edges, 1);
+    wr(&l, THR, 'x'); // a handler that only refills
+    assert_int_equal(l.irq_edges, 2);
+    wr(&l, MCR, 0x1b);
+    wr(&l, THR, 'x'); // also in loopback
+    assert_int_equal(l.irq_edges, 3);
+}
+
 static void out2_gates_the_pin(void **state)
 {
     struct line l;
@@ -288,6 +304,7 @@ int main(void)
         cmocka_unit_test(divisor_latch),
         cmocka_unit_test(transmit),
         cmocka_unit_test(thre_interrupt),
+        cmocka_unit_test(thre_without_iir),
         cmocka_unit_test(out2_gates_the_pin),
         cmocka_unit_test(receive_without_fifo),
         cmocka_unit_test(receive_with_fifo),
