@@ -247,6 +247,7 @@ static void elcr_write(void *dev, u64 off, unsigned size, u64 val)
 
     (void)size;
     c->elcr = (u8)val & c->elcr_mask;
+    c->irr = (c->irr & (u8)~c->elcr) | (c->lines & c->elcr); // a level-triggered request is its input
     update(p);
 }
 

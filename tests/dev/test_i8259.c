@@ -199,6 +199,27 @@ static void level_inputs(void **state)
     assert_false(r.intr);
 }
 
+// A level-triggered request is the input itself, from the moment the input is made one.
+static void elcr_takes_the_level(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    start(&r);
+    line(&r, 5, true);
+    assert_int_equal(ack(&r), 0x25);
+    out(&r, 0x20, 0x20);
+    assert_false(r.intr); // an edge counts once
+    out(&r, 0x4d0, 0x20);
+    assert_true(r.intr);
+    line(&r, 5, false);
+    assert_false(r.intr);
+    line(&r, 6, true);
+    out(&r, 0x4d0, 0x60);
+    line(&r, 6, false);
+    assert_false(r.intr);
+}
+
 static void auto_eoi_and_rotation(void **state)
 {
     struct rig r;
@@ -303,12 +324,19 @@ static void initialisation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(edge_and_eoi),    cmocka_unit_test(priority_and_nesting),
-        cmocka_unit_test(cascade),         cmocka_unit_test(special_fully_nested),
-        cmocka_unit_test(masks),           cmocka_unit_test(spurious),
-        cmocka_unit_test(level_inputs),    cmocka_unit_test(auto_eoi_and_rotation),
-        cmocka_unit_test(rotation_by_eoi), cmocka_unit_test(special_mask),
-        cmocka_unit_test(poll_mode),       cmocka_unit_test(initialisation),
+        cmocka_unit_test(edge_and_eoi),
+        cmocka_unit_test(priority_and_nesting),
+        cmocka_unit_test(cascade),
+        cmocka_unit_test(special_fully_nested),
+        cmocka_unit_test(masks),
+        cmocka_unit_test(spurious),
+        cmocka_unit_test(level_inputs),
+        cmocka_unit_test(elcr_takes_the_level),
+        cmocka_unit_test(auto_eoi_and_rotation),
+        cmocka_unit_test(rotation_by_eoi),
+        cmocka_unit_test(special_mask),
+        cmocka_unit_test(poll_mode),
+        cmocka_unit_test(initialisation),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
