@@ -36,6 +36,7 @@ static void reset_common(struct cpu *c, bool bsp)
     c->cpl = 0;
     c->activity = bsp ? CPU_RUNNING : CPU_WAIT_SIPI;
     c->shadow = 0;
+    c->pending_dr6 = 0;
     c->nmi_blocked = c->nmi_pending = false;
     c->event = (struct cpu_event){.type = CPU_EVENT_NONE};
     c->msr.efer = 0;

@@ -59,11 +59,13 @@ static void test_init(void **state)
     c.msr.mtrr_def_type = 0xc06;
     c.a20_mask = ~(1ull << 20);
     c.nmi_blocked = true;
+    c.shadow = CPU_SHADOW_MOVSS;
+    c.pending_dr6 = X86_DR6_B(0);
     cpu_init_ipi(&c, false);
     assert_null(cpu_check(&c));
     assert_int_equal(c.cr0, X86_CR0_NW | X86_CR0_ET); // cache control stays
     assert_int_equal(c.rip, 0xfff0);
-    assert_int_equal(c.cr4 | c.msr.efer | c.dr[2] | c.cpl | c.nmi_blocked, 0);
+    assert_int_equal(c.cr4 | c.msr.efer | c.dr[2] | c.cpl | c.nmi_blocked | c.shadow | c.pending_dr6, 0);
     assert_int_equal(c.activity, CPU_WAIT_SIPI);
     assert_int_equal(c.xcr0, 7);
     assert_int_equal(c.xs.fcw, 0x37f);
