@@ -550,30 +550,36 @@ static void test_long_system(void **state)
     expect_fault(e, X86_EXC_GP, 0);
 }
 
+// INIT leaves an application processor waiting, the signature in RDX; SIPI starts it at the page its vector names. SDM 3A 8.4.
+static void test_init_sipi(void **state)
+{
+    struct env *e = *state;
+    struct vcpu *v = e->t->v;
+    v->id = 1;
+    e->t->ram[0x9000] = 0x90;
+    vcpu_request(v, VCPU_REQ_INIT);
+    assert_int_equal(testvm_run(e->t, 1).reason, VM_EXIT_HALT);
+    assert_int_equal(e->c->activity, CPU_WAIT_SIPI);
+    assert_int_equal(e->c->gpr[X86_RDX], 0x600);
+    assert_int_equal(e->c->cr0, X86_CR0_ET);
+    v->sipi_vector = 9;
+    vcpu_request(v, VCPU_REQ_SIPI);
+    assert_int_equal(testvm_run(e->t, 1).reason, VM_EXIT_BUDGET);
+    assert_int_equal(e->c->seg[X86_CS].sel, 0x900);
+    assert_int_equal(e->c->seg[X86_CS].base, 0x9000);
+    assert_int_equal(e->c->rip, 1);
+}
+
 int main(void)
 {
 #define P(f) cmocka_unit_test_setup_teardown(f, env_protected, env_free)
 #define R(f) cmocka_unit_test_setup_teardown(f, env_real, env_free)
 #define L(f) cmocka_unit_test_setup_teardown(f, env_long, env_free)
     const struct CMUnitTest tests[] = {
-        P(test_gates),
-        P(test_idt_limit),
-        P(test_frames),
-        P(test_gate16_frame),
-        P(test_soft),
-        P(test_side_effects),
-        P(test_v8086_out_and_back),
-        P(test_v8086_checks),
-        P(test_vme),
-        R(test_real),
-        R(test_real_wrap),
-        R(test_unreal),
-        L(test_long_frames),
-        L(test_ist),
-        L(test_long_gates),
-        L(test_long_call_gate),
-        L(test_iret64),
-        L(test_long_system),
+        P(test_gates),        P(test_idt_limit),          P(test_frames),       P(test_gate16_frame), P(test_soft),
+        P(test_side_effects), P(test_v8086_out_and_back), P(test_v8086_checks), P(test_vme),          P(test_init_sipi),
+        R(test_real),         R(test_real_wrap),          R(test_unreal),       L(test_long_frames),  L(test_ist),
+        L(test_long_gates),   L(test_long_call_gate),     L(test_iret64),       L(test_long_system),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

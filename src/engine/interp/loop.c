@@ -161,8 +161,7 @@ static bool serve_requests(struct interp *x, u32 req)
     }
     if (req & VCPU_REQ_INIT) {
         vcpu_request_clear(v, VCPU_REQ_INIT);
-        cpu_init_ipi(x->c, v->id == 0);
-        tlb_flush_all(&v->tlb);
+        vcpu_init_ipi(v);
         interp_mode_changed(x);
     }
     if (req & VCPU_REQ_SIPI) {
