@@ -79,7 +79,8 @@ static inline void vcpu_request_clear(struct vcpu *v, u32 bits)
 // Make *v a vCPU of `m` (which may be NULL in tests of the processor alone) in the state after RESET. Does not add it
 // to the machine's list.
 void vcpu_init(struct vcpu *v, struct machine *m, u32 id, const struct cpu_model *model);
-// RESET, or INIT: architectural state (RDX: the model's signature), TLB emptied. `id` 0 is the bootstrap processor.
+// RESET, or INIT: architectural state (RDX: the model's signature), TLB emptied. `id` 0 is the bootstrap processor. RESET also
+// forgets events that were on their way (NMI, INIT, SIPI); INTR is the interrupt controller's to withdraw.
 void vcpu_reset(struct vcpu *v);
 void vcpu_init_ipi(struct vcpu *v);
 

@@ -124,8 +124,10 @@ static void test_vcpu_reset(void **state)
 
     f->vcpu.model = &m;
     assert_true(mmu_load(&f->vcpu, 0x1000, 1, TLB_SUPER, &val, &fault));
+    vcpu_request(&f->vcpu, VCPU_REQ_NMI | VCPU_REQ_INIT | VCPU_REQ_SIPI | VCPU_REQ_EXIT);
     vcpu_reset(&f->vcpu);
     assert_int_equal(f->vcpu.cpu.gpr[X86_RDX], 0x00830f12);
+    assert_int_equal(atomic_load(&f->vcpu.request), VCPU_REQ_EXIT); // events on their way are forgotten
     assert_true(tlb_read(&f->vcpu.tlb, TLB_SUPER, 0x1000, 1) == 0);
     f->vcpu.cpu.gpr[X86_RDX] = 0;
     vcpu_init_ipi(&f->vcpu);
