@@ -5,7 +5,7 @@
 
 #include "pogo/types.h"
 
-struct state_writer; // snapshot streams, core/state.h
+struct state_writer; // snapshot streams; no device writes or reads one yet
 struct state_reader;
 
 // Accesses: `off` is the offset into the region that was registered, `size` is 1, 2, 4 or 8 bytes, `val` is zero-extended.

@@ -130,7 +130,6 @@ void tlb_init(struct tlb *t)
             table_init(&c->view[view]);
     }
     t->use_clock = 0;
-    t->stats = (struct tlb_stats){0};
     t->cur_ctx = 0;
     t->ctx[0].used = true;
     t->cur = t->ctx[0].view;
@@ -163,7 +162,6 @@ void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p
         tab->filter_2m |= filter_bit(a, 21);
     else if (p->shift > 12)
         tab->filter_2m |= filter_bit(a & ~(1ull << 21), 21) | filter_bit(a | 1ull << 21, 21); // a 4 MiB page
-    t->stats.fill++;
 }
 
 void tlb_flush_all(struct tlb *t)
@@ -171,7 +169,6 @@ void tlb_flush_all(struct tlb *t)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].used)
             context_flush(&t->ctx[i], false);
-    t->stats.flush++;
 }
 
 void tlb_flush_all_nonglobal(struct tlb *t)
@@ -179,13 +176,11 @@ void tlb_flush_all_nonglobal(struct tlb *t)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].used)
             context_flush(&t->ctx[i], true);
-    t->stats.flush++;
 }
 
 void tlb_flush_nonglobal(struct tlb *t)
 {
     context_flush(&t->ctx[t->cur_ctx], true);
-    t->stats.flush++;
 }
 
 void tlb_flush_gva(struct tlb *t, gva a)
@@ -193,7 +188,6 @@ void tlb_flush_gva(struct tlb *t, gva a)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].used)
             context_flush_gva(&t->ctx[i], a, i == t->cur_ctx ? FLUSH_ANY : FLUSH_GLOBAL);
-    t->stats.flush_page++;
 }
 
 static struct tlb_context *context_find(struct tlb *t, u16 pcid)
@@ -209,7 +203,6 @@ void tlb_flush_pcid_gva(struct tlb *t, u16 pcid, gva a)
     struct tlb_context *c = context_find(t, pcid);
     if (c)
         context_flush_gva(c, a, FLUSH_NONGLOBAL);
-    t->stats.flush_page++;
 }
 
 void tlb_flush_pcid(struct tlb *t, u16 pcid)
@@ -217,7 +210,6 @@ void tlb_flush_pcid(struct tlb *t, u16 pcid)
     struct tlb_context *c = context_find(t, pcid);
     if (c)
         context_flush(c, true);
-    t->stats.flush++;
 }
 
 static struct tlb_context *context_oldest(struct tlb *t)
@@ -238,11 +230,9 @@ void tlb_switch_pcid(struct tlb *t, u16 pcid, bool flush)
     t->ctx[t->cur_ctx].last_use = ++t->use_clock;
     struct tlb_context *c = context_find(t, pcid);
     if (c) {
-        t->stats.switch_hit++;
         if (flush)
             context_flush(c, true);
     } else {
-        t->stats.switch_miss++;
         c = context_oldest(t);
         if (c->used)
             // Its global entries are valid in every address space, so the new owner may as well keep them.

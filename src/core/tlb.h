@@ -45,15 +45,10 @@ struct tlb_context {
     struct tlb_table view[TLB_VIEW_COUNT];
 };
 
-struct tlb_stats {
-    u64 fill, flush, flush_page, switch_hit, switch_miss;
-};
-
 struct tlb {
     struct tlb_table *cur; // the current context's views: cur[enum tlb_view]
     unsigned cur_ctx;
     u64 use_clock;
-    struct tlb_stats stats;
     struct tlb_context ctx[TLB_CONTEXTS];
 };
 

@@ -23,8 +23,7 @@ struct cpu_model;
 #define VCPU_REQ_TIMER 0x20u // the machine's clock has a timer due
 #define VCPU_REQ_EXIT 0x40u  // leave engine_ops.run() with VM_EXIT_KICK
 #define VCPU_REQ_TLB 0x80u   // tlb work queued by another vCPU
-#define VCPU_REQ_RESET 0x100u
-#define VCPU_REQ_A20 0x200u // machine.a20_mask changed
+#define VCPU_REQ_A20 0x100u  // machine.a20_mask changed
 
 // The interrupt controller as the processor sees it (PIC, later LAPIC).
 struct vcpu_intc {
