@@ -411,13 +411,39 @@ static void test_flags_read(void **state)
     assert_int_equal(isa_flags_read(&in), X86_FL_DF);
     in = decode("f3a6", M64, 0);
     assert_int_equal(isa_flags_read(&in), X86_FL_DF | X86_FL_STATUS);
+    in = decode("0f05", M64, 0); // R11 gets them
+    assert_int_equal(isa_flags_read(&in) & X86_FL_STATUS, X86_FL_STATUS);
+    in = decode("0f07", M32, 0); // outside long mode they stay
+    assert_int_equal(isa_flags_read(&in) & X86_FL_STATUS, X86_FL_STATUS);
+    in = decode("cf", M32, 0); // NT: a task returns
+    assert_int_equal(isa_flags_read(&in) & X86_FL_NT, X86_FL_NT);
+}
+
+// Implicit registers of which some operand size leaves a part count as read.
+static void test_implicit_merges(void **state)
+{
+    (void)state;
+    static const char *const merging[] = {"6699", "66f7e3", "66f7eb", "d6", "6661", "66c9", "98", "9f", "d7"};
+    for (size_t i = 0; i < ARRAY_LEN(merging); i++) {
+        struct insn in = decode(merging[i], M32, 0);
+        const struct isa_form_info *f = &isa_forms[in.form];
+        assert_int_not_equal(f->implicit_written & 0xffff, 0);
+        assert_int_equal(f->implicit_written & 0xffff & ~f->implicit_read, 0);
+    }
+    struct insn in = decode("c8100002", M32, 0); // ENTER copies outer frame pointers
+    assert_int_not_equal(isa_forms[in.form].implicit_read & ISA_IMPLICIT_STACK, 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),  cmocka_unit_test(test_addresses), cmocka_unit_test(test_operands),
-        cmocka_unit_test(test_sizes), cmocka_unit_test(test_encoding),  cmocka_unit_test(test_flags_read),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_operands),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_encoding),
+        cmocka_unit_test(test_flags_read),
+        cmocka_unit_test(test_implicit_merges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
