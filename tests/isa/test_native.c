@@ -250,8 +250,7 @@ static bool host_has(enum isa_feature f)
 static bool usable(unsigned form)
 {
     const struct isa_form_info *f = &isa_forms[form];
-    return f->attr & ISA_ATTR_NATIVE && f->op != ISA_OP_VZEROUPPER && f->op != ISA_OP_VZEROALL &&
-           f->op != ISA_OP_FWAIT && host_has((enum isa_feature)f->feature);
+    return f->attr & ISA_ATTR_NATIVE && f->op != ISA_OP_FWAIT && host_has((enum isa_feature)f->feature);
 }
 
 // Bytes of 32-bit code that mean the same in 64-bit code (REX, 16-bit addresses and absolute ones never get here).
