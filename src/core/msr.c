@@ -194,8 +194,6 @@ static bool read_intel(const struct vcpu *v, u32 index, u64 *val)
     const struct cpu_msrs *m = &v->cpu.msr;
     switch (index) {
     case X86_MSR_MISC_ENABLE: return set(val, m->misc_enable | MISC_ENABLE_NO_BTS_PEBS);
-    case X86_MSR_SPEC_CTRL: return has(v, ISA_FEAT_SPEC_CTRL) && set(val, m->spec_ctrl);
-    case X86_MSR_ARCH_CAPABILITIES: return has(v, ISA_FEAT_ARCH_CAPABILITIES) && set(val, ARCH_CAPABILITIES);
     case MSR_PLATFORM_INFO: return v->model && set(val, v->model->tsc_hz / 100000000 << 8); // base ratio of 100 MHz
     default: return false;
     }
@@ -256,6 +254,8 @@ bool msr_read(struct vcpu *v, u32 index, u64 *val)
     case X86_MSR_TSC: return set(val, vcpu_tsc(v));
     case X86_MSR_APIC_BASE: return has(v, ISA_FEAT_APIC) && set(val, m->apic_base);
     case X86_MSR_TSC_ADJUST: return has(v, ISA_FEAT_TSC_ADJUST) && set(val, m->tsc_adjust);
+    case X86_MSR_SPEC_CTRL: return has(v, ISA_FEAT_SPEC_CTRL) && set(val, m->spec_ctrl);
+    case X86_MSR_ARCH_CAPABILITIES: return has(v, ISA_FEAT_ARCH_CAPABILITIES) && set(val, ARCH_CAPABILITIES);
     case X86_MSR_BIOS_SIGN_ID: return set(val, microcode(v));
     case X86_MSR_SYSENTER_CS: return has(v, ISA_FEAT_SEP) && set(val, m->sysenter_cs);
     case X86_MSR_SYSENTER_ESP: return has(v, ISA_FEAT_SEP) && set(val, m->sysenter_esp);
@@ -465,10 +465,8 @@ static bool write_intel(struct vcpu *v, u32 index, u64 val)
     switch (index) {
     case X86_MSR_MISC_ENABLE:
         return !(val & ~MISC_ENABLE_VALID) && put(&m->misc_enable, val & ~MISC_ENABLE_READ_ONLY, ~0ull);
-    case X86_MSR_SPEC_CTRL: return has(v, ISA_FEAT_SPEC_CTRL) && put(&m->spec_ctrl, val, spec_ctrl_valid(v));
-    case X86_MSR_PRED_CMD: return has(v, ISA_FEAT_SPEC_CTRL) && !(val & ~1ull); // IBPB: nothing to flush
-    case X86_MSR_BIOS_UPDT_TRIG: return true;                                   // there is nothing to load
-    case X86_MSR_BIOS_SIGN_ID: return true; // the revision comes back with the next CPUID
+    case X86_MSR_BIOS_UPDT_TRIG: return true; // there is nothing to load
+    case X86_MSR_BIOS_SIGN_ID: return true;   // the revision comes back with the next CPUID
     case 0x140: return val == 0;
     default: return false;
     }
@@ -481,6 +479,8 @@ bool msr_write(struct vcpu *v, u32 index, u64 val)
     case X86_MSR_TSC: vcpu_tsc_write(v, val); return true;
     case X86_MSR_APIC_BASE: return write_apic_base(v, val);
     case X86_MSR_TSC_ADJUST: return has(v, ISA_FEAT_TSC_ADJUST) && tsc_adjust_write(v, val);
+    case X86_MSR_SPEC_CTRL: return has(v, ISA_FEAT_SPEC_CTRL) && put(&m->spec_ctrl, val, spec_ctrl_valid(v));
+    case X86_MSR_PRED_CMD: return has(v, ISA_FEAT_SPEC_CTRL) && !(val & ~1ull); // IBPB: nothing to flush
     case X86_MSR_SYSENTER_CS:
     case X86_MSR_SYSENTER_ESP:
     case X86_MSR_SYSENTER_EIP: return write_sysenter(v, index, val);

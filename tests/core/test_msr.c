@@ -139,6 +139,9 @@ static const struct write_case writes[] = {
     {"Haswell,-bhi-ctrl", X86_MSR_SPEC_CTRL, 0x401, GP, 0},
     {"Haswell", X86_MSR_SPEC_CTRL, 8, GP, 0},
     {"EPYC", X86_MSR_SPEC_CTRL, 0, GP, 0},
+    {"EPYC,+spec-ctrl", X86_MSR_SPEC_CTRL, 1, OK, 1}, // CPUID says so, whoever the vendor is
+    {"EPYC", X86_MSR_PRED_CMD, 1, GP, 0},
+    {"EPYC,+spec-ctrl", X86_MSR_PRED_CMD, 1, OK, 0},
     {"EPYC", X86_MSR_HWCR, 1 << 18, OK, 1 << 24 | 1 << 18},
     {"EPYC", X86_MSR_HWCR, 1ull << 40, GP, 0},
     {"Haswell", X86_MSR_HWCR, 0, GP, 0},
@@ -207,6 +210,7 @@ static void test_reads(void **state)
         {"Haswell", 0xce, true, 10 << 8},
         {"Haswell", X86_MSR_ARCH_CAPABILITIES, true, 0x400000000d10e17b},
         {"EPYC", X86_MSR_ARCH_CAPABILITIES, false, 0},
+        {"EPYC,+arch-capabilities", X86_MSR_ARCH_CAPABILITIES, true, 0x400000000d10e17b},
         {"Haswell", X86_MSR_PRED_CMD, false, 0},
         {"Haswell", X86_MSR_BIOS_UPDT_TRIG, false, 0},
         {"Haswell", X86_MSR_MPERF, false, 0},
