@@ -356,11 +356,16 @@ static const char *set_phys_bits(struct parse *p, struct word val)
     return NULL;
 }
 
+// Also takes away what parts of this vendor never have, unless it was asked for before.
 static const char *set_vendor(struct parse *p, struct word val)
 {
     if (!word_is(val, vendor_names[VENDOR_AMD]) && !word_is(val, vendor_names[VENDOR_INTEL]))
         return fail(p, "vendor='", val, "': must be AuthenticAMD or GenuineIntel");
     __builtin_memcpy(p->out->vendor, val.s, 12);
+    for (const u16 *other = cpu_model_is_amd(p->out) ? intel_only : amd_only; *other != LIST_END; other++) {
+        if (!set_has(p->asked, *other))
+            set_remove(p->out->features, *other);
+    }
     return NULL;
 }
 

@@ -95,6 +95,14 @@ static void test_options(void **state)
     assert_int_equal(cpu_model_signature(&m), 0x000506e3);
     assert_int_equal(m.maxphyaddr, 46);
     assert_int_equal(cpuid_of(&m, 0x40000000, 0).ebx, cpuid_of(&m, m.level, 0).ebx);
+    // The other vendor's own features go, but for those asked for.
+    m = parse("EPYC-Rome,+clzero,vendor=GenuineIntel,+auto-ibrs");
+    assert_true(cpu_model_has(&m, ISA_FEAT_CLZERO));
+    assert_true(cpu_model_has(&m, ISA_FEAT_AUTO_IBRS));
+    assert_false(cpu_model_has(&m, ISA_FEAT_TOPOEXT));
+    assert_false(cpu_model_has(&m, ISA_FEAT_CR8LEGACY));
+    m = parse("Haswell,vendor=AuthenticAMD");
+    assert_false(cpu_model_has(&m, ISA_FEAT_ARCH_CAPABILITIES));
     m = parse("max,-avx");
     assert_false(cpu_model_has(&m, ISA_FEAT_AVX2));
     assert_false(cpu_model_has(&m, ISA_FEAT_FMA));
