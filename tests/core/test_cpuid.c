@@ -107,6 +107,9 @@ static void test_options(void **state)
     assert_false(cpu_model_has(&m, ISA_FEAT_AVX2));
     assert_false(cpu_model_has(&m, ISA_FEAT_FMA));
     assert_true(cpu_model_has(&m, ISA_FEAT_XSAVE));
+    m = parse("max,-fpu");
+    assert_false(cpu_model_has(&m, ISA_FEAT_MMX));
+    assert_false(cpu_model_has(&m, ISA_FEAT_SSE2));
 }
 
 static void test_errors(void **state)
