@@ -31,6 +31,12 @@ static inline bool cpu_model_has(const struct cpu_model *m, enum isa_feature f)
     return (m->features[f / 64] >> (f % 64)) & 1;
 }
 
+// The same for a processor that may be without a model, as in tests: such a one has everything.
+static inline bool cpu_model_offers(const struct cpu_model *m, enum isa_feature f)
+{
+    return !m || cpu_model_has(m, f);
+}
+
 static inline bool cpu_model_is_amd(const struct cpu_model *m)
 {
     return m->vendor[0] == 'A';

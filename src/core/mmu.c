@@ -46,16 +46,6 @@ static enum paging paging_mode(const struct cpu *c)
     return c->msr.efer & X86_EFER_LMA ? PAGING_LONG : PAGING_PAE;
 }
 
-static bool model_has(const struct cpu_model *m, enum isa_feature f)
-{
-    return !m || cpu_model_has(m, f);
-}
-
-static bool model_is_amd(const struct cpu_model *m)
-{
-    return m && m->vendor[0] == 'A';
-}
-
 // Address bits at and above MAXPHYADDR, up to bit `top`.
 static u64 phys_rsvd(const struct cpu_model *m, unsigned top)
 {
@@ -122,18 +112,19 @@ static u64 level_rsvd(const struct walk *w, unsigned level, u64 val)
     bool ps = val & X86_PTE_PS;
     switch (level) {
     case 4: // AMD also reserves bit 8 here
-        return X86_PTE_PS | (model_is_amd(w->model) ? X86_PTE_G : 0);
+        return X86_PTE_PS | (w->model && cpu_model_is_amd(w->model) ? X86_PTE_G : 0);
     case 3:
         if (!ps)
             return 0;
-        return model_has(w->model, ISA_FEAT_PDPE1GB) ? 0x3fffe000ull : X86_PTE_PS;
+        return cpu_model_offers(w->model, ISA_FEAT_PDPE1GB) ? 0x3fffe000ull : X86_PTE_PS;
     case 2:
         if (!ps)
             return 0;
         if (w->paging != PAGING_32)
             return 0x1fe000ull;
         // PSE-36: bits 20:13 are bits 39:32 of the address, as far as MAXPHYADDR goes.
-        return model_has(w->model, ISA_FEAT_PSE36) ? 1ull << 21 | phys_rsvd(w->model, 39) >> 32 << 13 : 0x3fe000ull;
+        return cpu_model_offers(w->model, ISA_FEAT_PSE36) ? 1ull << 21 | phys_rsvd(w->model, 39) >> 32 << 13
+                                                          : 0x3fe000ull;
     default: return 0;
     }
 }

@@ -47,7 +47,7 @@
 
 static bool has(const struct vcpu *v, enum isa_feature f)
 {
-    return !v->model || cpu_model_has(v->model, f);
+    return cpu_model_offers(v->model, f);
 }
 
 static bool amd(const struct vcpu *v)

@@ -32,7 +32,7 @@ bool mtrr_is_msr(u32 index)
 
 static bool present(const struct vcpu *v)
 {
-    return !v->model || cpu_model_has(v->model, ISA_FEAT_MTRR);
+    return cpu_model_offers(v->model, ISA_FEAT_MTRR);
 }
 
 // UC, WC, WT, WP, WB.

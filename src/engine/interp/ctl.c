@@ -10,7 +10,7 @@
 
 static bool has(const struct interp *x, enum isa_feature f)
 {
-    return !x->v->model || cpu_model_has(x->v->model, f);
+    return cpu_model_offers(x->v->model, f);
 }
 
 static void require_cpl0(struct interp *x)

@@ -281,7 +281,7 @@ static void memo_fill(struct interp *x, struct interp_memo *m, const u8 *bytes)
     m->fn = interp_handler(m->insn.form);
     if (!m->fn)
         m->fn = no_handler;
-    if (x->v->model && !cpu_model_has(x->v->model, f->feature))
+    if (!cpu_model_offers(x->v->model, f->feature))
         m->fn = not_offered;
 }
 
@@ -520,7 +520,7 @@ static u32 isa_options_of(const struct cpu_model *model)
 {
     if (!model)
         return 0;
-    return (model->vendor[0] == 'A' ? ISA_OPT_AMD : 0) | (cpu_model_has(model, ISA_FEAT_BMI1) ? 0 : ISA_OPT_NO_TZCNT) |
+    return (cpu_model_is_amd(model) ? ISA_OPT_AMD : 0) | (cpu_model_has(model, ISA_FEAT_BMI1) ? 0 : ISA_OPT_NO_TZCNT) |
            (cpu_model_has(model, ISA_FEAT_ABM) ? 0 : ISA_OPT_NO_LZCNT) |
            (cpu_model_has(model, ISA_FEAT_WBNOINVD) ? 0 : ISA_OPT_NO_WBNOINVD);
 }

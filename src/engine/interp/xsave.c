@@ -305,7 +305,7 @@ static void check_header(struct interp *x, const u64 *h, bool supervisor)
     const struct cpu *c = x->c;
     const struct cpu_model *m = x->v->model;
     u64 allowed = c->xcr0 | (supervisor ? c->msr.xss : 0);
-    bool compact_ok = supervisor || !m || cpu_model_has(m, ISA_FEAT_XSAVEC);
+    bool compact_ok = supervisor || cpu_model_offers(m, ISA_FEAT_XSAVEC);
     if (compact_ok && h[1] & XCOMP_COMPACT) {
         u64 comp = h[1] & ~XCOMP_COMPACT;
         if (comp & ~allowed || h[0] & ~comp || !all_zero(h + 2, 48))
