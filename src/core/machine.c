@@ -3,6 +3,9 @@
 
 #include <errno.h>
 
+_Static_assert(MACHINE_MAX_VCPUS <= HOST_WAITER_TIMER,
+               "waiters of the host: the vCPUs by number, then the timer's thread");
+
 void machine_init(struct machine *m, struct host *host)
 {
     __builtin_memset(m, 0, sizeof(*m));
