@@ -208,34 +208,81 @@ static void lapic_event(void *cpu, enum lapic_mode mode, u8 vector)
     h->ops->wake(h->self, v->id);
 }
 
-// Who a message is for. Destination shorthands: 0 as addressed, 1 self, 2 all, 3 all but self. SDM 3A 11.6.1.
-static bool is_target(const struct lapic *to, const struct lapic *from, u32 icr, u32 dest)
+// The interrupt bus between processors, I/O APIC and message-signalled interrupts. Lowest priority goes to one of those
+// addressed: in turn, so that none gets all. `from` is NULL for messages that no processor sent; shorthand: see below.
+static void apic_send(struct pc *b, const struct apic_message *m, const struct lapic *from, unsigned shorthand)
 {
-    switch (icr >> 18 & 3) {
-    case 1: return to == from;
-    case 2: return true;
-    case 3: return to != from;
-    default: return lapic_addressed(to, dest, icr & 0x800);
-    }
-}
-
-// The interrupt bus. Lowest priority goes to one of those addressed: in turn, so that none gets all.
-static void lapic_send(void *bus, struct lapic *from, u32 icr, u32 dest)
-{
-    struct pc *b = bus;
-    enum lapic_mode mode = (enum lapic_mode)(icr >> 8 & 7);
-    bool level = icr >> 15 & 1;
-
     for (unsigned i = 0; i < b->m.vcpu_count; i++) {
-        unsigned n = mode == LAPIC_LOWEST ? (b->lowest_next + i) % b->m.vcpu_count : i;
-        if (!is_target(&b->lapic[n], from, icr, dest))
+        unsigned n = m->mode == LAPIC_LOWEST ? (b->lowest_next + i) % b->m.vcpu_count : i;
+        struct lapic *to = &b->lapic[n];
+        bool target = shorthand == 0   ? lapic_addressed(to, m->dest, m->logical)
+                      : shorthand == 1 ? to == from
+                                       : shorthand == 2 || to != from;
+
+        if (!target)
             continue;
-        lapic_accept(&b->lapic[n], mode, (u8)icr, level);
-        if (mode == LAPIC_LOWEST) {
+        lapic_accept(to, (enum lapic_mode)m->mode, m->vector, m->level);
+        if (m->mode == LAPIC_LOWEST) {
             b->lowest_next = (n + 1) % b->m.vcpu_count;
             return;
         }
     }
+}
+
+// An interrupt command. Destination shorthands: 0 as addressed, 1 self, 2 all, 3 all but self. SDM 3A 11.6.1. The INIT level
+// de-assert that old guests send has had no meaning since the Pentium 4.
+static void lapic_send(void *bus, struct lapic *from, u32 icr, u32 dest)
+{
+    struct apic_message m = {
+        .vector = (u8)icr, .mode = icr >> 8 & 7, .logical = icr >> 11 & 1, .level = icr >> 15 & 1, .dest = dest};
+
+    if (m.mode == LAPIC_INIT && m.level && !(icr >> 14 & 1))
+        return;
+    if (m.mode != LAPIC_FIXED && m.mode != LAPIC_LOWEST)
+        m.level = false;
+    apic_send(bus, &m, from, icr >> 18 & 3);
+}
+
+static void apic_deliver(void *bus, const struct apic_message *m)
+{
+    struct pc *b = bus;
+
+    if (m->mode != LAPIC_EXTINT) // an 8259 behind an input: its interrupts come through LINT0
+        apic_send(b, m, NULL, 0);
+}
+
+static void apic_eoi(void *bus, u8 vector)
+{
+    struct pc *b = bus;
+
+    ioapic_eoi(&b->ioapic, vector);
+}
+
+// SDM 3A 11.11: address 0xfee00000 | destination << 12 | logical << 2, data: vector, mode, trigger.
+void pc_msi(void *board, u64 addr, u32 data)
+{
+    struct apic_message m = {.vector = (u8)data,
+                             .mode = data >> 8 & 7,
+                             .level = data >> 15 & 1,
+                             .logical = addr >> 2 & 1,
+                             .dest = addr >> 12 & 0xff};
+
+    if (addr >> 20 == LAPIC_BASE >> 20)
+        apic_deliver(board, &m);
+}
+
+// An ISA interrupt reaches the 8259 and the I/O APIC, whose input 0 is the 8259's: IRQ 0 comes at 2.
+static void set_isa_irq(void *sink, unsigned n, bool level)
+{
+    struct pc *b = sink;
+
+    i8259_set_irq(&b->pic, n, level);
+    ioapic_set_irq(&b->ioapic, n ? n : 2, level);
+}
+
+struct irq_line pc_isa_irq(struct pc *b, unsigned n)
+{
+    return (struct irq_line){set_isa_irq, b, n};
 }
 
 static void power_off(void *sink, int status)
@@ -276,6 +323,7 @@ static int wire_lapic(struct pc *b, struct vcpu *v)
     l->tsc = lapic_tsc;
     l->event = lapic_event;
     l->send = lapic_send;
+    l->eoi = apic_eoi;
     l->cpu = v;
     l->bus = b;
     ret = lapic_init(l, v->id);
@@ -286,6 +334,12 @@ static int wire_lapic(struct pc *b, struct vcpu *v)
 static int wire_lapics(struct pc *b)
 {
     int ret = mem_add_mmio(&b->m.mem, LAPIC_BASE, LAPIC_SIZE, &lapic_page_ops, b, "lapic");
+
+    if (!ret)
+        ret = mem_add_mmio(&b->m.mem, IOAPIC_BASE, IOAPIC_SIZE, &ioapic_ops, &b->ioapic, "ioapic");
+    b->ioapic.deliver = apic_deliver;
+    b->ioapic.bus = b;
+    ioapic_reset(&b->ioapic);
 
     for (unsigned i = 0; i < b->m.vcpu_count && !ret; i++)
         ret = wire_lapic(b, b->m.vcpu[i]);
@@ -298,12 +352,12 @@ static int wire_timers(struct pc *b)
     u64 low = b->ram_size < PCI_HOLE ? b->ram_size : PCI_HOLE;
     int ret;
 
-    b->pit.irq = (struct irq_line){i8259_set_irq, &b->pic, IRQ_PIT};
+    b->pit.irq = pc_isa_irq(b, IRQ_PIT);
     b->pit.clock = &b->m.clock;
     ret = i8254_init(&b->pit);
     if (ret)
         return ret;
-    b->rtc.irq = (struct irq_line){i8259_set_irq, &b->pic, IRQ_RTC};
+    b->rtc.irq = pc_isa_irq(b, IRQ_RTC);
     b->rtc.clock = &b->m.clock;
     return mc146818_init(&b->rtc, h->ops->wall_ns(h->self), low, b->ram_size - low);
 }
@@ -311,7 +365,7 @@ static int wire_timers(struct pc *b)
 static void wire(struct pc *b, const struct pc_options *o)
 {
     b->fw_cfg = (struct fw_cfg){.ram_size = b->ram_size, .cpus = (u16)b->m.vcpu_count};
-    b->uart.irq = (struct irq_line){i8259_set_irq, &b->pic, IRQ_COM1};
+    b->uart.irq = pc_isa_irq(b, IRQ_COM1);
     b->uart.tx = o->serial_peer.tx;
     b->uart.rx = o->serial_peer.rx;
     b->uart.out = o->serial_peer.out;
@@ -321,10 +375,10 @@ static void wire(struct pc *b, const struct pc_options *o)
     b->debug_exit = (struct debug_exit){power_off, b};
     b->port92 = (struct port92){0, set_a20, ask_reset, b};
     port92_ops.reset(&b->port92);
-    b->fpu_error = (struct fpu_error){.irq = {i8259_set_irq, &b->pic, IRQ_FPU}, .ignne = &b->m.vcpu[0]->ignne};
+    b->fpu_error = (struct fpu_error){.irq = pc_isa_irq(b, IRQ_FPU), .ignne = &b->m.vcpu[0]->ignne};
     b->m.vcpu[0]->ferr = (struct irq_line){fpu_error_ferr, &b->fpu_error, 0};
     for (unsigned i = 0; i < 16; i++)
-        b->testdev.irq[i] = (struct irq_line){i8259_set_irq, &b->pic, i};
+        b->testdev.irq[i] = pc_isa_irq(b, i);
 }
 
 // Code that some engine derived from memory is about to change.
@@ -566,6 +620,7 @@ void pc_reset(struct pc *b)
         lapic_reset(&b->lapic[i], v->cpu.msr.apic_base);
     }
     i8259_reset(&b->pic);
+    ioapic_reset(&b->ioapic);
     i8254_reset(&b->pit);
     mc146818_reset(&b->rtc);
     fw_cfg_ops.reset(&b->fw_cfg);

@@ -16,6 +16,7 @@
 #include "dev/fw_cfg.h"
 #include "dev/i8254.h"
 #include "dev/i8259.h"
+#include "dev/ioapic.h"
 #include "dev/lapic.h"
 #include "dev/mc146818.h"
 #include "dev/misc.h"
@@ -35,7 +36,7 @@ struct pc_peer {
 };
 
 struct pc_options {
-    u64 ram; // bytes, a multiple of 4 KiB between PC_MIN_RAM and PC_MAX_RAM
+    u64 ram;       // bytes, a multiple of 4 KiB between PC_MIN_RAM and PC_MAX_RAM
     unsigned cpus; // 0 means 1
     const struct engine_ops *engine;
     const struct cpu_model *model; // stays the caller's, and must outlive the board
@@ -53,6 +54,7 @@ struct pc {
     _Atomic u8 *ram_flags, *rom_flags;
     u64 ram_size, rom_size;
     struct i8259 pic;
+    struct ioapic ioapic;
     struct lapic lapic[MACHINE_MAX_VCPUS]; // one for each vCPU
     unsigned lowest_next;                  // who takes the next lowest-priority interrupt, if addressed
     struct i8254 pit;
@@ -74,6 +76,10 @@ void pc_destroy(struct pc *b);
 void pc_reset(struct pc *b);
 // Memory as firmware would report it. Returns the number of ranges written, at most BOOT_MAX_RANGES.
 unsigned pc_memory_map(const struct pc *b, struct boot_range *out);
+// Where a device's ISA interrupt goes.
+struct irq_line pc_isa_irq(struct pc *b, unsigned n);
+// A message-signalled interrupt: what a write of `data` to `addr` does. For PCI devices.
+void pc_msi(void *board, u64 addr, u32 data);
 // The peers may have received something: devices take it. With the device lock held.
 void pc_poll_input(struct pc *b);
 
