@@ -437,7 +437,8 @@ bool mmu_load_slow(struct vcpu *v, gva a, unsigned size, enum tlb_view view, u64
     }
     if (!piece_find(v, a, MMU_READ, view, &p, fault))
         return false;
-    *val = LIKELY(p.host) ? mem_host_load((const void *)p.host, size) : mem_cpu_load(&v->machine->mem, v->id, p.phys, size);
+    *val = LIKELY(p.host) ? mem_host_load((const void *)p.host, size)
+                          : mem_cpu_load(&v->machine->mem, v->id, p.phys, size);
     return true;
 }
 
