@@ -486,6 +486,25 @@ static void test_syscall_trap_flag(void **state)
 }
 
 // With DEBUGCTL.BTF, TF traps branches that are taken, and nothing else.
+// AMD's SYSRET goes to any address, and the fetch there faults. (The second one is what the TLB marks its free entries with.)
+static void test_fetch_not_canonical(void **state)
+{
+    static const u64 targets[] = {NONCANONICAL, 0x8000000000000000ull, 0xffff7fffffffffff, 0x4000000000001000};
+    (void)state;
+    use_model("EPYC");
+    for (unsigned i = 0; i < ARRAY_LEN(targets); i++) {
+        syscall_state(LONG0);
+        c->gpr[X86_RCX] = targets[i];
+        c->gpr[X86_R11] = X86_FL_RSVD1;
+        expect("sysretq", RUN("\x48\x0f\x07"), NONE);
+        testvm_run(vm, 1);
+        assert_int_equal(c->event.type, CPU_EVENT_EXCEPTION);
+        expect("fetch", c->event.vector, GP);
+        assert_int_equal(c->event.error, 0);
+        assert_true(c->rip == targets[i]);
+    }
+}
+
 static void test_branch_step(void **state)
 {
     (void)state;
@@ -875,6 +894,7 @@ int main(void)
         cmocka_unit_test(test_syscall),
         cmocka_unit_test(test_syscall_trap_flag),
         cmocka_unit_test(test_sysret),
+        cmocka_unit_test(test_fetch_not_canonical),
         cmocka_unit_test(test_branch_step),
         cmocka_unit_test(test_sysenter),
         cmocka_unit_test(test_sysexit),

@@ -342,12 +342,14 @@ static struct interp_memo *fetch_slow(struct interp *x, struct interp_memo *m, g
     return m;
 }
 
-// Bytes from RIP to the end of the code segment (at most 16 matter).
+// Bytes from RIP to the end of the code segment or of the canonical half; none where RIP is not canonical (at most 16 matter).
 static u64 code_room(const struct interp *x)
 {
     const struct cpu *c = x->c;
-    if (x->mode == ISA_MODE_64)
-        return c->rip >> 47 == 0 ? (1ull << 47) - c->rip : 0 - c->rip ? 0 - c->rip : 16;
+    if (x->mode == ISA_MODE_64) {
+        u64 room = c->rip >> 63 ? 0 - c->rip : (1ull << 47) - c->rip;
+        return room <= 1ull << 47 ? room : 0;
+    }
     u64 limit = c->seg[X86_CS].limit;
     return c->rip <= limit ? limit - c->rip + 1 : 0;
 }
