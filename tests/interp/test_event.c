@@ -570,16 +570,94 @@ static void test_init_sipi(void **state)
     assert_int_equal(e->c->rip, 1);
 }
 
+// --- deliveries without end -----------------------------------------------------------------------------------------------
+
+// The frame of a #DB handler meets a data breakpoint, every time. Neither the budget nor a request to leave may wait for the end.
+static void test_endless_db(void **state)
+{
+    struct env *e = *state;
+    set_idt64(e, X86_EXC_DB, CODE64, HANDLER, 0x8e, 1);
+    at_kernel64(e);
+    e->c->dr[0] = (IST1 & ~15u) - 8;
+    e->c->dr7 = X86_DR7_FIXED | 2 | 0xd0000; // G0, writes, 4 bytes
+    e->c->event = exception(X86_EXC_DB, -1);
+    e->c->event.dr6 = X86_DR6_BS;
+    assert_int_equal(testvm_run(e->t, 100).reason, VM_EXIT_BUDGET);
+    assert_int_equal(e->c->event.vector, X86_EXC_DB);
+    assert_int_equal(e->c->rip, HANDLER);
+    vcpu_request(e->t->v, VCPU_REQ_EXIT);
+    assert_int_equal(testvm_run(e->t, ENGINE_NO_BUDGET).reason, VM_EXIT_KICK);
+    assert_int_equal(e->c->event.vector, X86_EXC_DB);
+    assert_null(cpu_check(e->c));
+}
+
+// #AC on the way to a handler of #AC at level 3.
+static void test_endless_ac(void **state)
+{
+    struct env *e = *state;
+    set_idt(e, X86_EXC_AC, CODE3, HANDLER, 0xee);
+    at_level(e, 3);
+    e->c->cr0 |= X86_CR0_AM;
+    e->c->rflags |= X86_FL_AC;
+    e->c->gpr[X86_RSP] = STACK3 - 1;
+    e->c->event = exception(X86_EXC_AC, 0);
+    assert_int_equal(testvm_run(e->t, 100).reason, VM_EXIT_BUDGET);
+    assert_int_equal(e->c->event.vector, X86_EXC_AC);
+    vcpu_request(e->t->v, VCPU_REQ_EXIT);
+    assert_int_equal(testvm_run(e->t, ENGINE_NO_BUDGET).reason, VM_EXIT_KICK);
+    assert_null(cpu_check(e->c));
+}
+
+static int always_30(void *intc)
+{
+    (void)intc;
+    return 0x30;
+}
+
+// A line that stays up, a trap gate, which leaves interrupts on, and a stack that starts afresh.
+static void test_endless_interrupts(void **state)
+{
+    struct env *e = *state;
+    set_idt64(e, 0x30, CODE64, HANDLER, 0x8f, 1);
+    at_kernel64(e);
+    e->c->rflags |= X86_FL_IF;
+    e->t->v->intc.ack = always_30;
+    vcpu_request(e->t->v, VCPU_REQ_INTR);
+    assert_int_equal(testvm_run(e->t, 100).reason, VM_EXIT_BUDGET);
+    assert_int_equal(e->c->rip, HANDLER);
+    vcpu_request(e->t->v, VCPU_REQ_EXIT);
+    assert_int_equal(testvm_run(e->t, ENGINE_NO_BUDGET).reason, VM_EXIT_KICK);
+    assert_null(cpu_check(e->c));
+}
+
 int main(void)
 {
 #define P(f) cmocka_unit_test_setup_teardown(f, env_protected, env_free)
 #define R(f) cmocka_unit_test_setup_teardown(f, env_real, env_free)
 #define L(f) cmocka_unit_test_setup_teardown(f, env_long, env_free)
     const struct CMUnitTest tests[] = {
-        P(test_gates),        P(test_idt_limit),          P(test_frames),       P(test_gate16_frame), P(test_soft),
-        P(test_side_effects), P(test_v8086_out_and_back), P(test_v8086_checks), P(test_vme),          P(test_init_sipi),
-        R(test_real),         R(test_real_wrap),          R(test_unreal),       L(test_long_frames),  L(test_ist),
-        L(test_long_gates),   L(test_long_call_gate),     L(test_iret64),       L(test_long_system),
+        P(test_gates),
+        P(test_idt_limit),
+        P(test_frames),
+        P(test_gate16_frame),
+        P(test_soft),
+        P(test_side_effects),
+        P(test_v8086_out_and_back),
+        P(test_v8086_checks),
+        P(test_vme),
+        P(test_init_sipi),
+        R(test_real),
+        R(test_real_wrap),
+        R(test_unreal),
+        L(test_long_frames),
+        L(test_ist),
+        L(test_long_gates),
+        L(test_long_call_gate),
+        L(test_iret64),
+        L(test_long_system),
+        L(test_endless_db),
+        P(test_endless_ac),
+        L(test_endless_interrupts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

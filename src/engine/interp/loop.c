@@ -85,6 +85,8 @@ static void take_fault(struct interp *x)
         return;
     x->delivering = false;
     x->ext = false;
+    if (x->budget) // an attempt counts: #AC can follow #AC for ever
+        x->budget--;
     if (x->delivered.type == CPU_EVENT_EXCEPTION && x->delivered.vector == X86_EXC_DF) {
         shutdown(x);
         return;
@@ -137,7 +139,7 @@ static void deliver_pending(struct interp *x)
     c->event.type = CPU_EVENT_NONE;
     c->shadow = 0;
     c->activity = CPU_RUNNING;
-    if (x->dr6_trap) { // T bit of a task that an interrupt switched to
+    if (x->dr6_trap) { // a data breakpoint that the frame met, or the T bit of the new task
         c->event = (struct cpu_event){.type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_DB, .dr6 = x->dr6_trap};
         x->dr6_trap = 0;
     }
@@ -182,6 +184,16 @@ static bool serve_requests(struct interp *x, u32 req)
     return false;
 }
 
+static bool spend_budget(struct interp *x)
+{
+    if (x->budget == 0) {
+        interp_stop(x, VM_EXIT_BUDGET);
+        return false;
+    }
+    x->budget--;
+    return true;
+}
+
 // NMI and external interrupts: make the one that is due the pending event.
 static void take_interrupt(struct interp *x)
 {
@@ -205,30 +217,31 @@ static void take_interrupt(struct interp *x)
 }
 
 // Everything that is due at an instruction boundary. Returns false when run() has to return.
+//
+// A delivery can lead to the next with no instruction in between, and a guest can arrange that for ever (a data breakpoint on
+// the stack of the #DB handler, say). So requests are served before each, and all but the first use up budget.
 static bool boundary(struct interp *x)
 {
     struct vcpu *v = x->v;
     struct cpu *c = x->c;
-    for (;;) {
+    for (bool first = true;; first = false) {
         if (x->stop)
             return false;
-        if (c->event.type != CPU_EVENT_NONE) {
-            deliver_pending(x);
-            continue;
-        }
         u32 req = atomic_load_explicit(&v->request, memory_order_acquire);
         if ((req & ~(VCPU_REQ_INTR | VCPU_REQ_NMI)) && serve_requests(x, req))
             return false;
-        if (c->activity != CPU_WAIT_SIPI && c->activity != CPU_SHUTDOWN)
+        if (c->event.type == CPU_EVENT_NONE && c->activity != CPU_WAIT_SIPI && c->activity != CPU_SHUTDOWN)
             take_interrupt(x);
-        if (c->event.type != CPU_EVENT_NONE)
-            continue;
-        if (c->activity != CPU_RUNNING) {
-            interp_stop(x, c->activity == CPU_SHUTDOWN ? VM_EXIT_SHUTDOWN : VM_EXIT_HALT);
+        if (c->event.type == CPU_EVENT_NONE)
+            break;
+        if (!first && !spend_budget(x))
             return false;
-        }
-        return true;
+        deliver_pending(x);
     }
+    if (c->activity == CPU_RUNNING)
+        return true;
+    interp_stop(x, c->activity == CPU_SHUTDOWN ? VM_EXIT_SHUTDOWN : VM_EXIT_HALT);
+    return false;
 }
 
 // --- fetch and decode -------------------------------------------------------------------------------------------------------
@@ -485,11 +498,8 @@ static void run_loop(struct interp *x)
             if (!boundary(x))
                 return;
         }
-        if (x->budget == 0) {
-            interp_stop(x, VM_EXIT_BUDGET);
+        if (!spend_budget(x))
             return;
-        }
-        x->budget--;
         step(x);
     }
 }
