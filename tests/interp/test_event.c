@@ -630,6 +630,24 @@ static void test_endless_interrupts(void **state)
     assert_null(cpu_check(e->c));
 }
 
+// --- requests -------------------------------------------------------------------------------------------------------------
+
+// INIT drops events and traps that were due; an SMI has no effect and does not stay.
+static void test_init_smi(void **state)
+{
+    struct env *e = *state;
+    struct vcpu *v = e->t->v;
+    v->id = 1;
+    e->c->event = exception(X86_EXC_DB, -1);
+    e->c->pending_dr6 = X86_DR6_B(0);
+    vcpu_request(v, VCPU_REQ_INIT | VCPU_REQ_SMI);
+    assert_int_equal(testvm_run(e->t, 10).reason, VM_EXIT_HALT);
+    assert_int_equal(v->request, 0);
+    assert_int_equal(e->c->event.type, CPU_EVENT_NONE);
+    assert_int_equal(e->c->pending_dr6, 0);
+    assert_null(cpu_check(e->c));
+}
+
 int main(void)
 {
 #define P(f) cmocka_unit_test_setup_teardown(f, env_protected, env_free)
@@ -658,6 +676,7 @@ int main(void)
         L(test_endless_db),
         P(test_endless_ac),
         L(test_endless_interrupts),
+        P(test_init_smi),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

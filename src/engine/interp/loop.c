@@ -174,6 +174,8 @@ static bool serve_requests(struct interp *x, u32 req)
             x->c->rip = 0;
         }
     }
+    if (req & VCPU_REQ_SMI) // there is no system management mode
+        vcpu_request_clear(v, VCPU_REQ_SMI);
     if (req & VCPU_REQ_EXIT) {
         vcpu_request_clear(v, VCPU_REQ_EXIT);
         int reason = atomic_load(&v->machine->stop_reason);
