@@ -229,8 +229,10 @@ void op_cmpxchg16b(struct interp *x, const struct insn *in)
     interp_probe_store(x, in->seg, ea, 16);
     u64 old[2] = {c->gpr[X86_RAX], c->gpr[X86_RDX]}, desired[2] = {c->gpr[X86_RBX], c->gpr[X86_RCX]};
     bool equal;
+    if (UNLIKELY(x->debug_on))
+        interp_check_watch(x, a, 16, true);
     hva h = tlb_write(&x->v->tlb, x->view, a, 16);
-    if (LIKELY(h && !x->debug_on)) {
+    if (LIKELY(h)) {
         __asm__ volatile("lock cmpxchg16b (%3)"
                          : "=@ccz"(equal), "+a"(old[0]), "+d"(old[1])
                          : "r"(h), "b"(desired[0]), "c"(desired[1])
