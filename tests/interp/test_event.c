@@ -570,6 +570,36 @@ static void test_init_sipi(void **state)
     assert_int_equal(e->c->rip, 1);
 }
 
+// A table that begins in the lower half and ends beyond it.
+static void test_table_not_canonical(void **state)
+{
+    struct env *e = *state;
+    at_kernel64(e);
+    e->c->gdtr.base = 0x800000000000ull - 0x20;
+    e->c->gpr[X86_RAX] = DATA0 + 0x20;
+    RUN(e, "\x8e\xd8");
+    expect_fault(e, X86_EXC_GP, 0);
+    e->c->gpr[X86_RAX] = 0x18; // half of it
+    e->c->gdtr.base += 4;
+    RUN(e, "\x8e\xd8");
+    expect_fault(e, X86_EXC_GP, 0);
+}
+
+// Data breakpoints on the last bytes there are.
+static void test_watch_top(void **state)
+{
+    struct env *e = *state;
+    at_kernel64(e);
+    put(e, TABLES + 0xff8, 8, (TABLES + 0x1000) | 7);
+    put(e, TABLES + 0x1ff8, 8, (TABLES + 0x2000) | 7);
+    put(e, TABLES + 0x2ff8, 8, 0x87);
+    e->c->dr[0] = ~7ull;
+    e->c->dr7 = X86_DR7_FIXED | 2 | 0x90000;    // G0, writes, 8 bytes
+    RUN(e, "\x48\x89\x04\x25\xf8\xff\xff\xff"); // mov [-8], rax
+    assert_int_equal(e->c->event.vector, X86_EXC_DB);
+    assert_int_equal(e->c->event.dr6, X86_DR6_B(0));
+}
+
 // --- deliveries without end -----------------------------------------------------------------------------------------------
 
 // The frame of a #DB handler meets a data breakpoint, every time. Neither the budget nor a request to leave may wait for the end.
@@ -673,6 +703,10 @@ int main(void)
         L(test_long_call_gate),
         L(test_iret64),
         L(test_long_system),
+        L(test_table_not_canonical),
+        L(test_watch_top),
+        L(test_table_not_canonical),
+        L(test_watch_top),
         L(test_endless_db),
         P(test_endless_ac),
         L(test_endless_interrupts),

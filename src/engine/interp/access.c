@@ -81,7 +81,7 @@ void interp_check_watch(struct interp *x, gva a, unsigned len, bool write)
             continue;
         u64 size = length[X86_DR7_LEN(c->dr7, n)];
         gva base = c->dr[n] & ~(size - 1);
-        if (a < base + size && base < a + len)
+        if (a - base < size || base - a < len)
             x->dr6_trap |= X86_DR6_B(n);
     }
 }
@@ -138,13 +138,22 @@ void interp_lin_probe(struct interp *x, gva a, unsigned len, enum mmu_access acc
         interp_raise_pf(x, &f);
 }
 
+// A canonical table base plus an offset may still run out of the lower half.
+static void check_canonical(struct interp *x, gva a, unsigned size)
+{
+    if (UNLIKELY(!gva_canonical(a) || !gva_canonical(a + size - 1)))
+        interp_gp0(x);
+}
+
 u64 interp_sys_load(struct interp *x, gva a, unsigned size)
 {
+    check_canonical(x, a, size);
     return interp_lin_load(x, a, size, TLB_SUPER);
 }
 
 void interp_sys_store(struct interp *x, gva a, unsigned size, u64 val)
 {
+    check_canonical(x, a, size);
     interp_lin_store(x, a, size, TLB_SUPER, val);
 }
 

@@ -144,7 +144,8 @@ void interp_store_buf(struct interp *x, unsigned seg, u64 off, const void *buf, 
 void interp_probe_store(struct interp *x, unsigned seg, u64 off, unsigned len);
 // Data breakpoints that an access by linear address meets; for accesses that do not go through a segment.
 void interp_check_watch(struct interp *x, gva a, unsigned len, bool write);
-// Implicit supervisor access by linear address (descriptor tables, TSS). SMAP applies whatever EFLAGS.AC is.
+// Implicit supervisor access by linear address (descriptor tables, TSS). SMAP applies whatever EFLAGS.AC is. #GP(0) where the
+// address is not canonical.
 u64 interp_sys_load(struct interp *x, gva a, unsigned size);
 void interp_sys_store(struct interp *x, gva a, unsigned size, u64 val);
 // Access by linear address in a given view (stacks of another privilege level during transfers): segment checks are the
@@ -208,9 +209,6 @@ void interp_desc_to_seg(const struct descriptor *d, u16 sel, struct x86_seg *s);
 // Deliver an event: pushes, switches stacks and tasks, sets CS:RIP. cpu.rip is the return address (soft events: the INT's own
 // address; its length is in the event). May raise; the loop then forms double and triple faults. SDM 3A 6.12-6.14.
 void interp_deliver(struct interp *x, const struct cpu_event *ev);
-enum task_switch { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
-// SDM 3A 7.3. `error` is pushed on the new stack when has_error.
-void interp_task_switch(struct interp *x, u16 tss_sel, enum task_switch why, bool has_error, u32 error);
 
 // --- I/O and system (string.c, sys.c) -------------------------------------------------------------------------------------
 

@@ -138,6 +138,8 @@ void xfer_call_gate(struct interp *x, u16 gate_sel, const struct descriptor *d, 
 
 // --- task.c ---------------------------------------------------------------------------------------------------------------
 
+enum task_switch { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
+
 struct task_request {
     enum task_switch why;
     u64 ret;   // RIP to save in the old TSS
