@@ -50,7 +50,7 @@ INTERP_OBJS += $(addprefix engine/interp/,alu.o bits.o branch.o data.o io.o stac
 INTERP_OBJS += engine/interp/seg.o engine/interp/segops.o engine/interp/frame.o engine/interp/far.o engine/interp/gate.o
 INTERP_OBJS += engine/interp/iret.o engine/interp/event.o engine/interp/task.o
 INTERP_OBJS += engine/interp/ctl.o engine/interp/sys.o engine/interp/syscall.o
-DEV_OBJS := dev/uart16550.o dev/i8259.o dev/ioapic.o dev/misc.o dev/lapic.o dev/fw_cfg.o dev/i8254.o dev/mc146818.o
+DEV_OBJS := dev/uart16550.o dev/i8259.o dev/ioapic.o dev/hpet.o dev/misc.o dev/lapic.o dev/fw_cfg.o dev/i8254.o dev/mc146818.o
 DEV_OBJS += dev/pci.o dev/i440fx.o dev/piix.o
 BOARD_OBJS := board/pc.o
 BOARD_OBJS += board/acpi.o board/acpi_dsdt.o board/aml.o board/smbios.o
@@ -65,7 +65,7 @@ LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
-UNIT_TESTS := dev/test_timers dev/test_ioapic dev/test_uart dev/test_i8259 real/cpu286
+UNIT_TESTS := dev/test_timers dev/test_hpet dev/test_ioapic dev/test_uart dev/test_i8259 real/cpu286
 UNIT_TESTS += isa/test_alu isa/test_decode isa/zydis_diff isa/processor
 UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random core/test_bus core/test_clock core/test_cpu
 UNIT_TESTS += isa/test_native interp/test_simd

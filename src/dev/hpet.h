@@ -1,0 +1,46 @@
+// The high-precision event timer: one 64-bit counter of 100 MHz and three comparators. IA-PC HPET specification 1.0a.
+#ifndef POGO_DEV_HPET_H
+#define POGO_DEV_HPET_H
+
+#include "core/clock.h"
+#include "core/dev.h"
+
+#define HPET_BASE 0xfed00000ull
+#define HPET_SIZE 0x400
+#define HPET_TIMERS 3
+#define HPET_TICK_NS 10
+#define HPET_PINS 24
+
+struct hpet;
+
+struct hpet_timer {
+    struct hpet *hpet;
+    unsigned n;
+    u64 config, cmp, period;
+    bool set_value; // the next write of the comparator sets it, not the period
+    struct clock_timer timer;
+};
+
+struct hpet {
+    u64 config, status;
+    u64 stopped; // counter while it stands
+    u64 start;   // virtual ns at which a running counter was 0 (may wrap)
+    struct hpet_timer t[HPET_TIMERS];
+
+    // Links, kept over a reset. pin[n] is input n of the I/O APIC; with legacy replacement timer 0 drives legacy[0] in place of
+    // the 8254, and timer 1 legacy[1] in place of the RTC: the board asks hpet_legacy() what to do about those.
+    struct irq_line pin[HPET_PINS], legacy[2];
+    struct clock *clock;
+};
+
+extern const struct dev_ops hpet_ops; // the page in memory
+
+// Links are set by the caller before; adds the timers to the clock. Returns 0 or a negative errno.
+int hpet_init(struct hpet *h);
+void hpet_reset(struct hpet *h);
+static inline bool hpet_legacy(const struct hpet *h)
+{
+    return h->config >> 1 & 1;
+}
+
+#endif
