@@ -346,19 +346,45 @@ static int wire_lapics(struct pc *b)
     return ret;
 }
 
+// The 8254 and the RTC, unless the HPET has taken their places.
+static void set_timer_irq(void *sink, unsigned n, bool level)
+{
+    struct pc *b = sink;
+
+    if (!hpet_legacy(&b->hpet))
+        set_isa_irq(b, n, level);
+}
+
+static void set_hpet_legacy(void *sink, unsigned n, bool level)
+{
+    if (level) // whoever had the wire before may have left it asserted
+        set_isa_irq(sink, n, false);
+    set_isa_irq(sink, n, level);
+}
+
 static int wire_timers(struct pc *b)
 {
     struct host *h = b->m.host;
     u64 low = b->ram_size < PCI_HOLE ? b->ram_size : PCI_HOLE;
     int ret;
 
-    b->pit.irq = pc_isa_irq(b, IRQ_PIT);
+    b->pit.irq = (struct irq_line){set_timer_irq, b, IRQ_PIT};
     b->pit.clock = &b->m.clock;
     ret = i8254_init(&b->pit);
     if (ret)
         return ret;
-    b->rtc.irq = pc_isa_irq(b, IRQ_RTC);
+    b->rtc.irq = (struct irq_line){set_timer_irq, b, IRQ_RTC};
     b->rtc.clock = &b->m.clock;
+    for (unsigned n = 0; n < HPET_PINS; n++)
+        b->hpet.pin[n] = (struct irq_line){ioapic_set_irq, &b->ioapic, n};
+    b->hpet.legacy[0] = (struct irq_line){set_hpet_legacy, b, IRQ_PIT};
+    b->hpet.legacy[1] = (struct irq_line){set_hpet_legacy, b, IRQ_RTC};
+    b->hpet.clock = &b->m.clock;
+    ret = hpet_init(&b->hpet);
+    if (!ret)
+        ret = mem_add_mmio(&b->m.mem, HPET_BASE, HPET_SIZE, &hpet_ops, &b->hpet, "hpet");
+    if (ret)
+        return ret;
     return mc146818_init(&b->rtc, h->ops->wall_ns(h->self), low, b->ram_size - low);
 }
 
@@ -621,6 +647,7 @@ void pc_reset(struct pc *b)
     }
     i8259_reset(&b->pic);
     ioapic_reset(&b->ioapic);
+    hpet_reset(&b->hpet);
     i8254_reset(&b->pit);
     mc146818_reset(&b->rtc);
     fw_cfg_ops.reset(&b->fw_cfg);

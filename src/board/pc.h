@@ -14,6 +14,7 @@
 #include "core/cpuid.h"
 #include "core/machine.h"
 #include "dev/fw_cfg.h"
+#include "dev/hpet.h"
 #include "dev/i8254.h"
 #include "dev/i8259.h"
 #include "dev/ioapic.h"
@@ -58,6 +59,7 @@ struct pc {
     struct lapic lapic[MACHINE_MAX_VCPUS]; // one for each vCPU
     unsigned lowest_next;                  // who takes the next lowest-priority interrupt, if addressed
     struct i8254 pit;
+    struct hpet hpet;
     struct mc146818 rtc;
     struct fw_cfg fw_cfg;
     struct uart uart;
