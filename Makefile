@@ -54,7 +54,7 @@ DEV_OBJS := dev/uart16550.o dev/i8259.o dev/ioapic.o dev/hpet.o dev/misc.o dev/l
 DEV_OBJS += dev/pci.o dev/i440fx.o dev/piix.o
 BOARD_OBJS := board/pc.o
 BOARD_OBJS += board/acpi.o board/acpi_dsdt.o board/aml.o board/smbios.o
-BOOT_OBJS := boot/boot.o boot/elf.o boot/multiboot.o boot/pvh.o
+BOOT_OBJS := boot/boot.o boot/elf.o boot/linux.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
 CLI_OBJS := cli/main.o cli/options.o cli/cmd_run.o cli/cmd_disasm.o
@@ -69,7 +69,7 @@ UNIT_TESTS := dev/test_timers dev/test_hpet dev/test_ioapic dev/test_uart dev/te
 UNIT_TESTS += isa/test_alu isa/test_decode isa/zydis_diff isa/processor
 UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random core/test_bus core/test_clock core/test_cpu
 UNIT_TESTS += isa/test_native interp/test_simd
-UNIT_TESTS += boot/test_boot board/test_pc
+UNIT_TESTS += boot/test_boot boot/test_linux board/test_pc
 UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
@@ -80,7 +80,7 @@ CHECK_BUILDS = $(GUEST_IMAGES)
 ORACLE_OBJS := $(addprefix $(B)/tests/oracle/,arena.o compare.o encode.o gen.o guest.o main.o mutant.o native.o steer.o tramp.o values.o)
 CHECK_BUILDS += $(B)/tests/oracle/oracle
 # libFuzzer targets: tests/fuzz/NAME.c.
-FUZZ_TESTS := fuzz_multiboot fuzz_pvh fuzz_decode fuzz_devices fuzz_interp
+FUZZ_TESTS := fuzz_bzimage fuzz_multiboot fuzz_pvh fuzz_decode fuzz_devices fuzz_interp
 
 # Bare-metal test guests: guests/NAME.c with guests/lib, one image each. The same images serve every MODE.
 GUESTS64 := bench64 smoke64 paging64 debug64 intr64 sys64 sens64

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "boot/elf.h"
+#include "boot/linux.h"
 #include "boot/multiboot.h"
 
 #define FOUR_GIB (1ull << 32)
@@ -20,6 +21,9 @@ enum boot_kind boot_detect(const u8 *kernel, u64 size)
     struct error ignored;
     u32 entry;
 
+    // The setup header stands at a fixed place; a multiboot header may be anywhere in the first 8 KiB, so it is looked for later.
+    if (linux_has_header(kernel, size))
+        return BOOT_LINUX;
     if (multiboot_find(kernel, size) >= 0)
         return BOOT_MULTIBOOT;
     if (!elf_open(&elf, "", kernel, size, &ignored) && elf_pvh_entry(&elf, &entry))
@@ -33,12 +37,7 @@ static int explain_unknown(const struct boot_params *p, struct error *err)
     struct elf_image elf;
 
     if (p->kernel_size == 0)
-        return error_set(err, -ENOEXEC, "-kernel %s: the file is empty; give a multiboot or PVH image", p->path);
-    if (p->kernel_size >= 0x206 && !memcmp(p->kernel + 0x202, "HdrS", 4))
-        return error_set(
-            err, -ENOEXEC,
-            "-kernel %s: a Linux bzImage, which is not supported; give the uncompressed vmlinux (CONFIG_PVH=y)",
-            p->path);
+        return error_set(err, -ENOEXEC, "-kernel %s: the file is empty; give a Linux, multiboot or PVH image", p->path);
     if (p->kernel_size >= 4 && !memcmp(p->kernel, "\177ELF", 4)) {
         int ret = elf_open(&elf, p->path, p->kernel, p->kernel_size, err);
         if (ret)
@@ -48,9 +47,10 @@ static int explain_unknown(const struct boot_params *p, struct error *err)
                          "without a PVH entry note (Xen type 18); link one in",
                          p->path);
     }
-    return error_set(err, -ENOEXEC,
-                     "-kernel %s: neither a multiboot nor an ELF image (first bytes %02x %02x); give one of these",
-                     p->path, p->kernel[0], p->kernel_size > 1 ? p->kernel[1] : 0);
+    return error_set(
+        err, -ENOEXEC,
+        "-kernel %s: neither a Linux bzImage nor a multiboot or ELF image (first bytes %02x %02x); give one of these",
+        p->path, p->kernel[0], p->kernel_size > 1 ? p->kernel[1] : 0);
 }
 
 int boot_load(struct mem *mem, const struct boot_params *p, struct cpu *cpu, struct error *err)
@@ -62,6 +62,7 @@ int boot_load(struct mem *mem, const struct boot_params *p, struct cpu *cpu, str
         return error_set(err, -E2BIG, "-initrd: %u modules; at most %d are possible", p->module_count,
                          BOOT_MAX_MODULES);
     switch (boot_detect(p->kernel, p->kernel_size)) {
+    case BOOT_LINUX: return boot_linux(mem, p, cpu, err);
     case BOOT_MULTIBOOT: return boot_multiboot(mem, p, cpu, err);
     case BOOT_PVH: return boot_pvh(mem, p, cpu, err);
     default: return explain_unknown(p, err);
@@ -128,6 +129,44 @@ gpa boot_place(struct boot_layout *l, u64 size, u64 align, gpa min)
             end = FOUR_GIB;
         a = skip_used(l, r->base > min ? r->base : min, size, align);
         if (a < end && size <= end - a && mem_ptr(l->mem, a, size, true) && boot_take(l, a, size))
+            return a;
+    }
+    return 0;
+}
+
+// Highest address at or below `a` where `size` bytes meet nothing taken; 0 when there is none.
+static gpa skip_used_down(const struct boot_layout *l, gpa a, u64 size, u64 align)
+{
+    bool moved = true;
+
+    while (moved) {
+        moved = false;
+        a &= ~(align - 1);
+        for (unsigned i = 0; i < l->count; i++) {
+            gpa base = l->used[i].base;
+            if (a < base + l->used[i].size && base < a + size) {
+                if (base < size)
+                    return 0;
+                a = base - size;
+                moved = true;
+            }
+        }
+    }
+    return a;
+}
+
+gpa boot_place_high(struct boot_layout *l, u64 size, u64 align, gpa min, gpa max)
+{
+    for (unsigned i = l->p->range_count; i-- > 0;) {
+        const struct boot_range *r = &l->p->range[i];
+        gpa base = r->base > min ? r->base : min, end = r->base + r->size, a;
+
+        if (end > max)
+            end = max;
+        if (r->type != BOOT_RANGE_RAM || base >= end || size > end - base)
+            continue;
+        a = skip_used_down(l, end - size, size, align);
+        if (a && a >= base && mem_ptr(l->mem, a, size, true) && boot_take(l, a, size))
             return a;
     }
     return 0;

@@ -1,4 +1,4 @@
-// Putting a kernel into a new machine: multiboot 1 and PVH images. Loaders write guest memory and one processor's state; they
+// Putting a kernel into a new machine: Linux bzImages, multiboot 1 and PVH images. Loaders write guest memory and one processor's state; they
 // allocate nothing, and judge every field of the image before the first byte is written.
 #ifndef POGO_BOOT_BOOT_H
 #define POGO_BOOT_BOOT_H
@@ -8,7 +8,7 @@
 #include "pogo/error.h"
 
 // Ranges of guest-physical memory as firmware would report them (E820).
-enum boot_range_type { BOOT_RANGE_RAM = 1, BOOT_RANGE_RESERVED = 2 };
+enum boot_range_type { BOOT_RANGE_RAM = 1, BOOT_RANGE_RESERVED = 2, BOOT_RANGE_ACPI = 3 };
 
 struct boot_range {
     gpa base;
@@ -35,9 +35,11 @@ struct boot_params {
     unsigned module_count;
     const struct boot_range *range; // sorted, disjoint
     unsigned range_count;
+    gpa rsdp;       // the ACPI root pointer, which is in guest memory already; 0: none
+    bool long_mode; // the processor model has it
 };
 
-enum boot_kind { BOOT_MULTIBOOT, BOOT_PVH, BOOT_UNKNOWN };
+enum boot_kind { BOOT_LINUX, BOOT_MULTIBOOT, BOOT_PVH, BOOT_UNKNOWN };
 
 // What the bytes of a kernel are.
 enum boot_kind boot_detect(const u8 *kernel, u64 size);
@@ -45,6 +47,7 @@ enum boot_kind boot_detect(const u8 *kernel, u64 size);
 // Returns 0 or a negative errno with *err set; guest memory may then hold a part.
 int boot_load(struct mem *mem, const struct boot_params *p, struct cpu *cpu, struct error *err);
 
+int boot_linux(struct mem *mem, const struct boot_params *p, struct cpu *cpu, struct error *err);
 int boot_multiboot(struct mem *mem, const struct boot_params *p, struct cpu *cpu, struct error *err);
 int boot_pvh(struct mem *mem, const struct boot_params *p, struct cpu *cpu, struct error *err);
 
@@ -68,6 +71,8 @@ void boot_layout_init(struct boot_layout *l, struct mem *mem, const struct boot_
 bool boot_take(struct boot_layout *l, gpa base, u64 size);
 // Room for `size` bytes at or above `min`, aligned to a power of two; taken. 0 when there is none.
 gpa boot_place(struct boot_layout *l, u64 size, u64 align, gpa min);
+// The same in any RAM range, as high as possible, wholly in [min, max).
+gpa boot_place_high(struct boot_layout *l, u64 size, u64 align, gpa min, gpa max);
 // First byte above everything taken.
 gpa boot_top(const struct boot_layout *l);
 // Room for the modules above the kernel: fills addr[p->module_count] and copies their bytes.
@@ -75,7 +80,7 @@ int boot_place_modules(struct boot_layout *l, gpa *addr, struct error *err);
 // Put `filesz` bytes and then zeros up to `memsz` at `a`, which is RAM (a machine that was reset has old bytes there).
 void boot_copy(struct mem *mem, gpa a, const u8 *bytes, u64 filesz, u64 memsz);
 // 32-bit protected mode with flat segments and a GDT at `gdt` (BOOT_GDT_SIZE bytes are written there), paging and interrupts off.
-// Both protocols begin like this.
+// All protocols begin like this.
 #define BOOT_GDT_SIZE 32
 void boot_enter_flat32(struct mem *mem, struct cpu *cpu, gpa gdt, u32 entry);
 

@@ -52,6 +52,7 @@ static void write_block(struct boot_layout *l, const struct block *b, const gpa 
                               .nr_modules = p->module_count,
                               .modlist = p->module_count ? b->base + b->mods : 0,
                               .cmdline = b->base + b->cmdline,
+                              .rsdp = p->rsdp,
                               .memmap = b->base + b->memmap,
                               .memmap_entries = p->range_count};
 

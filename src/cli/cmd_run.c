@@ -228,6 +228,7 @@ static int boot(struct run *r, struct error *err)
     r->boot.kernel = r->kernel.bytes;
     r->boot.kernel_size = r->kernel.size;
     r->boot.cmdline = r->o.append;
+    r->boot.long_mode = cpu_model_has(&r->model, ISA_FEAT_LM);
     r->boot.module = r->module;
     r->boot.range = r->range;
     r->boot.range_count = pc_memory_map(b, r->range);

@@ -407,7 +407,7 @@ static void other_files(void **state)
     refused(f, "first bytes 4d 00");
     memcpy(f->i.bytes + 0x202, "HdrS", 4);
     f->i.size = 0x1000;
-    refused(f, "bzImage");
+    refused(f, "boot_flag");
 }
 
 static void header_position(void **state)

@@ -104,7 +104,7 @@ refuse 'endless kernel' '-kernel /dev/zero: cannot read' run -kernel /dev/zero
 refuse 'endless initrd' '-initrd /dev/zero: cannot read' run -kernel "$tmp/EXIT.elf" -initrd /dev/zero -m 1T
 refuse 'empty kernel' 'empty' run -kernel "$tmp/empty"
 echo text >"$tmp/text"
-refuse 'text kernel' 'neither a multiboot nor an ELF image' run -kernel "$tmp/text"
+refuse 'text kernel' 'neither a Linux bzImage nor' run -kernel "$tmp/text"
 refuse 'no header' 'without a multiboot header' run -kernel "$pogo"
 head -c 300 "$tmp/EXIT.elf" >"$tmp/cut"
 refuse 'truncated kernel' 'truncated\|without a multiboot' run -kernel "$tmp/cut"
