@@ -42,6 +42,7 @@ static const struct pc_row pc_rows[] = {
     {0x0061, 1, &i8254_port61_ops, offsetof(struct pc, pit), 1, ALWAYS},
     {0x0070, 2, &mc146818_ops, offsetof(struct pc, rtc), 1, ALWAYS},
     {0x0080, 1, &post_port_ops, offsetof(struct pc, post), 1, ALWAYS},
+    {PIIX4_APM_PORT, 2, &piix4_apm_ops, offsetof(struct pc, pm), 1, ALWAYS},
     {0x0092, 1, &port92_ops, offsetof(struct pc, port92), 1, ALWAYS},
     {0x00a0, 2, &i8259_ops, offsetof(struct pc, pic.window[1]), 1, ALWAYS},
     {0x00e0, 4, &testdev_echo_ops, offsetof(struct pc, testdev), 4, WITH_TESTDEV},
@@ -50,6 +51,7 @@ static const struct pc_row pc_rows[] = {
     {0x03f8, 8, &uart_ops, offsetof(struct pc, uart), 1, WITH_SERIAL},
     {0x04d0, 2, &i8259_elcr_ops, offsetof(struct pc, pic), 1, ALWAYS},
     {0x0510, FW_CFG_PORTS, &fw_cfg_ops, offsetof(struct pc, fw_cfg), 2, ALWAYS},
+    {PCI_HOST_PORT, 8, &pci_host_ops, offsetof(struct pc, pci), 4, ALWAYS},
     {0x2000, TESTDEV_IRQS, &testdev_irq_ops, offsetof(struct pc, testdev), 1, WITH_TESTDEV},
     {0, 1, &debug_console_ops, offsetof(struct pc, debugcon), 1, WITH_DEBUGCON},
     {0, 0, &debug_exit_ops, offsetof(struct pc, debug_exit), 4, WITH_DEBUG_EXIT},
@@ -271,18 +273,33 @@ void pc_msi(void *board, u64 addr, u32 data)
         apic_deliver(board, &m);
 }
 
-// An ISA interrupt reaches the 8259 and the I/O APIC, whose input 0 is the 8259's: IRQ 0 comes at 2.
-static void set_isa_irq(void *sink, unsigned n, bool level)
+// An ISA interrupt reaches the 8259 and the I/O APIC, whose input 0 is the 8259's: IRQ 0 comes at 2. It has two sources.
+static void set_irq(struct pc *b, unsigned source, unsigned n, bool level)
 {
-    struct pc *b = sink;
-
+    b->isa_irq[source] = (u16)((b->isa_irq[source] & ~(1u << n)) | (u32)level << n);
+    level = (b->isa_irq[0] | b->isa_irq[1]) >> n & 1;
     i8259_set_irq(&b->pic, n, level);
     ioapic_set_irq(&b->ioapic, n ? n : 2, level);
+}
+
+static void set_isa_irq(void *sink, unsigned n, bool level)
+{
+    set_irq(sink, 0, n, level);
+}
+
+static void set_pci_irq(void *sink, unsigned n, bool level)
+{
+    set_irq(sink, 1, n, level);
 }
 
 struct irq_line pc_isa_irq(struct pc *b, unsigned n)
 {
     return (struct irq_line){set_isa_irq, b, n};
+}
+
+struct irq_line pc_pci_irq(struct pc *b, unsigned n)
+{
+    return (struct irq_line){set_pci_irq, b, n};
 }
 
 static void power_off(void *sink, int status)
@@ -595,6 +612,9 @@ static int build(struct pc *b, const struct pc_options *o, struct error *err)
     ret = wire_timers(b);
     if (ret)
         return error_set(err, ret, "no room for the board's timers");
+    ret = pc_wire_pci(b);
+    if (ret)
+        return error_set(err, ret, "the PCI bus does not fit the memory map; use a smaller -bios");
     wire(b, o);
     return add_ports(b, o, err);
 }
@@ -654,6 +674,7 @@ void pc_reset(struct pc *b)
     uart_reset(&b->uart);
     port92_ops.reset(&b->port92);
     fpu_error_ops.reset(&b->fpu_error);
+    pci_bus_reset(&b->pci);
     for (unsigned i = 0; i < b->m.vcpu_count; i++)
         b->m.vcpu[i]->engine->push_state(b->m.vcpu[i]);
     machine_resume(&b->m);

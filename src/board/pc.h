@@ -15,12 +15,15 @@
 #include "core/machine.h"
 #include "dev/fw_cfg.h"
 #include "dev/hpet.h"
+#include "dev/i440fx.h"
 #include "dev/i8254.h"
 #include "dev/i8259.h"
 #include "dev/ioapic.h"
 #include "dev/lapic.h"
 #include "dev/mc146818.h"
 #include "dev/misc.h"
+#include "dev/pci.h"
+#include "dev/piix.h"
 #include "dev/uart16550.h"
 #include "pogo/error.h"
 
@@ -69,6 +72,12 @@ struct pc {
     struct port92 port92;
     struct fpu_error fpu_error;
     struct testdev testdev;
+    struct pci_bus pci;
+    struct pci_window pci_window[2]; // below and above 4 GiB; the latter without a bus: there is none
+    struct i440fx host_bridge;
+    struct piix3 piix3;
+    struct piix4_pm pm;
+    u16 isa_irq[2]; // levels that devices of the board and PCI functions give the ISA interrupts
 };
 
 // Build a board. Returns 0 and *out, or a negative errno with *err set; then nothing stays allocated.
@@ -78,11 +87,24 @@ void pc_destroy(struct pc *b);
 void pc_reset(struct pc *b);
 // Memory as firmware would report it. Returns the number of ranges written, at most BOOT_MAX_RANGES.
 unsigned pc_memory_map(const struct pc *b, struct boot_range *out);
+// In place of firmware, before an operating system is started, and again after a reset: set up the PCI bus, and put ACPI tables
+// and SMBIOS structures into memory. *rsdp is the root pointer's address, or 0 when there is a ROM, whose business all this
+// is. Returns 0 or a negative errno with *err set.
+int pc_install_tables(struct pc *b, gpa *rsdp, struct error *err);
 // Where a device's ISA interrupt goes.
 struct irq_line pc_isa_irq(struct pc *b, unsigned n);
 // A message-signalled interrupt: what a write of `data` to `addr` does. For PCI devices.
 void pc_msi(void *board, u64 addr, u32 data);
 // The peers may have received something: devices take it. With the device lock held.
 void pc_poll_input(struct pc *b);
+
+// --- between the files of the board -----------------------------------------------------------------------------------------
+
+#define PC_GSI_PIRQA 16 // input of the I/O APIC
+
+// Build the PCI side; the I/O APIC is there. Returns 0 or a negative errno.
+int pc_wire_pci(struct pc *b);
+// Where PCI's share of an ISA interrupt goes: it is up while either the device's or this one is.
+struct irq_line pc_pci_irq(struct pc *b, unsigned n);
 
 #endif

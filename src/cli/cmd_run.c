@@ -221,6 +221,7 @@ static int create_board(struct run *r, struct error *err)
 static int boot(struct run *r, struct error *err)
 {
     struct pc *b = r->vm.board;
+    int ret;
 
     if (!r->o.kernel)
         return 0;
@@ -233,7 +234,8 @@ static int boot(struct run *r, struct error *err)
     r->boot.range = r->range;
     r->boot.range_count = pc_memory_map(b, r->range);
     r->vm.boot = &r->boot;
-    return boot_load(&b->m.mem, &r->boot, &b->m.vcpu[0]->cpu, err);
+    ret = pc_install_tables(b, &r->boot.rsdp, err);
+    return ret ? ret : boot_load(&b->m.mem, &r->boot, &b->m.vcpu[0]->cpu, err);
 }
 
 static int build(struct run *r, struct error *err)

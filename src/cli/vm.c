@@ -122,6 +122,7 @@ static bool on_poweroff(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 static bool on_reset(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 {
     struct pc *b = vm->board;
+    gpa rsdp;
 
     if (vm->no_reboot) {
         vm->status = CMD_OK;
@@ -131,7 +132,8 @@ static bool on_reset(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
     // A request to end that came between the guest's and the reset was not the first, and is forgotten with it.
     if (atomic_load(&vm->asked))
         return on_poweroff(vm, v, e);
-    if (vm->boot && boot_load(&b->m.mem, vm->boot, &b->m.vcpu[0]->cpu, &vm->error))
+    if (vm->boot &&
+        (pc_install_tables(b, &rsdp, &vm->error) || boot_load(&b->m.mem, vm->boot, &b->m.vcpu[0]->cpu, &vm->error)))
         return fail(vm, CMD_ERROR);
     b->m.vcpu[0]->engine->push_state(b->m.vcpu[0]);
     return true;

@@ -8,7 +8,7 @@
 #include "core/host.h"
 #include "pogo/types.h"
 
-#define CLOCK_MAX_TIMERS 64
+#define CLOCK_MAX_TIMERS 96 // a local APIC's for every processor, and the board's
 #define CLOCK_NEVER (~0ull)
 
 struct clock_timer {
