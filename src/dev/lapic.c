@@ -505,7 +505,9 @@ static bool x2_readable(unsigned reg)
 static bool x2_writable(unsigned reg, u64 *valid)
 {
     if (reg >= REG_LVT && reg < REG_LVT + LAPIC_LVT_COUNT) {
-        *valid = lvt_valid[reg - REG_LVT] | 0x1000; // delivery status is ignored
+        *valid = lvt_valid[reg - REG_LVT] | 0x1000; // delivery status is read-only, not reserved;
+        if (reg == REG_LVT + LAPIC_LVT_LINT0 || reg == REG_LVT + LAPIC_LVT_LINT1)
+            *valid |= 0x4000; // so is remote IRR
         return true;
     }
     switch (reg) {

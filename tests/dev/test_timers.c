@@ -546,6 +546,8 @@ static void apic_x2(void **state)
     assert_true(lapic_msr_write(&r.apic, 0x830, 0x00004078)); // to id 0
     assert_int_equal(lapic_ack(&r.apic), 0x78);
     assert_true(lapic_msr_write(&r.apic, 0x830, 0x100000400)); // NMI to id 1
+    assert_true(lapic_msr_write(&r.apic, 0x835, 0x5700));      // read-only bits may be written as ones
+    assert_false(lapic_msr_write(&r.apic, 0x837, 0x4000));     // reserved ones may not
     assert_int_equal(r.events, 0);
     assert_true(lapic_msr_write(&r.apic, 0x830, 0xffffffff00000400)); // to all
     assert_int_equal(r.events, 1);
