@@ -72,10 +72,8 @@ void cpu_init_ipi(struct cpu *c, bool bsp)
 
 static bool check_cpl(const struct cpu *c)
 {
-    if (cpu_real_mode(c))
-        return c->cpl == 0;
-    if (cpu_v8086(c))
-        return c->cpl == 3;
+    if ((cpu_real_mode(c) && c->cpl != 0) || (cpu_v8086(c) && c->cpl != 3))
+        return false;
     // A null SS is legal in 64-bit mode; its DPL field is not architectural then.
     return (c->seg[X86_SS].attr & X86_SEG_UNUSABLE) || c->cpl == X86_SEG_DPL(c->seg[X86_SS].attr);
 }
@@ -94,12 +92,16 @@ const char *cpu_check(const struct cpu *c)
         return "efer: LMA without CR4.PAE";
     if (paging && !(c->cr0 & X86_CR0_PE))
         return "cr0: PG without PE";
+    if (cpu_v8086(c) && (lma || cpu_real_mode(c)))
+        return "rflags: VM in long or real mode";
     if (c->cpl > 3 || !check_cpl(c))
         return "cpl: does not follow from mode and SS";
     if (c->activity > CPU_SHUTDOWN)
         return "activity: unknown";
     if (c->event.type > CPU_EVENT_SOFT_EXC)
         return "event: unknown type";
+    if (c->xs.mxcsr & ~(X86_MXCSR_VALID | X86_MXCSR_MM))
+        return "mxcsr: reserved bits";
     if (c->a20_mask != ~0ull && c->a20_mask != ~(1ull << 20))
         return "a20_mask: neither on nor off";
     return NULL;

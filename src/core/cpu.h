@@ -7,7 +7,8 @@
 // Invariants (cpu_check() asserts them):
 //  - rflags has bit 1 set and only bits of X86_FL_ALL otherwise;
 //  - EFER.LMA == EFER.LME && CR0.PG;
-//  - cpl is 0 in real mode, 3 in v8086 mode, and else SS.DPL at instruction boundaries;
+//  - cpl is 0 in real mode, 3 in v8086 mode, and SS.DPL in every mode at instruction boundaries, unless SS is unusable;
+//  - MXCSR has no reserved bits set (engines load it into the host's);
 //  - upper halves of RIP and GPRs may be nonzero outside 64-bit mode only as left over from it (the manuals leave them
 //    undefined; we keep them).
 #ifndef POGO_CORE_CPU_H

@@ -103,6 +103,10 @@ static void test_check(void **state)
     BROKEN(c.cpl = 4);
     BROKEN(c.cpl = 0);
     BROKEN(c.cr0 &= ~(u64)X86_CR0_PE);
+    BROKEN(c.cr0 &= ~(u64)X86_CR0_PE; c.cpl = 0); // with SS of level 3
+    BROKEN(c.rflags |= X86_FL_VM; c.seg[X86_SS].attr = 0x93);
+    BROKEN(c.rflags |= X86_FL_VM; c.msr.efer = X86_EFER_LME | X86_EFER_LMA; c.cr4 = X86_CR4_PAE; c.cr0 |= X86_CR0_PG);
+    BROKEN(c.xs.mxcsr = X86_MXCSR_DEFAULT | 1u << 16);
     BROKEN(c.rflags |= X86_FL_VM; c.cpl = 0);
     BROKEN(c.activity = 9);
     BROKEN(c.event.type = 99);

@@ -2,7 +2,8 @@
 // included. However the guest misbehaves, run() comes back and leaves a state that cpu_check() allows.
 //
 // An input is a sequence of small fields, zero where it has ended: what kind of world to start from, then bytes to change in
-// the processor's state, then in memory. The world is a sane one, so that changes of few bytes reach far.
+// the processor's state, then in memory. The world is a sane one, so that changes of few bytes reach far. With FUZZ_LOG in the
+// environment every instruction is logged.
 #include "lib/testvm.h"
 
 #include "core/cpuid.h"
@@ -149,6 +150,7 @@ static void setup(void)
         if (why)
             testvm_die(why);
         vms[i] = testvm_create("interp", RAM, &models[i]);
+        vms[i]->host.log_mask = getenv("FUZZ_LOG") ? ~0u : 0;
         vms[i]->v->intc = (struct vcpu_intc){.ack = ack, .intc = &interrupt_vector};
     }
     build_pages();
@@ -238,7 +240,8 @@ static void change_state(struct input *in, struct cpu *c)
         c->cr4 |= X86_CR4_PAE;
         c->rflags &= ~(u64)X86_FL_VM;
     }
-    c->cpl = !(c->cr0 & X86_CR0_PE) ? 0 : c->rflags & X86_FL_VM ? 3 : X86_SEG_DPL(c->seg[X86_SS].attr);
+    c->cpl = cpu_real_mode(c) ? 0 : cpu_v8086(c) ? 3 : X86_SEG_DPL(c->seg[X86_SS].attr);
+    c->seg[X86_SS].attr = (c->seg[X86_SS].attr & ~(3u << X86_SEG_DPL_SHIFT)) | (u32)c->cpl << X86_SEG_DPL_SHIFT;
     c->activity = 0;
     c->nmi_blocked = *(u8 *)&c->nmi_blocked & 1;
     c->nmi_pending = *(u8 *)&c->nmi_pending & 1;
@@ -283,7 +286,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
     struct vcpu *v = t->v;
     enter(&v->cpu, world % WORLD_COUNT, take(&in, 1) & 3);
     interrupt_vector = (u8)take(&in, 1);
-    u32 request = (u32)take(&in, 2) & 0x1ff;
+    u32 request = (u32)take(&in, 1);
     u64 budget = take(&in, 1);
     memcpy(t->ram, pristine, RAM);
     change_registers(&in, &v->cpu);
