@@ -766,6 +766,11 @@ static void test_xcr0(void **state)
     c->gpr[X86_RCX] = 1;
     expect("xgetbv 1", RUN("\x0f\x01\xd0"), NONE);
     assert_int_equal(c->gpr[X86_RAX], 4);
+    c->xs.mxcsr |= X86_MXCSR_FTZ;
+    c->fds = 8;
+    c->gpr[X86_RCX] = 1;
+    expect("xgetbv 1", RUN("\x0f\x01\xd0"), NONE);
+    assert_int_equal(c->gpr[X86_RAX], 7);
     use_model("Haswell");
     enter(LONG3);
     c->cr4 |= X86_CR4_OSXSAVE;

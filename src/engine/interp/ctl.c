@@ -2,7 +2,7 @@
 // INVLPG, INVPCID. SDM 3A 2.5, 4.10.4, 10.8.6; 3B 18.2; APM 2 3.1, 5.5.
 //
 // A write checks everything before it changes anything, then tells the MMU what changed and recomputes the interpreter's caches.
-#include "engine/interp/interp.h"
+#include "engine/interp/simd.h"
 
 #define CR0_BITS \
     (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM | \
@@ -260,29 +260,6 @@ void op_mov_dr(struct interp *x, const struct insn *in)
 
 // --- XCR0 ---------------------------------------------------------------------------------------------------------------------
 
-static bool any_byte(const u8 *p, size_t n)
-{
-    u8 all = 0;
-    for (size_t i = 0; i < n; i++)
-        all |= p[i];
-    return all != 0;
-}
-
-// Components that are not in their initial configuration. SDM 1 13.6.
-static u64 xinuse(const struct cpu *c)
-{
-    const struct x86_xsave *s = &c->xs;
-    u64 in_use = 0;
-    if (s->fcw != X86_FCW_DEFAULT || s->fsw || s->ftw || s->fop || s->fip || s->fdp ||
-        any_byte(&s->st[0][0], sizeof s->st))
-        in_use |= X86_XCR0_X87;
-    if (any_byte(&s->xmm[0][0], sizeof s->xmm) || s->mxcsr != X86_MXCSR_DEFAULT)
-        in_use |= X86_XCR0_SSE;
-    if (any_byte(&s->ymmh[0][0], sizeof s->ymmh))
-        in_use |= X86_XCR0_AVX;
-    return in_use;
-}
-
 void op_xgetbv(struct interp *x, const struct insn *in)
 {
     struct cpu *c = x->c;
@@ -292,7 +269,7 @@ void op_xgetbv(struct interp *x, const struct insn *in)
         interp_ud(x);
     if (index > 1 || (index == 1 && !has(x, ISA_FEAT_XGETBV1)))
         interp_gp0(x);
-    u64 val = index ? c->xcr0 & xinuse(c) : c->xcr0;
+    u64 val = index ? c->xcr0 & simd_xinuse_mxcsr(c) : c->xcr0;
     gpr_set(c, X86_RAX, 4, val);
     gpr_set(c, X86_RDX, 4, val >> 32);
 }

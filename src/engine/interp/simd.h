@@ -33,6 +33,8 @@ void x87_enter_mmx(struct x86_xsave *xs);
 void x87_init(struct cpu *c);
 // State components with other than initial values (X86_XCR0_*), by value; MXCSR does not count. SDM 1 13.6.
 u64 simd_xinuse(const struct cpu *c);
+// The same as the compacted formats and XGETBV see it, to which MXCSR is part of the SSE state (AMD's XGETBV, too).
+u64 simd_xinuse_mxcsr(const struct cpu *c);
 
 // A waiting instruction: #MF if an exception is pending, or with CR0.NE clear FERR# and a halt, unless IGNNE# says to go on.
 // SDM 1 8.7.

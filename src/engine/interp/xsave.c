@@ -208,6 +208,11 @@ u64 simd_xinuse(const struct cpu *c)
     return r;
 }
 
+u64 simd_xinuse_mxcsr(const struct cpu *c)
+{
+    return simd_xinuse(c) | (c->xs.mxcsr != X86_MXCSR_DEFAULT ? X86_XCR0_SSE : 0);
+}
+
 static void check_xsave(struct interp *x, bool supervisor)
 {
     const struct cpu *c = x->c;
@@ -286,9 +291,7 @@ void op_xsavec(struct interp *x, const struct insn *in)
     bool supervisor = in->op == ISA_OP_XSAVES;
     check_xsave(x, supervisor);
     simd_require_alignment(x, in, 64);
-    u64 rfbm = requested(x->c, supervisor), inuse = simd_xinuse(x->c);
-    if (x->c->xs.mxcsr != X86_MXCSR_DEFAULT)
-        inuse |= X86_XCR0_SSE;
+    u64 rfbm = requested(x->c, supervisor), inuse = simd_xinuse_mxcsr(x->c);
     probe_area(x, in, rfbm, MMU_WRITE);
     u64 header[2] = {rfbm & inuse, rfbm | XCOMP_COMPACT};
     memcpy(im.b + XS_HEADER, header, 16);
