@@ -705,8 +705,6 @@ int main(void)
         L(test_long_system),
         L(test_table_not_canonical),
         L(test_watch_top),
-        L(test_table_not_canonical),
-        L(test_watch_top),
         L(test_endless_db),
         P(test_endless_ac),
         L(test_endless_interrupts),
