@@ -111,18 +111,9 @@ static bool selectors_differ(const struct orc_state *a, const struct orc_state *
     return false;
 }
 
-// Shadow memory of the address sanitizer in the native child, first address and end: mapped there, absent in the guest.
-#ifdef __SANITIZE_ADDRESS__
-static const u64 shadow[2] = {0x7fff8000, 0x10007fff8000};
-#else
-static const u64 shadow[2] = {0, 0};
-#endif
-
-// The sanitizer's memory, and the host's per-processor segment, whose limit is the processor's number.
+// The host's per-processor segment, whose limit is the processor's number.
 static bool host_only(const struct orc_case *c, const struct orc_result *got)
 {
-    if (got->vector == X86_EXC_PF && got->cr2 >= shadow[0] && got->cr2 < shadow[1])
-        return true;
     return c->valid && c->insn.op == ISA_OP_LSL && completed(got) &&
            (u16)got->out.gpr[c->insn.opnd[0].reg] == ORC_CPU_LIMIT;
 }

@@ -456,6 +456,21 @@ int orc_native_wait(struct orc_native *n)
     }
 }
 
+bool orc_native_maps(const struct orc_native *n, u64 a)
+{
+    char path[32], line[512];
+    bool found = false;
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)n->pid);
+    FILE *f = fopen(path, "r");
+    while (f && !found && fgets(line, sizeof line, f)) {
+        unsigned long first, end;
+        found = sscanf(line, "%lx-%lx", &first, &end) == 2 && a >= first && a < end;
+    }
+    if (f)
+        fclose(f);
+    return found;
+}
+
 void orc_native_stop(struct orc_native *n)
 {
     kill(n->pid, SIGKILL);

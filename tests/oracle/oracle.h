@@ -212,6 +212,8 @@ void orc_native_submit(struct orc_native *n, unsigned buffer, unsigned first, un
 int orc_native_wait(struct orc_native *n);
 // After wait() told of a bad case: go on with the rest of the same buffer.
 void orc_native_resubmit(struct orc_native *n, unsigned first, unsigned count);
+// Is anything mapped at this address in the native child? For addresses that a case reached by accident.
+bool orc_native_maps(const struct orc_native *n, u64 a);
 void orc_native_stop(struct orc_native *n);
 
 // --- engine side (guest.c) --------------------------------------------------------------------------------------------

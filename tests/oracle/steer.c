@@ -46,24 +46,29 @@ static u32 pick_place(struct gen *g, unsigned size, unsigned align_percent)
     return off;
 }
 
-// Put `len` bytes into the arena at `off` before the case runs; what does not fit in writable pages is dropped.
-static void patch(struct gen *g, u32 off, const void *bytes, unsigned len)
+// Put `len` bytes into the arena at `off` before the case runs; what does not fit in writable pages is dropped. Returns whether
+// all of it is in place.
+static bool patch(struct gen *g, u32 off, const void *bytes, unsigned len)
 {
     struct orc_case *c = g->c;
     const u8 *b = bytes;
+    bool all = true;
     while (len) {
         u32 room = 4096 - (off & 4095), n = len < room ? len : room;
         if (off >= ORC_ARENA_SIZE)
-            return;
+            return false;
         if (orc_page_kind[off >> 12] == ORC_RW && c->npatch < ORC_MAX_PATCHES && g->data_used + n <= ORC_PATCH_BYTES) {
             c->patch[c->npatch++] = (struct orc_patch){(u16)off, (u16)n, (u16)g->data_used};
             memcpy(c->data + g->data_used, b, n);
             g->data_used += n;
+        } else {
+            all = false;
         }
         off += n;
         b += n;
         len -= n;
     }
+    return all;
 }
 
 static void set_gpr(struct gen *g, unsigned reg, unsigned size, u64 val)
@@ -458,12 +463,12 @@ static unsigned stack_size(const struct orc_case *c)
     return (ss & X86_SEL_TI) && !orc_ldt[ss >> 3].seg_32bit ? 2 : 4;
 }
 
-static void patch_words(struct gen *g, u32 off, unsigned size, const u64 *w, unsigned n)
+static bool patch_words(struct gen *g, u32 off, unsigned size, const u64 *w, unsigned n)
 {
     u8 buf[64];
     for (unsigned i = 0; i < n; i++)
         memcpy(buf + i * size, &w[i], size);
-    patch(g, off, buf, n * size);
+    return patch(g, off, buf, n * size);
 }
 
 static u64 flags_image(struct gen *g)
@@ -492,8 +497,8 @@ static void steer_stack(struct gen *g)
     set_gpr(g, X86_RSP, ss, base + off + (reads ? 0 : orc_chance(&g->r, 50) ? os : 8));
     if (in->op == ISA_OP_RET && orc_chance(&g->r, 95)) {
         u64 to = target_value(c, pick_target(g));
-        patch_words(g, off, os, &to, 1);
-        add_landing(c, to);
+        if (patch_words(g, off, os, &to, 1))
+            add_landing(c, to);
     } else if (in->op == ISA_OP_RET_FAR || in->op == ISA_OP_IRET) {
         u16 cs = pick_any_sel(g, true);
         u64 w[5] = {far_offset(g, cs), cs, flags_image(g), base + pick_place(g, 8, 60),
@@ -533,7 +538,8 @@ static void steer_branch(struct gen *g)
         } else if (mem_operand(in, &i)) {
             u32 at = pick_place(g, 8, 50);
             solve_ea(g, ORC_ARENA + at - seg_base(c, in->seg));
-            patch(g, at, &to, in->opnd[0].size);
+            if (!patch(g, at, &to, in->opnd[0].size))
+                return; // it goes elsewhere, perhaps into the middle of an exit
         }
         add_landing(c, in->opsize == 2 ? (u16)to : to);
     }
