@@ -52,11 +52,13 @@ INTERP_OBJS += engine/interp/iret.o engine/interp/event.o engine/interp/task.o
 INTERP_OBJS += engine/interp/ctl.o engine/interp/sys.o engine/interp/syscall.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/ioapic.o dev/hpet.o dev/misc.o dev/lapic.o dev/fw_cfg.o dev/i8254.o dev/mc146818.o
 DEV_OBJS += dev/pci.o dev/i440fx.o dev/piix.o
+DEV_OBJS += dev/virtio.o dev/virtio_pci.o dev/virtio_blk.o dev/virtio_rng.o
 BOARD_OBJS := board/pc.o
 BOARD_OBJS += board/acpi.o board/acpi_dsdt.o board/aml.o board/smbios.o board/pc_pci.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/linux.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
+HOST_OBJS += host/blockio.o host/random.o
 CLI_OBJS := cli/main.o cli/options.o cli/cmd_run.o cli/cmd_disasm.o
 # Parts of the command line that unit tests need too.
 VM_OBJS := cli/vm.o cli/console.o cli/report.o
@@ -74,6 +76,7 @@ UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
 UNIT_TESTS += board/test_acpi dev/test_pci
+UNIT_TESTS += dev/test_virtio
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES)
 # The processor oracle.
