@@ -42,7 +42,7 @@ ISA_OBJS := isa/decode.o isa/native.o isa/native_entry.o
 # Disassembly needs Zydis and libc: not part of the freestanding set.
 ISA_DISASM_OBJS := isa/disasm.o
 CORE_OBJS := core/bus.o core/clock.o core/lock.o core/cpu.o core/log.o core/machine.o core/mem.o core/mmu.o core/tlb.o core/vcpu.o
-CORE_OBJS += core/cpuid.o core/model.o core/msr.o core/mtrr.o core/pvclock.o
+CORE_OBJS += core/debug.o core/cpuid.o core/model.o core/msr.o core/mtrr.o core/pvclock.o
 ENGINE_OBJS := engine/engines.o
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
 INTERP_OBJS += engine/interp/simd.o engine/interp/xsave.o engine/interp/x87env.o engine/interp/gather.o
@@ -77,6 +77,7 @@ UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
 UNIT_TESTS += board/test_acpi dev/test_pci
 UNIT_TESTS += dev/test_virtio
+UNIT_TESTS += interp/test_debug
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES)
 # The processor oracle.

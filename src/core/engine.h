@@ -15,15 +15,16 @@ enum vm_exit_reason {
     VM_EXIT_SHUTDOWN, // triple fault. SDM 3A 6.15, "Interrupt 8"
     VM_EXIT_RESET,    // the guest asked for a reset (keyboard controller, port 92, reset register)
     VM_EXIT_POWEROFF, // the guest asked to be switched off; `code` is the exit status
-    VM_EXIT_DEBUG,    // a breakpoint of the debugger (not the guest's)
+    VM_EXIT_DEBUG,    // the debugger asked for it (see core/debug.h); nothing to do with the guest's own breakpoints
     VM_EXIT_ERROR,    // the engine cannot go on; `message` says why
     VM_EXIT_COUNT
 };
 
 struct vm_exit {
     enum vm_exit_reason reason;
-    int code;
+    int code;            // POWEROFF: exit status; DEBUG: enum debug_cause
     const char *message; // static or owned by the engine until the next run()
+    gva addr;            // DEBUG: see core/debug.h
 };
 
 #define ENGINE_NO_BUDGET (~0ull)

@@ -5,6 +5,7 @@
 
 #include "core/bus.h"
 #include "core/clock.h"
+#include "core/debug.h"
 #include "core/engine.h"
 #include "core/host.h"
 #include "core/mem.h"
@@ -21,6 +22,7 @@ struct machine {
     _Atomic u64 a20_mask; // what each cpu.a20_mask is to become; see VCPU_REQ_A20
     struct vcpu *vcpu[MACHINE_MAX_VCPUS];
     unsigned vcpu_count;
+    struct debug_points debug; // the debugger's; changed only while every vCPU is outside run()
     // A device asked for the machine to stop: engines return it as their exit when VCPU_REQ_EXIT is seen.
     _Atomic int stop_reason; // enum vm_exit_reason, or -1
     _Atomic int stop_code;

@@ -59,6 +59,7 @@ struct vcpu {
     struct irq_line ferr;
     bool ferr_asserted, ignne;
     u8 sipi_vector;
+    u8 debug_step; // enum debug_step: the debugger's order, changed only while outside run()
     const struct engine_ops *engine;
     void *engine_state;
     struct vcpu_tlb_queue tlb_queue;

@@ -68,11 +68,22 @@ gva interp_linear(struct interp *x, unsigned seg, u64 off, unsigned len, enum mm
 
 // --- data breakpoints and alignment ---------------------------------------------------------------------------------------
 
+static void check_debugger_watch(struct interp *x, gva a, unsigned len, bool write)
+{
+    const struct debug_watch *w = debug_watch_hit(x->points, a, len, write ? DEBUG_WATCH_WRITE : DEBUG_WATCH_READ);
+    if (w && !x->watch_hit) {
+        x->watch_hit = true;
+        interp_stop_debug(x, DEBUG_WATCH, a - w->first <= w->last - w->first ? a : w->first);
+    }
+}
+
 // DR7 data breakpoints that an access touches become DR6 bits; the trap comes after the instruction. SDM 3B 18.2.4, 18.2.5.
 void interp_check_watch(struct interp *x, gva a, unsigned len, bool write)
 {
     static const u8 length[4] = {1, 2, 8, 4};
     const struct cpu *c = x->c;
+    if (x->points)
+        check_debugger_watch(x, a, len, write);
     for (unsigned n = 0; n < 4; n++) {
         if (!(c->dr7 & (X86_DR7_L(n) | X86_DR7_G(n))))
             continue;

@@ -141,7 +141,7 @@ static bool gather_trapping(struct interp *x, const struct insn *in, const union
     memcpy(&outer, &x->fault, sizeof outer);
     if (setjmp(x->fault)) {
         memcpy(&x->fault, &outer, sizeof outer);
-        if (!*loaded || !((x->c->rflags & X86_FL_TF) || x->dr6_trap))
+        if (!*loaded || !((x->c->rflags & X86_FL_TF) || x->dr6_trap || x->watch_hit))
             longjmp(x->fault, 1);
         x->next_rip = x->c->rip;
         return false;

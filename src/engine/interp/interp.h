@@ -16,6 +16,7 @@
 #include <setjmp.h>
 
 #include "core/cpuid.h"
+#include "core/debug.h"
 #include "core/machine.h"
 #include "core/mmu.h"
 #include "isa/insn.h"
@@ -47,7 +48,9 @@ struct interp {
     enum tlb_view view; // of ordinary data accesses
     enum isa_mode mode; // of the code being run
     u32 isa_options;    // ISA_OPT_* for the decoder, by CPU vendor
-    bool debug_on;      // DR7 enables some breakpoint
+    bool debug_on;      // data accesses are compared: DR7 enables some breakpoint, or the debugger watches memory
+    bool break_on;      // so are addresses of instructions, or the debugger steps
+    bool watch_hit;     // the debugger's watchpoint is why `stop` is set
     bool align_on;      // alignment checks are in force: CR0.AM, EFLAGS.AC, CPL 3
     bool rep_more;      // a REP instruction has iterations left: RIP stays
     bool resume_rf;     // keep RF set after this instruction (IRET, REP in progress, task switch)
@@ -61,7 +64,8 @@ struct interp {
     struct cpu_event delivered;
     struct cpu_event raised;
     struct vm_exit exit;
-    u64 budget; // instructions left in this run()
+    const struct debug_points *points; // the debugger's, or NULL when there are none
+    u64 budget;                        // instructions left in this run()
     jmp_buf fault;
     struct native_cache *native;
     struct host_code native_code;
@@ -91,6 +95,8 @@ static inline _Noreturn void interp_gp0(struct interp *x)
 void interp_mode_changed(struct interp *x);
 // Leave run() after this instruction (HLT, reset).
 void interp_stop(struct interp *x, enum vm_exit_reason reason);
+// The same for the debugger.
+void interp_stop_debug(struct interp *x, enum debug_cause cause, gva a);
 
 // The handler that runs a form, or NULL when there is none (a hole in the interpreter; tests look for them).
 interp_fn *interp_handler(unsigned form);
@@ -142,7 +148,7 @@ void interp_load_buf(struct interp *x, unsigned seg, u64 off, void *buf, unsigne
 void interp_store_buf(struct interp *x, unsigned seg, u64 off, const void *buf, unsigned len);
 // Make sure a later store of [off, off+len) cannot fault, without storing.
 void interp_probe_store(struct interp *x, unsigned seg, u64 off, unsigned len);
-// Data breakpoints that an access by linear address meets; for accesses that do not go through a segment.
+// Data breakpoints, the guest's and the debugger's, that an access by linear address meets; for accesses that do not go through a segment.
 void interp_check_watch(struct interp *x, gva a, unsigned len, bool write);
 // Implicit supervisor access by linear address (descriptor tables, TSS). SMAP applies whatever EFLAGS.AC is. #GP(0) where the
 // address is not canonical.

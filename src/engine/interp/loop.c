@@ -80,6 +80,8 @@ static void take_fault(struct interp *x)
     x->dr6_trap = 0;
     x->rep_more = false;
     x->shadow_next = 0;
+    if (x->stop && x->exit.reason == VM_EXIT_DEBUG) // watched accesses do not count, a step goes on to the handler
+        x->stop = x->watch_hit = false;
     c->event = x->raised;
     if (!x->delivering)
         return;
@@ -110,7 +112,8 @@ void interp_mode_changed(struct interp *x)
     else
         x->mode = c->seg[X86_CS].attr & X86_SEG_DB ? ISA_MODE_32 : ISA_MODE_16;
     x->view = mmu_view(c);
-    x->debug_on = (c->dr7 & 0xff) != 0;
+    x->debug_on = (c->dr7 & 0xff) || (x->points && x->points->watch_count);
+    x->break_on = (c->dr7 & 0xff) || (x->points && x->points->break_count) || x->v->debug_step;
     x->align_on = (c->cr0 & X86_CR0_AM) && (c->rflags & X86_FL_AC) && c->cpl == 3;
 }
 
@@ -118,6 +121,12 @@ void interp_stop(struct interp *x, enum vm_exit_reason reason)
 {
     x->stop = true;
     x->exit = (struct vm_exit){.reason = reason};
+}
+
+void interp_stop_debug(struct interp *x, enum debug_cause cause, gva a)
+{
+    x->stop = true;
+    x->exit = (struct vm_exit){.reason = VM_EXIT_DEBUG, .code = cause, .addr = a};
 }
 
 // --- between instructions ---------------------------------------------------------------------------------------------------
@@ -206,6 +215,8 @@ static void take_interrupt(struct interp *x)
         vcpu_request_clear(v, VCPU_REQ_NMI);
         c->nmi_pending = true;
     }
+    if (v->debug_step == DEBUG_STEP_QUIET && c->activity == CPU_RUNNING)
+        return;
     if (c->nmi_pending && !c->nmi_blocked && !c->shadow) {
         c->nmi_pending = false;
         c->event = (struct cpu_event){.type = CPU_EVENT_NMI, .vector = X86_EXC_NMI};
@@ -239,6 +250,8 @@ static bool boundary(struct interp *x)
         if (!first && !spend_budget(x))
             return false;
         deliver_pending(x);
+        if (UNLIKELY(v->debug_step) && !x->stop)
+            interp_stop_debug(x, DEBUG_STEP, 0);
     }
     if (c->activity == CPU_RUNNING)
         return true;
@@ -401,18 +414,30 @@ static inline struct interp_memo *fetch(struct interp *x)
     return m;
 }
 
-// Code breakpoints are faults on the first byte of the instruction. SDM 3B 18.3.1.1.
-static void check_code_breakpoints(struct interp *x)
+// Breakpoints on the first byte of the instruction that comes next. The guest's are faults (SDM 3B 18.3.1.1); false: one of the
+// debugger's, leave it alone. A step ends after the instruction or, when it faults, after the delivery of that.
+static bool check_code_breakpoints(struct interp *x)
 {
     const struct cpu *c = x->c;
     gva lin = x->mode == ISA_MODE_64 ? c->rip : (u32)(c->rip + c->seg[X86_CS].base);
     u32 hit = 0;
+    if (x->v->debug_step) {
+        interp_stop_debug(x, DEBUG_STEP, 0);
+    } else if (x->points && debug_break_at(x->points, lin)) {
+        interp_stop_debug(x, DEBUG_BREAK, lin);
+        return false;
+    }
+    // Intel processors hold code breakpoints back in the shadow of MOV SS, AMD's do not.
+    bool held_back = (c->shadow & CPU_SHADOW_MOVSS) && !(x->isa_options & ISA_OPT_AMD);
+    if (c->rflags & X86_FL_RF || held_back)
+        return true;
     for (unsigned n = 0; n < 4; n++) {
         if ((c->dr7 & (X86_DR7_L(n) | X86_DR7_G(n))) && X86_DR7_RW(c->dr7, n) == 0 && c->dr[n] == lin)
             hit |= X86_DR6_B(n);
     }
     if (hit)
         interp_raise_db(x, hit);
+    return true;
 }
 
 // --- one instruction ----------------------------------------------------------------------------------------------------------
@@ -440,10 +465,8 @@ static inline void step(struct interp *x)
 {
     struct cpu *c = x->c;
     x->restart_rsp = c->gpr[X86_RSP];
-    // Intel processors hold code breakpoints back in the shadow of MOV SS, AMD's do not.
-    bool held_back = (c->shadow & CPU_SHADOW_MOVSS) && !(x->isa_options & ISA_OPT_AMD);
-    if (UNLIKELY(x->debug_on) && !(c->rflags & X86_FL_RF) && !held_back)
-        check_code_breakpoints(x);
+    if (UNLIKELY(x->break_on) && !check_code_breakpoints(x))
+        return;
     struct interp_memo *m = fetch(x);
     u64 next = c->rip + m->insn.len;
     if (x->mode != ISA_MODE_64)
@@ -512,7 +535,8 @@ static struct vm_exit interp_run(struct vcpu *v, u64 budget)
 {
     struct interp *x = v->engine_state;
     x->budget = budget;
-    x->stop = false;
+    x->stop = x->watch_hit = false;
+    x->points = v->machine->debug.break_count || v->machine->debug.watch_count ? &v->machine->debug : NULL;
     x->delivering = x->ext = false;
     x->trace = host_logs(v->machine->host, LOG_ASM) || host_logs(v->machine->host, LOG_CPU);
     x->restart_rsp = v->cpu.gpr[X86_RSP];

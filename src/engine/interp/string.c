@@ -41,7 +41,7 @@ static bool interrupted(const struct interp *x)
     u32 req = atomic_load_explicit(&x->v->request, memory_order_relaxed);
     if (!(c->rflags & X86_FL_IF))
         req &= ~VCPU_REQ_INTR;
-    return req || (c->rflags & X86_FL_TF) || x->dr6_trap;
+    return req || (c->rflags & X86_FL_TF) || x->dr6_trap || x->stop;
 }
 
 static bool condition_ends(const struct interp *x, const struct insn *in)
