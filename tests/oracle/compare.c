@@ -142,7 +142,7 @@ bool orc_differs(const struct orc_case *c, const struct orc_result *want, const 
 
 bool orc_undef_differs(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got)
 {
-    return (want->out.rflags ^ got->out.rflags) & undefined_flags(c, want);
+    return completed(got) && ((want->out.rflags ^ got->out.rflags) & undefined_flags(c, want));
 }
 
 // --- report -------------------------------------------------------------------------------------------------------------
