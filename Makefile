@@ -53,6 +53,7 @@ INTERP_OBJS += engine/interp/ctl.o engine/interp/sys.o engine/interp/syscall.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/ioapic.o dev/hpet.o dev/misc.o dev/lapic.o dev/fw_cfg.o dev/i8254.o dev/mc146818.o
 DEV_OBJS += dev/pci.o dev/i440fx.o dev/piix.o
 DEV_OBJS += dev/virtio.o dev/virtio_pci.o dev/virtio_blk.o dev/virtio_rng.o
+DEV_OBJS += dev/i8042.o dev/ps2.o
 BOARD_OBJS := board/pc.o
 BOARD_OBJS += board/acpi.o board/acpi_dsdt.o board/aml.o board/smbios.o board/pc_pci.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/linux.o boot/multiboot.o boot/pvh.o
@@ -67,7 +68,7 @@ LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
-UNIT_TESTS := dev/test_timers dev/test_hpet dev/test_ioapic dev/test_uart dev/test_i8259 real/cpu286
+UNIT_TESTS := dev/test_i8042 dev/test_timers dev/test_hpet dev/test_ioapic dev/test_uart dev/test_i8259 real/cpu286
 UNIT_TESTS += isa/test_alu isa/test_decode isa/zydis_diff isa/processor
 UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random core/test_bus core/test_clock core/test_cpu
 UNIT_TESTS += isa/test_native interp/test_simd

@@ -39,7 +39,9 @@ struct pc_row {
 static const struct pc_row pc_rows[] = {
     {0x0020, 2, &i8259_ops, offsetof(struct pc, pic.window[0]), 1, ALWAYS},
     {0x0040, 4, &i8254_ops, offsetof(struct pc, pit), 1, ALWAYS},
+    {0x0060, 1, &i8042_data_ops, offsetof(struct pc, i8042), 1, ALWAYS},
     {0x0061, 1, &i8254_port61_ops, offsetof(struct pc, pit), 1, ALWAYS},
+    {0x0064, 1, &i8042_command_ops, offsetof(struct pc, i8042), 1, ALWAYS},
     {0x0070, 2, &mc146818_ops, offsetof(struct pc, rtc), 1, ALWAYS},
     {0x0080, 1, &post_port_ops, offsetof(struct pc, post), 1, ALWAYS},
     {PIIX4_APM_PORT, 2, &piix4_apm_ops, offsetof(struct pc, pm), 1, ALWAYS},
@@ -58,8 +60,10 @@ static const struct pc_row pc_rows[] = {
 };
 
 #define IRQ_PIT 0
+#define IRQ_KEYBOARD 1
 #define IRQ_COM1 4
 #define IRQ_RTC 8
+#define IRQ_MOUSE 12
 #define IRQ_FPU 13
 
 static bool pc_has(const struct pc_options *o, enum pc_condition when)
@@ -316,13 +320,30 @@ static void ask_reset(void *sink)
     machine_stop(&b->m, VM_EXIT_RESET, 0);
 }
 
-static void set_a20(void *sink, bool on)
+// Two gates drive the line: port 0x92 and the keyboard controller. Either lets it through.
+static void update_a20(struct pc *b)
 {
-    struct pc *b = sink;
+    bool on = b->a20_fast || b->a20_keyboard;
 
     atomic_store(&b->m.a20_mask, on ? ~0ull : ~(1ull << 20));
     for (unsigned i = 0; i < b->m.vcpu_count; i++)
         vcpu_request(b->m.vcpu[i], VCPU_REQ_A20);
+}
+
+static void set_a20_fast(void *sink, bool on)
+{
+    struct pc *b = sink;
+
+    b->a20_fast = on;
+    update_a20(b);
+}
+
+static void set_a20_keyboard(void *sink, bool on)
+{
+    struct pc *b = sink;
+
+    b->a20_keyboard = on;
+    update_a20(b);
 }
 
 static int wire_lapic(struct pc *b, struct vcpu *v)
@@ -379,6 +400,17 @@ static void set_hpet_legacy(void *sink, unsigned n, bool level)
     set_isa_irq(sink, n, level);
 }
 
+static int wire_i8042(struct pc *b)
+{
+    b->i8042.irq[0] = pc_isa_irq(b, IRQ_KEYBOARD);
+    b->i8042.irq[1] = pc_isa_irq(b, IRQ_MOUSE);
+    b->i8042.set_a20 = set_a20_keyboard;
+    b->i8042.reset_machine = ask_reset;
+    b->i8042.sink = b;
+    b->i8042.clock = &b->m.clock;
+    return i8042_init(&b->i8042);
+}
+
 static int wire_timers(struct pc *b)
 {
     struct host *h = b->m.host;
@@ -416,7 +448,7 @@ static void wire(struct pc *b, const struct pc_options *o)
     uart_reset(&b->uart);
     b->debugcon = (struct debug_console){o->debugcon_peer.tx, o->debugcon_peer.out};
     b->debug_exit = (struct debug_exit){power_off, b};
-    b->port92 = (struct port92){0, set_a20, ask_reset, b};
+    b->port92 = (struct port92){0, set_a20_fast, ask_reset, b};
     port92_ops.reset(&b->port92);
     b->fpu_error = (struct fpu_error){.irq = pc_isa_irq(b, IRQ_FPU), .ignne = &b->m.vcpu[0]->ignne};
     b->m.vcpu[0]->ferr = (struct irq_line){fpu_error_ferr, &b->fpu_error, 0};
@@ -610,6 +642,8 @@ static int build(struct pc *b, const struct pc_options *o, struct error *err)
                          TESTDEV_MEM_BASE);
     i8259_init(&b->pic, (struct irq_line){set_lint0, b, 0});
     ret = wire_timers(b);
+    if (!ret)
+        ret = wire_i8042(b);
     if (ret)
         return error_set(err, ret, "no room for the board's timers");
     ret = pc_wire_pci(b);
@@ -672,6 +706,7 @@ void pc_reset(struct pc *b)
     mc146818_reset(&b->rtc);
     fw_cfg_ops.reset(&b->fw_cfg);
     uart_reset(&b->uart);
+    i8042_reset(&b->i8042);
     port92_ops.reset(&b->port92);
     fpu_error_ops.reset(&b->fpu_error);
     pci_bus_reset(&b->pci);

@@ -16,6 +16,7 @@
 #include "dev/fw_cfg.h"
 #include "dev/hpet.h"
 #include "dev/i440fx.h"
+#include "dev/i8042.h"
 #include "dev/i8254.h"
 #include "dev/i8259.h"
 #include "dev/ioapic.h"
@@ -64,6 +65,8 @@ struct pc {
     struct i8254 pit;
     struct hpet hpet;
     struct mc146818 rtc;
+    struct i8042 i8042;
+    bool a20_fast, a20_keyboard; // the two gates of the A20 line
     struct fw_cfg fw_cfg;
     struct uart uart;
     struct debug_exit debug_exit;
