@@ -344,6 +344,10 @@ static void gate_a20(void **state)
     assert_int_equal(in(r, 0x92, 1), 2);
     out(r, 0x92, 1, 0);
     assert_int_equal(r->pc->m.a20_mask, ~(1ull << 20));
+    out(r, 0x64, 1, 0xdf); // the keyboard controller's gate
+    assert_int_equal(r->pc->m.a20_mask, ~0ull);
+    out(r, 0x64, 1, 0xdd);
+    assert_int_equal(r->pc->m.a20_mask, ~(1ull << 20));
     out(r, 0x92, 1, 2);
     assert_int_equal(r->pc->m.a20_mask, ~0ull);
     destroy(r);
