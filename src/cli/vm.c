@@ -191,14 +191,19 @@ static void close_gate_locked(struct vm *vm)
     }
 }
 
-// Park while the gate is closed. False: the machine has ended.
-static bool pass_gate(struct vm *vm)
+static bool shut_locked(const struct vm *vm, const struct vcpu *v)
+{
+    return vm->hold || vm->frozen >> v->id & 1;
+}
+
+// Park while the gate is closed to `v`. False: the machine has ended.
+static bool pass_gate(struct vm *vm, const struct vcpu *v)
 {
     pthread_mutex_lock(&vm->gate);
-    if (vm->hold) {
+    if (shut_locked(vm, v)) {
         vm->running--;
         pthread_cond_signal(&vm->parked);
-        while (vm->hold)
+        while (shut_locked(vm, v))
             pthread_cond_wait(&vm->go, &vm->gate);
         vm->running++;
     }
@@ -274,6 +279,24 @@ void vm_continue(struct vm *vm)
     pthread_mutex_unlock(&vm->gate);
 }
 
+void vm_stop(struct vm *vm)
+{
+    if (!vm->stopped)
+        vm_pause(vm);
+    vm->stopped = true;
+}
+
+void vm_cont(struct vm *vm, u64 frozen)
+{
+    if (!vm->stopped)
+        return;
+    vm->stopped = false;
+    pthread_mutex_lock(&vm->gate);
+    vm->frozen = frozen;
+    pthread_mutex_unlock(&vm->gate);
+    vm_continue(vm);
+}
+
 // --- threads ------------------------------------------------------------------------------------------------------------------
 
 struct vcpu_start {
@@ -283,7 +306,7 @@ struct vcpu_start {
 
 static void run_vcpu(struct vm *vm, struct vcpu *v)
 {
-    while (pass_gate(vm)) {
+    while (pass_gate(vm, v)) {
         struct vm_exit e = v->engine->run(v, SLICE);
         if (!vm_vcpu_exit(vm, v, &e))
             post_event(vm, v, &e);
@@ -366,6 +389,7 @@ static void end_threads(struct vm *vm)
     pthread_mutex_lock(&vm->gate);
     vm->finished = true;
     vm->hold = false;
+    vm->frozen = 0;
     pthread_cond_broadcast(&vm->go);
     pthread_mutex_unlock(&vm->gate);
     m->host->ops->wake(m->host->self, HOST_WAITER_TIMER);
@@ -382,7 +406,8 @@ static bool serve_event(struct vm *vm)
 
     if (read(vm->event_fd, &count, sizeof(count)) != sizeof(count))
         return true;
-    vm_pause(vm);
+    if (!vm->stopped)
+        vm_pause(vm);
     pthread_mutex_lock(&vm->gate);
     bool has_event = vm->has_event;
     struct vm_exit e = vm->event;
@@ -390,7 +415,7 @@ static bool serve_event(struct vm *vm)
     vm->has_event = false;
     pthread_mutex_unlock(&vm->gate);
     bool on = !has_event || vm_control_exit(vm, v, &e);
-    if (on)
+    if (on && !vm->stopped)
         vm_continue(vm);
     return on;
 }
@@ -415,6 +440,7 @@ static void quit(struct vm *vm, int status)
 
     atomic_compare_exchange_strong(&vm->asked, &none, status + 1);
     machine_stop(&vm->board->m, VM_EXIT_POWEROFF, status);
+    vm_cont(vm, 0);
 }
 
 // Read what there is on standard input. Returns false at its end. What a user types while the ring is full is lost, as on any

@@ -22,10 +22,13 @@ struct vm {
     unsigned running; // vCPU threads that are not parked
     bool hold;        // they are to park
     bool finished;    // they are to end
+    u64 frozen;       // bit n: vCPU n stays parked although the others run
     bool has_event;   // `event` of vCPU `event_vcpu` waits for control
     struct vm_exit event;
     unsigned event_vcpu;
     int event_fd; // eventfd: readable when there is an event
+
+    bool stopped; // vm_stop() without vm_cont() so far; control's own
 
     _Atomic int asked; // exit status + 1 once the user asked for the end; 0 before
 
@@ -46,6 +49,12 @@ int vm_run(struct vm *vm, bool read_stdin);
 // For the control thread: park every processor and stop virtual time; let them go on. Calls do not nest.
 void vm_pause(struct vm *vm);
 void vm_continue(struct vm *vm);
+
+// Stop and start by somebody's wish (monitor, debugger, -S), for the control thread. While stopped, events are served but do not set
+// the machine going again; a request to end does. Both do nothing when it is so already.
+void vm_stop(struct vm *vm);
+// `frozen`: vCPUs (bit n: number n) that stay parked until the next vm_cont().
+void vm_cont(struct vm *vm, u64 frozen);
 
 // What the thread of `v` does about an exit; false: it is for control. Table-driven; exposed for tests.
 bool vm_vcpu_exit(struct vm *vm, struct vcpu *v, const struct vm_exit *e);

@@ -7,8 +7,8 @@
 // What an engine does, always by leaving run() with VM_EXIT_DEBUG, vm_exit.code being an enum debug_cause:
 //  - DEBUG_BREAK before it executes an instruction whose first byte is at a breakpoint, also when it has just been resumed there:
 //    who wants to get past it steps. Events that are due come first. vm_exit.addr: the linear address.
-//  - DEBUG_WATCH after an instruction (for REP: an iteration) or a delivery of an event that accessed watched bytes through a
-//    segment or the stack. Accesses of an instruction that faulted do not count, nor do those that the processor makes on its own
+//  - DEBUG_READ or DEBUG_WRITE after an instruction (for REP: an iteration) or a delivery of an event that accessed watched bytes through a
+//    segment or the stack; a read-modify-write is a write. Accesses of an instruction that faulted do not count, nor do those that the processor makes on its own
 //    (descriptors, TSS, page tables). vm_exit.addr: the first such byte.
 //  - DEBUG_STEP after one instruction, one REP iteration, or the delivery of one event, when vcpu.debug_step is set; breakpoints
 //    on that instruction do not stop it. The order stays until the debugger takes it back.
@@ -20,7 +20,7 @@
 #define DEBUG_MAX_BREAKS 512
 #define DEBUG_MAX_WATCHES 32
 
-enum debug_cause { DEBUG_BREAK, DEBUG_WATCH, DEBUG_STEP };
+enum debug_cause { DEBUG_BREAK, DEBUG_READ, DEBUG_WRITE, DEBUG_STEP };
 
 // Values of vcpu.debug_step. DEBUG_STEP_QUIET keeps maskable interrupts and NMIs waiting, unless the processor is halted, so that
 // a step does not end in an interrupt handler.

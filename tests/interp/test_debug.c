@@ -58,11 +58,11 @@ static void expect_debug(enum debug_cause cause, u64 rip)
     assert_int_equal(t->v->cpu.rip, rip);
 }
 
-static void expect_watch(gva a, u64 rip)
+static void expect_watch(enum debug_cause cause, gva a, u64 rip)
 {
     struct vm_exit e = testvm_run(t, 1000);
     assert_int_equal(e.reason, VM_EXIT_DEBUG);
-    assert_int_equal(e.code, DEBUG_WATCH);
+    assert_int_equal(e.code, cause);
     assert_int_equal(e.addr, a);
     assert_int_equal(t->v->cpu.rip, rip);
 }
@@ -250,18 +250,18 @@ static void test_watch_kinds(void **state)
     CODE_BYTES(0xa0, 0x00, 0x40, 0xa2, 0x01, 0x40, 0x66, 0xff, 0x06, 0xfe,
                0x3f); // mov al,[4000]; mov [4001],al; inc dword [3ffe]
     debug_add_watch(&t->machine->debug, DATA, 2, DEBUG_WATCH_WRITE);
-    expect_watch(DATA + 1, CODE + 6);
-    expect_watch(DATA, CODE + 11);
+    expect_watch(DEBUG_WRITE, DATA + 1, CODE + 6);
+    expect_watch(DEBUG_WRITE, DATA, CODE + 11);
     assert_int_equal(testvm_run(t, 5).reason, VM_EXIT_BUDGET);
     debug_clear(&t->machine->debug);
     debug_add_watch(&t->machine->debug, DATA, 1, DEBUG_WATCH_READ);
     t->v->cpu.rip = CODE;
-    expect_watch(DATA, CODE + 3);
+    expect_watch(DEBUG_READ, DATA, CODE + 3);
     debug_clear(&t->machine->debug);
     debug_add_watch(&t->machine->debug, DATA, 2, DEBUG_WATCH_READ | DEBUG_WATCH_WRITE);
     t->v->cpu.rip = CODE;
-    expect_watch(DATA, CODE + 3);
-    expect_watch(DATA + 1, CODE + 6);
+    expect_watch(DEBUG_READ, DATA, CODE + 3);
+    expect_watch(DEBUG_WRITE, DATA + 1, CODE + 6);
 }
 
 static void test_watch_rep(void **state)
@@ -272,7 +272,7 @@ static void test_watch_rep(void **state)
     t->v->cpu.gpr[X86_RDI] = DATA;
     t->v->cpu.gpr[X86_RCX] = 8;
     debug_add_watch(&t->machine->debug, DATA + 4, 1, DEBUG_WATCH_WRITE);
-    expect_watch(DATA + 4, CODE);
+    expect_watch(DEBUG_WRITE, DATA + 4, CODE);
     assert_int_equal(t->v->cpu.gpr[X86_RCX], 3);
     assert_int_equal(testvm_run(t, 5).reason, VM_EXIT_BUDGET);
     assert_int_equal(t->v->cpu.gpr[X86_RCX], 0);
@@ -284,10 +284,10 @@ static void test_watch_stack(void **state)
     (void)state;
     CODE_BYTES(0x50, 0xcd, 0x21); // push ax; int 0x21
     debug_add_watch(&t->machine->debug, STACK - 2, 2, DEBUG_WATCH_WRITE);
-    expect_watch(STACK - 2, CODE + 1);
+    expect_watch(DEBUG_WRITE, STACK - 2, CODE + 1);
     debug_clear(&t->machine->debug);
     debug_add_watch(&t->machine->debug, STACK - 5, 1, DEBUG_WATCH_WRITE);
-    expect_watch(STACK - 5, HANDLER(0x21));
+    expect_watch(DEBUG_WRITE, STACK - 5, HANDLER(0x21));
 }
 
 // The load of a MOVS whose store faults has not happened as far as the debugger can tell; the fault is delivered.
@@ -310,7 +310,7 @@ static void test_watch_and_guest(void **state)
     t->v->cpu.dr[1] = DATA;
     t->v->cpu.dr7 = X86_DR7_L(1) | 0x400 | 1u << 20;
     debug_add_watch(&t->machine->debug, DATA, 1, DEBUG_WATCH_WRITE);
-    expect_watch(DATA, CODE + 3);
+    expect_watch(DEBUG_WRITE, DATA, CODE + 3);
     debug_add_break(&t->machine->debug, HANDLER(1), DEBUG_BREAK_SOFT);
     expect_debug(DEBUG_BREAK, HANDLER(1));
     assert_int_equal(t->v->cpu.dr6 & 0xf, 2);

@@ -73,7 +73,7 @@ static void check_debugger_watch(struct interp *x, gva a, unsigned len, bool wri
     const struct debug_watch *w = debug_watch_hit(x->points, a, len, write ? DEBUG_WATCH_WRITE : DEBUG_WATCH_READ);
     if (w && !x->watch_hit) {
         x->watch_hit = true;
-        interp_stop_debug(x, DEBUG_WATCH, a - w->first <= w->last - w->first ? a : w->first);
+        interp_stop_debug(x, write ? DEBUG_WRITE : DEBUG_READ, a - w->first <= w->last - w->first ? a : w->first);
     }
 }
 
