@@ -92,7 +92,7 @@ GUESTS64 := bench64 smoke64 paging64 debug64 intr64 sys64 sens64
 GUESTS32 := smoke32 seg32 task32 v86
 GUESTS64 += gates64 fault64 triple64 iret64 atomics lock64 smc xstate fpu64 compat64
 GUESTS32 += paging32 gates32 iret32 desc32 long32 real16
-# The demonstration of `make run`.
+# The demonstration of `make run-hello`.
 GUESTS64 += hello
 
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
@@ -217,14 +217,30 @@ $(B)/gen/isa_tables.inc: $(B)/isagen
 # before anything is compiled, also under -j.
 
 .PHONY: run check check-long fuzz bench format format-check install clean help
-.PHONY: run-built check-built check-long-built fuzz-built bench-built
+.PHONY: run-hello run-installer run-built run-hello-built run-installer-built
+.PHONY: check-built check-long-built fuzz-built bench-built
 
-run: ## boot the demonstration guest (ARGS: more options for pogo run)
+run: ## boot Debian's kernel to a shell (ARGS: more options for pogo run; KERNEL: another package)
 	@tools/setup.sh run
 	@$(MAKE) --no-print-directory run-built
 
+run-built: $(B)/pogo
+	@tools/guest/run.sh $(B)/pogo $(ARGS)
+
+ARCH ?= amd64
+run-installer: ## boot Debian's installer to its first screen (ARCH=amd64 or i386)
+	@tools/setup.sh run
+	@$(MAKE) --no-print-directory run-installer-built
+
+run-installer-built: $(B)/pogo
+	@tools/guest/installer.sh $(B)/pogo $(ARCH) $(ARGS)
+
+run-hello: ## boot a small guest of our own
+	@tools/setup.sh run
+	@$(MAKE) --no-print-directory run-hello-built
+
 # The guest says goodbye with status 33.
-run-built: $(B)/pogo $(G)/hello.elf
+run-hello-built: $(B)/pogo $(G)/hello.elf
 	$(B)/pogo run -kernel $(G)/hello.elf -nographic -device isa-debug-exit,iobase=0xf4,iosize=4 $(ARGS) || [ $$? -eq 33 ]
 
 check: ## run the tests (T=NAME: only rows of tests/suite that start with NAME; MODE=asan, ubsan, dbg)
@@ -277,7 +293,7 @@ clean: ## remove everything that was built
 	rm -rf build build-dbg build-asan build-ubsan build-fuzz build-clang
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 	@echo "  MODE=rel|dbg|asan|ubsan selects the build (build/, build-MODE/); -j2 builds in parallel"
 
 -include $(shell find $(B) $(G) -name '*.d' 2>/dev/null)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Install the Debian packages that a make target needs. Usage: tools/setup.sh [run|check|check-long|fuzz|format]
+# Install the Debian packages that a make target needs. Usage: tools/setup.sh [run|check|check-long|fuzz|bench|format]
 # Says which packages are missing and what each is for; silent and quick when all are present.
 set -eu
 
@@ -8,17 +8,18 @@ goal=${1:-check}
 # package | needed by | reason
 packages() {
     cat <<'LIST'
-gcc|run check check-long fuzz format|C compiler
-make|run check check-long fuzz format|build driver
-libc6-dev|run check check-long fuzz format|C library headers
-libzydis-dev|run check check-long fuzz|disassembly in logs and dumps; the decoder is tested against it
+gcc|run check check-long fuzz bench format|C compiler
+make|run check check-long fuzz bench format|build driver
+libc6-dev|run check check-long fuzz bench format|C library headers
+libzydis-dev|run check check-long fuzz bench|disassembly in logs and dumps; the decoder is tested against it
 libcmocka-dev|check check-long|unit tests
 libjansson-dev|check check-long|reads the test data that is in JSON
 acpica-tools|check check-long|iasl judges the ACPI tables
+cpio|run check check-long bench|makes initial RAM disks for Linux guests
 clang|fuzz|libFuzzer is part of clang
 libclang-rt-14-dev|fuzz|runtime libraries of libFuzzer and the sanitizers
 clang-format|format|layout check
-qemu-system-x86|check-long|runs the guest tests a second time, as an opinion on the tests themselves
+qemu-system-x86|check-long bench|runs the guests a second time: an opinion on the tests themselves, and what to compare numbers with
 LIST
 }
 

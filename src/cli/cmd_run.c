@@ -136,8 +136,9 @@ static int load_files(struct run *r, struct error *err)
     if (!r->o.kernel && !r->o.bios)
         return error_set(
             err, -EINVAL,
-            "run: no guest: give -kernel IMAGE (multiboot or PVH ELF) or -bios ROM; 'make run' builds and boots a "
-            "small one, build/guests/hello.elf");
+            "run: no guest: give -kernel IMAGE (Linux bzImage, multiboot or PVH ELF) or -bios ROM; 'make run' in pogo's "
+            "source fetches Debian's kernel and boots it, and most systems have theirs: -kernel /boot/vmlinuz-VERSION "
+            "-initrd /boot/initrd.img-VERSION -append console=ttyS0 -m 1G");
     if (r->o.initrd && !r->o.kernel)
         return error_set(err, -EINVAL, "-initrd: modules need a kernel; give -kernel IMAGE");
     if (r->o.bios)

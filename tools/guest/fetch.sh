@@ -1,0 +1,69 @@
+#!/bin/bash
+# Get files out of Debian packages without installing them. Usage: tools/guest/fetch.sh PACKAGE [PATH...]
+#
+#   PACKAGE  a name of apt's; one that only depends on another (linux-image-amd64) stands for that one
+#   PATH     files or directories of the package that are wanted, with shell patterns; default: all
+#
+# They end up in build/guest/debian/PACKAGE/, and stay there: the network is needed once. Progress goes to standard error, one
+# line a step; the directory is printed on standard output.
+set -eu
+cd "$(dirname "$0")/../.."
+top=build/guest/debian
+package=$1
+shift
+
+say() { echo "guest: $*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+    die "apt-get and dpkg-deb are not here; unpack Debian's package $package into $top/$package yourself and touch $top/$package/.complete"
+
+mkdir -p "$top"
+exec 9>"$top/.lock"
+flock 9
+if [ -e "$top/$package/.complete" ]; then
+    echo "$top/$package"
+    exit 0
+fi
+
+# The package that has the files: a metapackage's is the one it depends on.
+known() { [ -n "$(apt-cache show "$1" 2>/dev/null | head -n 1)" ]; }
+if ! known "$package"; then
+    [ "$(id -u)" -eq 0 ] || die "apt does not know $package; run 'sudo apt-get update' and try again"
+    say "fetching the package lists"
+    apt-get update -qq >/dev/null 2>&1 || die "apt-get update failed; check the network and /etc/apt/sources.list"
+    known "$package" || die "apt does not know $package; is Debian 12 in /etc/apt/sources.list?"
+fi
+real=$package
+while [[ $real == linux-image-* && $real != linux-image-[0-9]* ]]; do
+    next=$(apt-cache depends --important "$real" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1)
+    [ -n "$next" ] || die "$real depends on no kernel; run 'apt-get update' and try again"
+    real=$next
+done
+[ "$real" = "$package" ] && what=$package || what="$package, which is $real"
+
+tmp=$(mktemp -d "$top/.new.XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+size=$(apt-cache show "$real" 2>/dev/null | sed -n 's/^Size: //p' | head -n 1)
+say "downloading $what ($(((${size:-0} + 999999) / 1000000)) MB)"
+if ! (cd "$tmp" && apt-get download -qq -o APT::Sandbox::User=root "$real") >"$tmp/log" 2>&1; then
+    # Lists that are too old name versions that are gone from the mirror.
+    if [ "$(id -u)" -ne 0 ] || ! apt-get update -qq >>"$tmp/log" 2>&1 ||
+        ! (cd "$tmp" && apt-get download -qq -o APT::Sandbox::User=root "$real") >>"$tmp/log" 2>&1; then
+        sed -n 's/^E: /guest:   /p' "$tmp/log" | sort -u | head -n 3 >&2
+        die "cannot download $real: the network is needed once; check it, run 'apt-get update', and try again"
+    fi
+fi
+say "unpacking $real"
+mkdir "$tmp/files"
+wanted=()
+for path; do wanted+=("./$path"); done
+dpkg-deb --fsys-tarfile "$tmp"/*.deb | tar -x -C "$tmp/files" --no-same-owner --wildcards "${wanted[@]}" ||
+    die "cannot unpack $real: is there room in $top?"
+echo "$real" >"$tmp/files/.complete"
+rm -rf "${top:?}/$package"
+mv "$tmp/files" "$top/$package"
+echo "$top/$package"
