@@ -76,7 +76,7 @@ UNIT_TESTS += boot/test_boot boot/test_linux board/test_pc
 UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
-UNIT_TESTS += board/test_acpi dev/test_pci
+UNIT_TESTS += board/test_acpi dev/test_pci dev/test_piix
 UNIT_TESTS += dev/test_virtio
 UNIT_TESTS += interp/test_debug
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
@@ -85,7 +85,7 @@ CHECK_BUILDS = $(GUEST_IMAGES)
 ORACLE_OBJS := $(addprefix $(B)/tests/oracle/,arena.o compare.o encode.o gen.o guest.o main.o mutant.o native.o steer.o tramp.o values.o)
 CHECK_BUILDS += $(B)/tests/oracle/oracle
 # libFuzzer targets: tests/fuzz/NAME.c.
-FUZZ_TESTS := fuzz_bzimage fuzz_multiboot fuzz_pvh fuzz_decode fuzz_devices fuzz_interp
+FUZZ_TESTS := fuzz_bzimage fuzz_multiboot fuzz_pvh fuzz_decode fuzz_devices fuzz_interp fuzz_pci
 
 # Bare-metal test guests: guests/NAME.c with guests/lib, one image each. The same images serve every MODE.
 GUESTS64 := bench64 smoke64 paging64 debug64 intr64 sys64 sens64
