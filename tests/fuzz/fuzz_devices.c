@@ -43,12 +43,12 @@ static struct pc *new_board(struct fake_host *host)
 // One step of 8 bytes: what, size, address (16 bits), value (32 bits).
 static void step(struct pc *b, struct fake_host *host, const u8 *d)
 {
-    static const u16 bases[] = {0x20, 0xa0, 0x40, 0x60, 0x70, 0x92, 0x3f8, 0x4d0, 0x510, 0x2000, 0xe0};
+    static const u16 bases[] = {0x20, 0xa0, 0x40, 0x60, 0x70, 0x92, 0x3f8, 0x4d0, 0x510, 0x2000, 0xe0, 0xb2, 0xcf8};
     unsigned size = 1u << (d[1] & 3), port_size = size > 4 ? 4 : size;
     u16 at = (u16)(d[2] | d[3] << 8), port = d[1] & 0x80 ? at : bases[d[2] % ARRAY_LEN(bases)] + (d[3] & 15);
     u32 val;
     u64 wide;
-    struct vcpu *v = b->vcpu;
+    struct vcpu *v = b->m.vcpu[0];
 
     memcpy(&val, d + 4, 4);
     switch (d[0] % 10) {

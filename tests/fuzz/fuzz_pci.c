@@ -11,6 +11,7 @@
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
 
 #define DEVICES 3
+#define PM_BASE 0x600
 
 struct device {
     struct pci_dev pci;
@@ -148,7 +149,9 @@ static void step(const u8 *d)
 
     memcpy(&val, d + 4, 4);
     off = val & 0x3ebfffff;
-    switch (d[0] % 12) {
+    if (d[1] & 0x40 && d[0] % 13 >= 4)
+        at = (u16)(PM_BASE + (at & 0x13f)); // power management, SMBus
+    switch (d[0] % 13) {
     case 0:
     case 1:
         pci_host_ops.write(&r.bus, 0, 4, 0x80000000 | (at & 0xff) | (d[3] & 7) << 11 | (d[3] & 0x38) << 5);
@@ -163,7 +166,8 @@ static void step(const u8 *d)
     case 8: pci_intx(dev, val & 1); break;
     case 9: pci_msix_notify(dev, at); break;
     case 10: pci_msix_clear(dev, at); break;
-    case 11:
+    case 11: piix4_apm_ops.write(&r.pm, at & 1, 1, val & 0xff); break;
+    case 12:
         r.now += val;
         clock_run(&r.clock);
         break;
@@ -179,6 +183,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
     built = true;
     r.now = r.clock.offset_ns = 0;
     pci_bus_reset(&r.bus);
+    piix4_pm_place(&r.pm, PM_BASE, PM_BASE + 0x100);
     for (size_t at = 0; at + 8 <= size; at += 8) {
         step(data + at);
         check_map(&r.bus.io);
