@@ -55,12 +55,12 @@ DEV_OBJS += dev/pci.o dev/i440fx.o dev/piix.o
 DEV_OBJS += dev/virtio.o dev/virtio_pci.o dev/virtio_blk.o dev/virtio_rng.o
 DEV_OBJS += dev/i8042.o dev/ps2.o
 BOARD_OBJS := board/pc.o
-BOARD_OBJS += board/acpi.o board/acpi_dsdt.o board/aml.o board/smbios.o board/pc_pci.o
+BOARD_OBJS += board/acpi.o board/acpi_dsdt.o board/aml.o board/smbios.o board/pc_pci.o board/pc_virtio.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/linux.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
 HOST_OBJS += host/blockio.o host/random.o
-CLI_OBJS := cli/main.o cli/options.o cli/cmd_run.o cli/cmd_disasm.o
+CLI_OBJS := cli/main.o cli/options.o cli/drives.o cli/cmd_run.o cli/cmd_disasm.o
 # Parts of the command line that unit tests need too.
 VM_OBJS := cli/vm.o cli/console.o cli/report.o
 

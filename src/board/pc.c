@@ -683,6 +683,7 @@ void pc_destroy(struct pc *b)
             v->engine->vcpu_destroy(v);
         release(h, v, sizeof(*v));
     }
+    pc_free_virtio(b);
     release(h, (void *)b->rom_flags, flags_size(b->rom_size));
     release(h, b->rom, b->rom_size);
     release(h, (void *)b->ram_flags, flags_size(b->ram_size));
@@ -697,8 +698,10 @@ void pc_reset(struct pc *b)
         v->engine->pull_state(v);
         vcpu_reset(v);
         atomic_store(&v->request, 0);
-        lapic_reset(&b->lapic[i], v->cpu.msr.apic_base);
     }
+    lock_take(&b->m.dev_lock); // disk I/O may be ending in other threads
+    for (unsigned i = 0; i < b->m.vcpu_count; i++)
+        lapic_reset(&b->lapic[i], b->m.vcpu[i]->cpu.msr.apic_base);
     i8259_reset(&b->pic);
     ioapic_reset(&b->ioapic);
     hpet_reset(&b->hpet);
@@ -710,6 +713,7 @@ void pc_reset(struct pc *b)
     port92_ops.reset(&b->port92);
     fpu_error_ops.reset(&b->fpu_error);
     pci_bus_reset(&b->pci);
+    lock_drop(&b->m.dev_lock);
     for (unsigned i = 0; i < b->m.vcpu_count; i++)
         b->m.vcpu[i]->engine->push_state(b->m.vcpu[i]);
     machine_resume(&b->m);

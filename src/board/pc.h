@@ -80,13 +80,14 @@ struct pc {
     struct i440fx host_bridge;
     struct piix3 piix3;
     struct piix4_pm pm;
+    struct pc_virtio *virtio; // see board/pc_virtio.h
     u16 isa_irq[2]; // levels that devices of the board and PCI functions give the ISA interrupts
 };
 
 // Build a board. Returns 0 and *out, or a negative errno with *err set; then nothing stays allocated.
 int pc_create(struct host *host, const struct pc_options *o, struct pc **out, struct error *err);
 void pc_destroy(struct pc *b);
-// Everything to the state after power-on, but for RAM, which keeps its contents. No vCPU may be running, and no other thread touch a device.
+// Everything to the state after power-on, but for RAM, which keeps its contents. No vCPU may be running, and the device lock is free.
 void pc_reset(struct pc *b);
 // Memory as firmware would report it. Returns the number of ranges written, at most BOOT_MAX_RANGES.
 unsigned pc_memory_map(const struct pc *b, struct boot_range *out);
@@ -105,6 +106,8 @@ void pc_poll_input(struct pc *b);
 
 #define PC_GSI_PIRQA 16 // input of the I/O APIC
 
+// Free the memory of virtio devices.
+void pc_free_virtio(struct pc *b);
 // Build the PCI side; the I/O APIC is there. Returns 0 or a negative errno.
 int pc_wire_pci(struct pc *b);
 // Where PCI's share of an ISA interrupt goes: it is up while either the device's or this one is.

@@ -250,6 +250,8 @@ static int build(struct run *r, struct error *err)
     linux_host_init(&r->host, r->o.log_mask, r->log);
     ret = create_board(r, err);
     if (!ret)
+        ret = drives_create(&r->o.drives, r->vm.board, err);
+    if (!ret)
         ret = boot(r, err);
     if (ret)
         return ret;
@@ -261,6 +263,7 @@ static int build(struct run *r, struct error *err)
 
 static void run_free(struct run *r)
 {
+    drives_close(&r->o.drives);
     if (r->vm.board)
         pc_destroy(r->vm.board);
     vm_fini(&r->vm);

@@ -179,8 +179,12 @@ static int opt_device(struct run_options *o, const char *arg, struct error *err)
         o->testdev = true;
         return 0;
     }
+    if (drives_know(arg))
+        return drives_parse_device(&o->drives, arg, err);
     if (len != 14 || strncmp(arg, "isa-debug-exit", len))
-        return error_set(err, -EINVAL, "-device %s: unknown device; known are isa-debug-exit and pc-testdev", arg);
+        return error_set(
+            err, -EINVAL,
+            "-device %s: unknown device; known are isa-debug-exit, pc-testdev, virtio-blk-pci and virtio-rng-pci", arg);
     o->debug_exit = true;
     o->debug_exit_base = 0x501;
     o->debug_exit_size = 2;
@@ -194,6 +198,11 @@ static int opt_device(struct run_options *o, const char *arg, struct error *err)
             return ret;
     }
     return 0;
+}
+
+static int opt_drive(struct run_options *o, const char *arg, struct error *err)
+{
+    return drives_parse(&o->drives, arg, err);
 }
 
 static int opt_nographic(struct run_options *o, const char *arg, struct error *err)

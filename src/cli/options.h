@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "cli/drives.h"
 #include "pogo/error.h"
 #include "pogo/types.h"
 
@@ -21,6 +22,7 @@ struct run_options {
     struct stream_spec serial, debugcon;
     bool debug_exit, testdev;
     u16 debug_exit_base, debug_exit_size;
+    struct drives drives;
     bool no_reboot;
     u32 log_mask;
     bool help;            // --help was asked for
