@@ -58,11 +58,12 @@ BOARD_OBJS := board/pc.o
 BOARD_OBJS += board/acpi.o board/acpi_dsdt.o board/aml.o board/smbios.o board/pc_pci.o board/pc_virtio.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/linux.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
+HOST_OBJS += host/loop.o host/chardev.o host/chardev_open.o host/chardev_socket.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
 HOST_OBJS += host/blockio.o host/random.o
-CLI_OBJS := cli/main.o cli/options.o cli/drives.o cli/cmd_run.o cli/cmd_disasm.o
+CLI_OBJS := cli/main.o cli/cmd_run.o cli/cmd_disasm.o cli/accel.o cli/disks.o cli/daemon.o
 # Parts of the command line that unit tests need too.
-VM_OBJS := cli/vm.o cli/console.o cli/report.o
+VM_OBJS := cli/vm.o cli/report.o cli/options.o cli/keyval.o cli/chars.o cli/consoles.o cli/devices.o cli/drives.o
 
 LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS) $(VM_OBJS))
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))

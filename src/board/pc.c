@@ -25,7 +25,7 @@
 
 // --- what sits where ------------------------------------------------------------------------------------------------------
 
-enum pc_condition { ALWAYS, WITH_SERIAL, WITH_DEBUGCON, WITH_DEBUG_EXIT, WITH_TESTDEV };
+enum pc_condition { ALWAYS, WITH_COM1, WITH_COM2, WITH_COM3, WITH_COM4, WITH_DEBUGCON, WITH_DEBUG_EXIT, WITH_TESTDEV };
 
 struct pc_row {
     u16 base, count;
@@ -50,7 +50,10 @@ static const struct pc_row pc_rows[] = {
     {0x00e0, 4, &testdev_echo_ops, offsetof(struct pc, testdev), 4, WITH_TESTDEV},
     {0x00ed, 1, &post_port_ops, offsetof(struct pc, post), 1, ALWAYS},
     {0x00f0, 2, &fpu_error_ops, offsetof(struct pc, fpu_error), 1, ALWAYS},
-    {0x03f8, 8, &uart_ops, offsetof(struct pc, uart), 1, WITH_SERIAL},
+    {0x02e8, 8, &uart_ops, offsetof(struct pc, uart[3]), 1, WITH_COM4},
+    {0x02f8, 8, &uart_ops, offsetof(struct pc, uart[1]), 1, WITH_COM2},
+    {0x03e8, 8, &uart_ops, offsetof(struct pc, uart[2]), 1, WITH_COM3},
+    {0x03f8, 8, &uart_ops, offsetof(struct pc, uart[0]), 1, WITH_COM1},
     {0x04d0, 2, &i8259_elcr_ops, offsetof(struct pc, pic), 1, ALWAYS},
     {0x0510, FW_CFG_PORTS, &fw_cfg_ops, offsetof(struct pc, fw_cfg), 2, ALWAYS},
     {PCI_HOST_PORT, 8, &pci_host_ops, offsetof(struct pc, pci), 4, ALWAYS},
@@ -61,6 +64,7 @@ static const struct pc_row pc_rows[] = {
 
 #define IRQ_PIT 0
 #define IRQ_KEYBOARD 1
+#define IRQ_COM2 3
 #define IRQ_COM1 4
 #define IRQ_RTC 8
 #define IRQ_MOUSE 12
@@ -69,7 +73,10 @@ static const struct pc_row pc_rows[] = {
 static bool pc_has(const struct pc_options *o, enum pc_condition when)
 {
     switch (when) {
-    case WITH_SERIAL: return o->serial;
+    case WITH_COM1:
+    case WITH_COM2:
+    case WITH_COM3:
+    case WITH_COM4: return o->serial[when - WITH_COM1];
     case WITH_DEBUGCON: return o->debugcon;
     case WITH_DEBUG_EXIT: return o->debug_exit;
     case WITH_TESTDEV: return o->testdev;
@@ -411,7 +418,7 @@ static int wire_i8042(struct pc *b)
     return i8042_init(&b->i8042);
 }
 
-static int wire_timers(struct pc *b)
+static int wire_timers(struct pc *b, i64 rtc_shift_s)
 {
     struct host *h = b->m.host;
     u64 low = b->ram_size < PCI_HOLE ? b->ram_size : PCI_HOLE;
@@ -434,18 +441,38 @@ static int wire_timers(struct pc *b)
         ret = mem_add_mmio(&b->m.mem, HPET_BASE, HPET_SIZE, &hpet_ops, &b->hpet, "hpet");
     if (ret)
         return ret;
-    return mc146818_init(&b->rtc, h->ops->wall_ns(h->self), low, b->ram_size - low);
+    return mc146818_init(&b->rtc, h->ops->wall_ns(h->self) + rtc_shift_s * 1000000000, low, b->ram_size - low);
+}
+
+// COM1 shares its interrupt with COM3, and COM2 with COM4.
+static void set_uart_irq(void *sink, unsigned n, bool level)
+{
+    struct pc *b = sink;
+
+    b->uart_irq = (u8)((b->uart_irq & ~(1u << n)) | (unsigned)level << n);
+    set_isa_irq(b, n & 1 ? IRQ_COM2 : IRQ_COM1, b->uart_irq >> (n & 1) & 0x05);
+}
+
+static void wire_uarts(struct pc *b, const struct pc_options *o)
+{
+    for (unsigned i = 0; i < PC_SERIALS; i++) {
+        const struct pc_peer *p = &o->serial_peer[i];
+        struct uart *u = &b->uart[i];
+
+        u->irq = (struct irq_line){set_uart_irq, b, i};
+        u->tx = p->tx;
+        u->room = p->room;
+        u->rx = p->rx;
+        u->out = p->out;
+        u->in = p->in;
+        uart_reset(u);
+    }
 }
 
 static void wire(struct pc *b, const struct pc_options *o)
 {
     b->fw_cfg = (struct fw_cfg){.ram_size = b->ram_size, .cpus = (u16)b->m.vcpu_count};
-    b->uart.irq = pc_isa_irq(b, IRQ_COM1);
-    b->uart.tx = o->serial_peer.tx;
-    b->uart.rx = o->serial_peer.rx;
-    b->uart.out = o->serial_peer.out;
-    b->uart.in = o->serial_peer.in;
-    uart_reset(&b->uart);
+    wire_uarts(b, o);
     b->debugcon = (struct debug_console){o->debugcon_peer.tx, o->debugcon_peer.out};
     b->debug_exit = (struct debug_exit){power_off, b};
     b->port92 = (struct port92){0, set_a20_fast, ask_reset, b};
@@ -641,7 +668,7 @@ static int build(struct pc *b, const struct pc_options *o, struct error *err)
         return error_set(err, ret, "-device pc-testdev: its memory at 0x%llx is taken; use a smaller -bios",
                          TESTDEV_MEM_BASE);
     i8259_init(&b->pic, (struct irq_line){set_lint0, b, 0});
-    ret = wire_timers(b);
+    ret = wire_timers(b, o->rtc_shift_s);
     if (!ret)
         ret = wire_i8042(b);
     if (ret)
@@ -708,8 +735,9 @@ void pc_reset(struct pc *b)
     i8254_reset(&b->pit);
     mc146818_reset(&b->rtc);
     fw_cfg_ops.reset(&b->fw_cfg);
-    uart_reset(&b->uart);
     i8042_reset(&b->i8042);
+    for (unsigned i = 0; i < PC_SERIALS; i++)
+        uart_reset(&b->uart[i]);
     port92_ops.reset(&b->port92);
     fpu_error_ops.reset(&b->fpu_error);
     pci_bus_reset(&b->pci);
@@ -719,7 +747,17 @@ void pc_reset(struct pc *b)
     machine_resume(&b->m);
 }
 
-void pc_poll_input(struct pc *b)
+void pc_serial_input(struct pc *b, unsigned n)
 {
-    uart_poll(&b->uart);
+    uart_poll(&b->uart[n]);
+}
+
+void pc_serial_room(struct pc *b, unsigned n)
+{
+    uart_tx_ready(&b->uart[n]);
+}
+
+void pc_serial_break(struct pc *b, unsigned n)
+{
+    uart_break(&b->uart[n]);
 }

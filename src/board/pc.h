@@ -33,11 +33,15 @@
 #define PC_MIN_BIOS (64ull << 10)
 #define PC_MAX_BIOS (16ull << 20)
 
-// The far end of a serial line or a debug console. `rx` gives the next character or -1.
+#define PC_SERIALS 4 // COM1 to COM4
+
+// The far end of a serial line or a debug console. `rx` gives the next character or -1; `room` tells whether `tx` should get more
+// now (NULL: always).
 struct pc_peer {
     void (*tx)(void *out, u8 byte);
     int (*rx)(void *in);
     void *out, *in;
+    bool (*room)(void *out);
 };
 
 struct pc_options {
@@ -47,8 +51,9 @@ struct pc_options {
     const struct cpu_model *model; // stays the caller's, and must outlive the board
     const u8 *bios;                // copied; NULL: none
     u64 bios_size;
-    bool serial, debugcon, debug_exit, testdev;
-    struct pc_peer serial_peer, debugcon_peer;
+    bool serial[PC_SERIALS], debugcon, debug_exit, testdev;
+    struct pc_peer serial_peer[PC_SERIALS], debugcon_peer;
+    i64 rtc_shift_s;   // what the guest's wall clock shows at the start, less UTC
     u16 debugcon_base; // 0xe9 usually
     u16 debug_exit_base, debug_exit_size;
 };
@@ -68,7 +73,8 @@ struct pc {
     struct i8042 i8042;
     bool a20_fast, a20_keyboard; // the two gates of the A20 line
     struct fw_cfg fw_cfg;
-    struct uart uart;
+    struct uart uart[PC_SERIALS];
+    u8 uart_irq; // levels of their interrupt outputs
     struct debug_exit debug_exit;
     struct debug_console debugcon;
     struct post_port post;
@@ -81,7 +87,7 @@ struct pc {
     struct piix3 piix3;
     struct piix4_pm pm;
     struct pc_virtio *virtio; // see board/pc_virtio.h
-    u16 isa_irq[2]; // levels that devices of the board and PCI functions give the ISA interrupts
+    u16 isa_irq[2];           // levels that devices of the board and PCI functions give the ISA interrupts
 };
 
 // Build a board. Returns 0 and *out, or a negative errno with *err set; then nothing stays allocated.
@@ -99,8 +105,10 @@ int pc_install_tables(struct pc *b, gpa *rsdp, struct error *err);
 struct irq_line pc_isa_irq(struct pc *b, unsigned n);
 // A message-signalled interrupt: what a write of `data` to `addr` does. For PCI devices.
 void pc_msi(void *board, u64 addr, u32 data);
-// The peers may have received something: devices take it. With the device lock held.
-void pc_poll_input(struct pc *b);
+// The far end of serial line n has received something, has room again, or sends a break. With the device lock held.
+void pc_serial_input(struct pc *b, unsigned n);
+void pc_serial_room(struct pc *b, unsigned n);
+void pc_serial_break(struct pc *b, unsigned n);
 
 // --- between the files of the board -----------------------------------------------------------------------------------------
 

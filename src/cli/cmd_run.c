@@ -3,12 +3,16 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "board/pc.h"
+#include "cli/accel.h"
 #include "cli/cmd.h"
+#include "cli/consoles.h"
+#include "cli/daemon.h"
+#include "cli/disks.h"
 #include "cli/options.h"
 #include "cli/vm.h"
-#include "engine/engines.h"
 #include "host/features.h"
 #include "host/file.h"
 #include "host/linux.h"
@@ -26,10 +30,13 @@ struct run {
     struct boot_module module[BOOT_MAX_MODULES];
     struct boot_range range[BOOT_MAX_RANGES];
     struct boot_params boot;
+    struct disks disks;
+    char why[640]; // this engine
+    bool has_pidfile;
     struct vm vm;
 };
 
-static void usage(void)
+static int usage(void)
 {
     printf("usage: pogo run -kernel IMAGE [OPTIONS]\n       pogo run -bios ROM [OPTIONS]\n\n");
     options_print(stdout);
@@ -38,6 +45,7 @@ static void usage(void)
         "Exit status: what the guest wrote to isa-debug-exit (value * 2 + 1), 0 after power-off, %d after a triple fault,\n"
         "%d for errors.\n",
         CMD_TRIPLE_FAULT, CMD_ERROR);
+    return CMD_OK;
 }
 
 // Names of the features that -cpu can add and take away, in lines that fit a terminal.
@@ -63,21 +71,47 @@ static void print_features(void)
     printf("\n");
 }
 
-static void help_for(const char *option)
+static void help_cpu(void)
 {
-    if (!strcmp(option, "cpu")) {
-        const struct cpu_model *m;
-        for (unsigned i = 0; (m = cpu_model_at(i)); i++)
-            printf("  %-14s %s\n", m->name, m->description);
-        print_features();
-    } else if (!strcmp(option, "accel")) {
-        const struct engine_ops *e;
-        for (unsigned i = 0; (e = engine_at(i)); i++)
-            printf("  %s\n", e->name);
-    } else {
+    const struct cpu_model *m;
+
+    for (unsigned i = 0; (m = cpu_model_at(i)); i++)
+        printf("  %-14s %s\n", m->name, m->description);
+    print_features();
+}
+
+static int help_device(const char *name)
+{
+    struct error err;
+
+    if (!name) {
+        devices_print(stdout);
+        return CMD_OK;
+    }
+    if (device_print(stdout, name, strlen(name)))
+        return CMD_OK;
+    error_format(&err, "-device %s: unknown device; '-device help' lists them", name);
+    return cmd_fail(&err);
+}
+
+static int help_for(const struct run_options *o)
+{
+    const char *option = o->help_for;
+
+    if (!strcmp(option, "cpu"))
+        help_cpu();
+    else if (!strcmp(option, "accel"))
+        accel_print(stdout);
+    else if (!strcmp(option, "machine"))
+        printf("  pc   i440FX and PIIX, as QEMU's pc (the only one)\n");
+    else if (!strcmp(option, "chardev"))
+        chars_print_kinds(stdout);
+    else if (!strcmp(option, "device"))
+        return help_device(o->help_name);
+    else
         for (int c = 0; c < LOG_COUNT; c++)
             printf("  %s\n", linux_host_log_name((enum host_log)c));
-    }
+    return CMD_OK;
 }
 
 // --- loading ----------------------------------------------------------------------------------------------------------------
@@ -167,32 +201,33 @@ static int open_log(struct run *r, struct error *err)
     return 0;
 }
 
-static int open_streams(struct run *r, struct pc_options *pc, struct error *err)
-{
-    struct vm *vm = &r->vm;
-    bool shared = r->o.debugcon.kind == STREAM_STDIO && r->o.serial.kind == STREAM_STDIO;
-    int ret = out_open(&vm->out[0], "serial", &r->o.serial, err);
-
-    if (!ret && !shared)
-        ret = out_open(&vm->out[1], "debugcon", &r->o.debugcon, err);
-    pc->serial = r->o.serial.kind != STREAM_NONE;
-    pc->serial_peer = (struct pc_peer){out_byte, in_get, &vm->out[0], &vm->input};
-    pc->debugcon = r->o.debugcon.kind != STREAM_NONE;
-    pc->debugcon_peer = (struct pc_peer){out_byte, NULL, &vm->out[shared ? 0 : 1], NULL};
-    return ret;
-}
-
 static int choose_cpu(struct run *r, const struct engine_ops **engine, struct error *err)
 {
     u64 features[HOST_FEATURE_WORDS];
     char text[512];
 
-    *engine = engine_find(r->o.accel);
+    *engine = accel_choose(&r->o, r->why, sizeof(r->why), err);
     if (!*engine)
-        return error_set(err, -EINVAL, "-accel %s: unknown engine; '-accel help' lists them", r->o.accel);
+        return -EINVAL;
     host_features(features);
     const char *bad = cpu_model_parse(r->o.cpu, features, &r->model, text, sizeof(text));
     return bad ? error_set(err, -EINVAL, "%s", bad) : 0;
+}
+
+// Devices of -device that belong to the board itself.
+static void add_board_devices(const struct run *r, struct pc_options *pc)
+{
+    for (unsigned i = 0; i < r->o.device_count; i++) {
+        const struct device_option *d = &r->o.device[i];
+
+        if (d->kind == DEVICE_TESTDEV)
+            pc->testdev = true;
+        if (d->kind != DEVICE_DEBUG_EXIT)
+            continue;
+        pc->debug_exit = true;
+        pc->debug_exit_base = (u16)device_number(d, "iobase");
+        pc->debug_exit_size = (u16)device_number(d, "iosize");
+    }
 }
 
 static int create_board(struct run *r, struct error *err)
@@ -203,16 +238,13 @@ static int create_board(struct run *r, struct error *err)
         .model = &r->model,
         .bios = r->bios.bytes,
         .bios_size = r->bios.size,
-        .debugcon_base = 0xe9,
-        .debug_exit = r->o.debug_exit,
-        .debug_exit_base = r->o.debug_exit_base,
-        .debug_exit_size = r->o.debug_exit_size,
-        .testdev = r->o.testdev,
+        .rtc_shift_s = r->o.rtc_shift_s,
     };
     int ret = choose_cpu(r, &pc.engine, err);
 
+    add_board_devices(r, &pc);
     if (!ret)
-        ret = open_streams(r, &pc, err);
+        ret = consoles_open(&r->vm, &r->o, &pc, err);
     if (ret)
         return ret;
     r->model.tsc_hz = r->model.tsc_hz ? r->model.tsc_hz : r->host.host.tsc_hz;
@@ -243,6 +275,10 @@ static int build(struct run *r, struct error *err)
 {
     int ret = load_files(r, err);
 
+    if (!ret && r->o.daemonize)
+        ret = daemon_fork(err);
+    if (!ret)
+        ret = vm_init(&r->vm, err);
     if (!ret)
         ret = open_log(r, err);
     if (ret)
@@ -250,7 +286,7 @@ static int build(struct run *r, struct error *err)
     linux_host_init(&r->host, r->o.log_mask, r->log);
     ret = create_board(r, err);
     if (!ret)
-        ret = drives_create(&r->o.drives, r->vm.board, err);
+        ret = disks_create(&r->disks, &r->o, r->vm.board, err);
     if (!ret)
         ret = boot(r, err);
     if (ret)
@@ -258,25 +294,48 @@ static int build(struct run *r, struct error *err)
     for (unsigned i = 0; i < r->vm.board->m.vcpu_count; i++)
         r->vm.board->m.vcpu[i]->engine->push_state(r->vm.board->m.vcpu[i]);
     r->vm.no_reboot = r->o.no_reboot;
+    r->vm.no_shutdown = r->o.no_shutdown;
+    if (r->o.stopped)
+        vm_stop(&r->vm);
     return 0;
 }
 
 static void run_free(struct run *r)
 {
-    drives_close(&r->o.drives);
+    disks_close(&r->disks);
+    if (r->has_pidfile)
+        pidfile_remove(r->o.pidfile);
     if (r->vm.board)
         pc_destroy(r->vm.board);
     vm_fini(&r->vm);
-    for (size_t i = 0; i < ARRAY_LEN(r->vm.out); i++)
-        out_close(&r->vm.out[i]);
     for (unsigned i = 0; i < BOOT_MAX_MODULES; i++)
         file_free(&r->module_file[i]);
     file_free(&r->kernel);
     file_free(&r->bios);
     free(r->module_text);
+    options_free(&r->o);
     if (r->log && r->log != stderr)
         fclose(r->log);
     free(r);
+}
+
+// Everything is there: start.
+static int go(struct run *r)
+{
+    struct error err;
+    int status;
+
+    if (r->o.pidfile && pidfile_create(r->o.pidfile, &err))
+        return cmd_fail(&err);
+    r->has_pidfile = r->o.pidfile;
+    if (r->o.process)
+        prctl(PR_SET_NAME, r->o.process);
+    fprintf(stderr, "pogo: engine %s: %s\n", r->vm.board->m.vcpu[0]->engine->name, r->why);
+    daemon_ready();
+    status = vm_run(&r->vm);
+    if (r->vm.has_error)
+        cmd_fail(&r->vm.error);
+    return status;
 }
 
 int cmd_run(int argc, char **argv)
@@ -289,19 +348,14 @@ int cmd_run(int argc, char **argv)
         error_format(&err, "run: no memory");
         return cmd_fail(&err);
     }
-    vm_init(&r->vm);
-    r->vm.out[0].fd = r->vm.out[1].fd = -1;
     if (options_parse(&r->o, argc, argv, &err)) {
         status = cmd_fail(&err);
     } else if (r->o.help || r->o.help_for) {
-        r->o.help ? usage() : help_for(r->o.help_for);
-        status = CMD_OK;
+        status = r->o.help ? usage() : help_for(&r->o);
     } else if (build(r, &err)) {
         status = cmd_fail(&err);
     } else {
-        status = vm_run(&r->vm, r->o.serial.kind == STREAM_STDIO);
-        if (r->vm.has_error)
-            cmd_fail(&r->vm.error);
+        status = go(r);
     }
     run_free(r);
     return status;

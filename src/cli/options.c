@@ -5,97 +5,90 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/host.h"
 #include "core/machine.h"
 #include "host/linux.h"
 
 #define DEFAULT_RAM (128ull << 20)
+#define GDB_DEFAULT "tcp::1234"
 
-// --- values ---------------------------------------------------------------------------------------------------------------
-
-// Unsigned number, decimal or 0x hexadecimal, to the end of the text or `end`.
-static bool parse_number(const char *text, size_t len, u64 max, u64 *out)
+static bool asks(const char *arg)
 {
-    char buf[32];
-    char *rest;
-
-    if (!len || len >= sizeof(buf) || text[0] < '0' || text[0] > '9')
-        return false;
-    memcpy(buf, text, len);
-    buf[len] = 0;
-    errno = 0;
-    *out = strtoull(buf, &rest, text[0] == '0' && len > 1 && (text[1] | 32) == 'x' ? 16 : 10);
-    return !errno && !*rest && *out <= max;
+    return !strcmp(arg, "help") || !strcmp(arg, "?");
 }
 
-// "SIZE[K|M|G|T]", MiB without a letter.
-static bool parse_size(const char *text, u64 *bytes)
-{
-    static const char letters[] = "kmgt";
-    size_t len = strlen(text);
-    unsigned shift = 20;
-    u64 n;
+// --- options that keep their argument ---------------------------------------------------------------------------------------
 
-    if (len && (text[len - 1] | 32) == 'b')
-        return false;
-    const char *letter = len ? strchr(letters, text[len - 1] | 32) : NULL;
-    if (letter && *letter) {
-        shift = 10 * (unsigned)(letter - letters + 1);
-        len--;
+#define KEEP(option, field) \
+    static int opt_##option(struct run_options *o, const char *arg, struct error *err) \
+    { \
+        (void)err; \
+        o->field = arg; \
+        return 0; \
     }
-    if (!parse_number(text, len, ~0ull >> shift, &n))
-        return false;
-    *bytes = n << shift;
-    return true;
-}
 
-static int parse_stream(const char *option, const char *arg, struct stream_spec *s, struct error *err)
+KEEP(kernel, kernel)
+KEEP(append, append)
+KEEP(initrd, initrd)
+KEEP(bios, bios)
+KEEP(gdb, gdb)
+KEEP(pidfile, pidfile)
+KEEP(log_file, log_file)
+
+#define FLAG(option, field) \
+    static int opt_##option(struct run_options *o, const char *arg, struct error *err) \
+    { \
+        (void)arg, (void)err; \
+        o->field = true; \
+        return 0; \
+    }
+
+FLAG(nographic, nographic)
+FLAG(nodefaults, nodefaults)
+FLAG(no_reboot, no_reboot)
+FLAG(no_shutdown, no_shutdown)
+FLAG(stopped, stopped)
+FLAG(daemonize, daemonize)
+
+static int opt_no_user_config(struct run_options *o, const char *arg, struct error *err)
 {
-    if (!strcmp(arg, "stdio") || !strcmp(arg, "mon:stdio"))
-        *s = (struct stream_spec){STREAM_STDIO, NULL};
-    else if (!strcmp(arg, "none") || !strcmp(arg, "null"))
-        *s = (struct stream_spec){STREAM_NONE, NULL};
-    else if (!strncmp(arg, "file:", 5) && arg[5])
-        *s = (struct stream_spec){STREAM_FILE, arg + 5};
-    else
-        return error_set(err, -EINVAL, "-%s %s: unknown destination; must be stdio, file:PATH or none", option, arg);
+    (void)o, (void)arg, (void)err;
     return 0;
 }
 
-// --- one handler per row ----------------------------------------------------------------------------------------------------
-
-static int opt_kernel(struct run_options *o, const char *arg, struct error *err)
+static int opt_gdb_default(struct run_options *o, const char *arg, struct error *err)
 {
-    (void)err;
-    o->kernel = arg;
+    (void)arg, (void)err;
+    o->gdb = GDB_DEFAULT;
     return 0;
 }
 
-static int opt_append(struct run_options *o, const char *arg, struct error *err)
+static int only_none(const char *option, const char *arg, struct error *err)
 {
-    (void)err;
-    o->append = arg;
+    if (strcmp(arg, "none"))
+        return error_set(err, -EINVAL, "-%s %s: there is nothing graphical; must be none", option, arg);
     return 0;
 }
 
-static int opt_initrd(struct run_options *o, const char *arg, struct error *err)
+static int opt_display(struct run_options *o, const char *arg, struct error *err)
 {
-    (void)err;
-    o->initrd = arg;
-    return 0;
+    (void)o;
+    return only_none("display", arg, err);
 }
 
-static int opt_bios(struct run_options *o, const char *arg, struct error *err)
+static int opt_vga(struct run_options *o, const char *arg, struct error *err)
 {
-    (void)err;
-    o->bios = arg;
-    return 0;
+    (void)o;
+    return only_none("vga", arg, err);
 }
+
+// --- the machine ------------------------------------------------------------------------------------------------------------
 
 static int opt_m(struct run_options *o, const char *arg, struct error *err)
 {
-    if (!parse_size(!strncmp(arg, "size=", 5) ? arg + 5 : arg, &o->ram))
+    if (!parse_size(!strncmp(arg, "size=", 5) ? arg + 5 : arg, 20, &o->ram))
         return error_set(err, -EINVAL, "-m %s: not a size; write a number with K, M, G or T, like 512M", arg);
     return 0;
 }
@@ -104,147 +97,320 @@ static int opt_cpu(struct run_options *o, const char *arg, struct error *err)
 {
     (void)err;
     o->cpu = arg;
-    if (!strcmp(arg, "help") || !strcmp(arg, "?"))
+    if (asks(arg))
         o->help_for = "cpu";
     return 0;
 }
 
 static int opt_smp(struct run_options *o, const char *arg, struct error *err)
 {
-    const char *text = !strncmp(arg, "cpus=", 5) ? arg + 5 : arg;
-    u64 n;
+    static const char *const parts[] = {"sockets", "dies", "clusters", "cores", "threads"};
+    struct keyvals k;
+    u64 cpus = 0, max = 0, product = 1, n;
+    bool any = false;
+    int ret = keyvals_parse(&k, &o->pool, "smp", arg, "cpus", err);
 
-    if (!parse_number(text, strlen(text), MACHINE_MAX_VCPUS, &n) || !n)
+    if (ret)
+        return ret;
+    const char *text = keyvals_get(&k, "cpus");
+    if (text && (!parse_number(text, strlen(text), MACHINE_MAX_VCPUS, &cpus) || !cpus))
         return error_set(err, -EINVAL, "-smp %s: not a number of processors; must be from 1 to %d", arg,
                          MACHINE_MAX_VCPUS);
-    o->cpus = (unsigned)n;
+    for (size_t i = 0; i < ARRAY_LEN(parts) && !ret; i++) {
+        n = 0;
+        ret = keyvals_number(&k, parts[i], 1, MACHINE_MAX_VCPUS, &n, err);
+        any |= n > 0;
+        product *= n ? n : 1;
+    }
+    if (!ret)
+        ret = keyvals_number(&k, "maxcpus", 1, MACHINE_MAX_VCPUS, &max, err);
+    if (!ret)
+        ret = keyvals_done(&k, err);
+    if (ret)
+        return ret;
+    cpus = cpus ? cpus : max && !any ? max : product;
+    if (cpus > MACHINE_MAX_VCPUS || (max && max != cpus))
+        return error_set(err, -EINVAL, "-smp %s: must be from 1 to %d processors, all present (maxcpus the same)", arg,
+                         MACHINE_MAX_VCPUS);
+    if (any && cpus % product)
+        return error_set(err, -EINVAL, "-smp %s: %llu processors are no multiple of the %llu in the topology", arg,
+                         (unsigned long long)cpus, (unsigned long long)product);
+    o->cpus = (unsigned)cpus;
+    return 0;
+}
+
+// "a:b:c" in order of preference; a second -accel goes on behind the first.
+static int add_accels(struct run_options *o, const char *list, struct error *err)
+{
+    while (*list) {
+        size_t len = strcspn(list, ":");
+        char *name = text_keep(&o->pool, list, len);
+
+        if (o->accel_count == OPTIONS_MAX_ACCELS || !name)
+            return error_set(err, -E2BIG, "-accel %s: more than %d engines", list, OPTIONS_MAX_ACCELS);
+        o->accel[o->accel_count++] = name;
+        list += len + (list[len] == ':');
+    }
     return 0;
 }
 
 static int opt_accel(struct run_options *o, const char *arg, struct error *err)
 {
-    (void)err;
-    o->accel = arg;
-    if (!strcmp(arg, "help") || !strcmp(arg, "?"))
+    struct keyvals k;
+    int ret = keyvals_parse(&k, &o->pool, "accel", arg, "accel", err);
+    const char *list = ret ? NULL : keyvals_get(&k, "accel");
+
+    if (ret)
+        return ret;
+    if (asks(arg))
         o->help_for = "accel";
-    return 0;
+    if (!list || !*list)
+        return error_set(err, -EINVAL, "-accel %s: names no engine; '-accel help' lists them", arg);
+    ret = add_accels(o, list, err);
+    return ret ? ret : keyvals_done(&k, err);
 }
 
 static int opt_machine(struct run_options *o, const char *arg, struct error *err)
 {
-    (void)o;
-    if (strcmp(arg, "pc"))
-        return error_set(err, -EINVAL, "-machine %s: unknown board; must be pc", arg);
-    return 0;
-}
+    struct keyvals k;
+    int ret = keyvals_parse(&k, &o->pool, "machine", arg, "type", err);
+    bool off = false;
 
-static int opt_serial(struct run_options *o, const char *arg, struct error *err)
-{
-    return parse_stream("serial", arg, &o->serial, err);
-}
-
-static int opt_debugcon(struct run_options *o, const char *arg, struct error *err)
-{
-    return parse_stream("debugcon", arg, &o->debugcon, err);
-}
-
-// "key=value" at `text` (up to `len`) for a 16-bit number.
-static int device_number(const char *text, size_t len, const char *key, u64 min, u64 max, u16 *out, struct error *err)
-{
-    size_t skip = strlen(key) + 1;
-    u64 n;
-
-    if (!parse_number(text + skip, len - skip, max, &n) || n < min)
-        return error_set(err, -EINVAL, "-device isa-debug-exit: %.*s: must be a number from 0x%llx to 0x%llx", (int)len,
-                         text, (unsigned long long)min, (unsigned long long)max);
-    *out = (u16)n;
-    return 0;
-}
-
-static int debug_exit_property(struct run_options *o, const char *text, size_t len, struct error *err)
-{
-    if (len >= 7 && !strncmp(text, "iobase=", 7))
-        return device_number(text, len, "iobase", 0, 0xffff, &o->debug_exit_base, err);
-    if (len >= 7 && !strncmp(text, "iosize=", 7))
-        return device_number(text, len, "iosize", 1, 8, &o->debug_exit_size, err);
-    return error_set(err, -EINVAL,
-                     "-device isa-debug-exit: unknown property %.*s; known are iobase= and iosize=", (int)len, text);
+    if (ret)
+        return ret;
+    if (asks(arg)) {
+        o->help_for = "machine";
+        return 0;
+    }
+    const char *type = keyvals_get(&k, "type"), *accel = keyvals_get(&k, "accel");
+    if (type && strcmp(type, "pc"))
+        return error_set(err, -EINVAL, "-machine %s: unknown board; must be pc", type);
+    ret = accel ? add_accels(o, accel, err) : 0;
+    // Parts of QEMU's pc that this board never has.
+    static const char *const absent[] = {"usb", "graphics", "vmport"};
+    for (size_t i = 0; i < ARRAY_LEN(absent) && !ret; i++) {
+        off = false;
+        ret = keyvals_bool(&k, absent[i], &off, err);
+        if (!ret && off)
+            ret = error_set(err, -EINVAL, "-machine pc: %s=on: there is none; must be off", absent[i]);
+    }
+    return ret ? ret : keyvals_done(&k, err);
 }
 
 static int opt_device(struct run_options *o, const char *arg, struct error *err)
 {
     size_t len = strcspn(arg, ",");
 
-    if (len == 10 && !strncmp(arg, "pc-testdev", len) && !arg[len]) {
-        o->testdev = true;
+    if (asks(arg)) {
+        o->help_for = "device";
         return 0;
     }
-    if (drives_know(arg))
-        return drives_parse_device(&o->drives, arg, err);
-    if (len != 14 || strncmp(arg, "isa-debug-exit", len))
-        return error_set(
-            err, -EINVAL,
-            "-device %s: unknown device; known are isa-debug-exit, pc-testdev, virtio-blk-pci and virtio-rng-pci", arg);
-    o->debug_exit = true;
-    o->debug_exit_base = 0x501;
-    o->debug_exit_size = 2;
-    while (arg[len]) {
-        int ret;
-
-        arg += len + 1;
-        len = strcspn(arg, ",");
-        ret = debug_exit_property(o, arg, len, err);
-        if (ret)
-            return ret;
+    if (arg[len] && asks(arg + len + 1)) {
+        o->help_for = "device";
+        o->help_name = text_keep(&o->pool, arg, len);
+        return 0;
     }
+    if (o->device_count == OPTIONS_MAX_DEVICES)
+        return error_set(err, -E2BIG, "-device %s: more than %d devices", arg, OPTIONS_MAX_DEVICES);
+    return device_parse(&o->device[o->device_count++], &o->pool, arg, err);
+}
+
+static int add_drive(struct run_options *o, const char *arg,
+                     int (*parse)(struct drive_option *d, struct text_pool *pool, const char *arg, struct error *err),
+                     struct error *err)
+{
+    struct drive_option *d = &o->drive[o->drive_count];
+    int ret;
+
+    if (o->drive_count == OPTIONS_MAX_DRIVES)
+        return error_set(err, -E2BIG, "%s: more than %d drives", arg, OPTIONS_MAX_DRIVES);
+    ret = parse(d, &o->pool, arg, err);
+    if (ret)
+        return ret;
+    for (unsigned i = 0; d->id && i < o->drive_count; i++)
+        if (o->drive[i].id && !strcmp(o->drive[i].id, d->id))
+            return error_set(err, -EEXIST, "%s: another drive has the id %s", d->what, d->id);
+    o->drive_count++;
     return 0;
 }
 
 static int opt_drive(struct run_options *o, const char *arg, struct error *err)
 {
-    return drives_parse(&o->drives, arg, err);
+    return add_drive(o, arg, drive_parse, err);
 }
 
-static int opt_nographic(struct run_options *o, const char *arg, struct error *err)
+static int opt_blockdev(struct run_options *o, const char *arg, struct error *err)
 {
-    (void)o, (void)arg, (void)err;
-    return 0;
+    return add_drive(o, arg, blockdev_parse, err);
 }
 
-static int opt_display(struct run_options *o, const char *arg, struct error *err)
+static int opt_object(struct run_options *o, const char *arg, struct error *err)
 {
-    (void)o;
-    if (strcmp(arg, "none"))
-        return error_set(err, -EINVAL, "-display %s: there is no graphical display; must be none", arg);
-    return 0;
+    if (o->object_count == OPTIONS_MAX_OBJECTS)
+        return error_set(err, -E2BIG, "-object %s: more than %d objects", arg, OPTIONS_MAX_OBJECTS);
+    return object_parse(&o->object[o->object_count++], &o->pool, arg, err);
 }
 
-static int opt_no_reboot(struct run_options *o, const char *arg, struct error *err)
-{
-    (void)arg, (void)err;
-    o->no_reboot = true;
-    return 0;
-}
+// --- character devices --------------------------------------------------------------------------------------------------------
 
-static int log_category(const char *name, size_t len)
+static int opt_chardev(struct run_options *o, const char *arg, struct error *err)
 {
-    for (int c = 0; c < LOG_COUNT; c++) {
-        const char *known = linux_host_log_name((enum host_log)c);
-        if (strlen(known) == len && !strncmp(known, name, len))
-            return c;
+    struct chardev_spec *s = &o->chardev[o->chardev_count];
+    int ret;
+
+    if (asks(arg)) {
+        o->help_for = "chardev";
+        return 0;
     }
-    return -1;
+    if (o->chardev_count == OPTIONS_MAX_CHARDEVS)
+        return error_set(err, -E2BIG, "-chardev %s: more than %d character devices", arg, OPTIONS_MAX_CHARDEVS);
+    ret = chars_parse_chardev(s, &o->pool, arg, err);
+    if (ret)
+        return ret;
+    for (unsigned i = 0; i < o->chardev_count; i++)
+        if (!strcmp(o->chardev[i].id, s->id))
+            return error_set(err, -EEXIST, "-chardev %s: another character device has this id", s->id);
+    o->chardev_count++;
+    return 0;
+}
+
+static int opt_serial(struct run_options *o, const char *arg, struct error *err)
+{
+    if (o->serial_count == OPTIONS_MAX_SERIALS)
+        return error_set(err, -E2BIG, "-serial %s: more than %d serial ports", arg, OPTIONS_MAX_SERIALS);
+    return chars_parse(&o->serial[o->serial_count++], &o->pool, "serial", arg, err);
+}
+
+static int add_monitor(struct run_options *o, const char *option, const char *arg, struct error *err)
+{
+    if (o->monitor_count == OPTIONS_MAX_MONITORS)
+        return error_set(err, -E2BIG, "-%s %s: more than %d monitors", option, arg, OPTIONS_MAX_MONITORS);
+    return chars_parse(&o->monitor[o->monitor_count++], &o->pool, option, arg, err);
+}
+
+static int opt_monitor(struct run_options *o, const char *arg, struct error *err)
+{
+    return add_monitor(o, "monitor", arg, err);
+}
+
+static int opt_mon(struct run_options *o, const char *arg, struct error *err)
+{
+    struct keyvals k;
+    int ret = keyvals_parse(&k, &o->pool, "mon", arg, "chardev", err);
+    const char *id, *mode;
+    char use[256];
+    char *kept;
+
+    if (ret)
+        return ret;
+    id = keyvals_get(&k, "chardev");
+    mode = keyvals_get(&k, "mode");
+    if (mode && strcmp(mode, "readline"))
+        return error_set(err, -EINVAL, "-mon mode=%s: must be readline; there is no machine protocol", mode);
+    if (!id || !*id || strlen(id) > 200)
+        return error_set(err, -EINVAL, "-mon %s: needs chardev=ID", arg);
+    snprintf(use, sizeof(use), "chardev:%s", id);
+    kept = text_keep(&o->pool, use, strlen(use));
+    if (!kept)
+        return error_set(err, -ENOMEM, "-mon: no memory for its argument");
+    ret = keyvals_done(&k, err);
+    return ret ? ret : add_monitor(o, "mon", kept, err);
+}
+
+static int opt_debugcon(struct run_options *o, const char *arg, struct error *err)
+{
+    return chars_parse(&o->debugcon, &o->pool, "debugcon", arg, err);
+}
+
+// --- time, names, logs ----------------------------------------------------------------------------------------------------------
+
+// "YYYY-MM-DD[THH:MM:SS]" as seconds since 1970, or false.
+static bool parse_date(const char *text, time_t *out)
+{
+    struct tm tm = {0};
+    const char *end = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+
+    if (!end) {
+        tm = (struct tm){0};
+        end = strptime(text, "%Y-%m-%d", &tm);
+    }
+    if (!end || *end)
+        return false;
+    *out = timegm(&tm);
+    return true;
+}
+
+static int opt_rtc(struct run_options *o, const char *arg, struct error *err)
+{
+    struct keyvals k;
+    int ret = keyvals_parse(&k, &o->pool, "rtc", arg, NULL, err);
+    time_t now = time(NULL), then;
+    struct tm local;
+
+    if (ret)
+        return ret;
+    const char *base = keyvals_get(&k, "base"), *clock = keyvals_get(&k, "clock"), *fix = keyvals_get(&k, "driftfix");
+    if (!base || !strcmp(base, "utc"))
+        o->rtc_shift_s = 0;
+    else if (!strcmp(base, "localtime") && localtime_r(&now, &local))
+        o->rtc_shift_s = local.tm_gmtoff;
+    else if (parse_date(base, &then))
+        o->rtc_shift_s = then - now;
+    else
+        return error_set(err, -EINVAL, "-rtc base=%s: must be utc, localtime or a date like 2006-06-17T16:01:21", base);
+    if (clock && strcmp(clock, "host") && strcmp(clock, "rt") && strcmp(clock, "vm"))
+        return error_set(err, -EINVAL, "-rtc clock=%s: must be host, rt or vm", clock);
+    if (fix && strcmp(fix, "none") && strcmp(fix, "slew"))
+        return error_set(err, -EINVAL, "-rtc driftfix=%s: must be none or slew", fix);
+    return keyvals_done(&k, err);
+}
+
+static int opt_boot(struct run_options *o, const char *arg, struct error *err)
+{
+    static const char *const known[] = {"splash", "splash-time", "reboot-timeout"};
+    struct keyvals k;
+    int ret = keyvals_parse(&k, &o->pool, "boot", arg, "order", err);
+    bool flag = false;
+
+    if (ret)
+        return ret;
+    const char *order = keyvals_get(&k, "order"), *once = keyvals_get(&k, "once");
+    for (int i = 0; i < 2; i++) {
+        const char *letters = i ? once : order;
+        if (letters && strspn(letters, "abcdefghijklmnop") != strlen(letters))
+            return error_set(err, -EINVAL, "-boot %s: drives are letters from a to p", letters);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(known); i++)
+        keyvals_get(&k, known[i]);
+    ret = keyvals_bool(&k, "menu", &flag, err);
+    if (!ret)
+        ret = keyvals_bool(&k, "strict", &flag, err);
+    return ret ? ret : keyvals_done(&k, err);
+}
+
+static int opt_name(struct run_options *o, const char *arg, struct error *err)
+{
+    struct keyvals k;
+    int ret = keyvals_parse(&k, &o->pool, "name", arg, "guest", err);
+    bool flag = false;
+
+    if (ret)
+        return ret;
+    o->name = keyvals_get(&k, "guest");
+    o->process = keyvals_get(&k, "process");
+    ret = keyvals_bool(&k, "debug-threads", &flag, err);
+    return ret ? ret : keyvals_done(&k, err);
 }
 
 static int opt_log(struct run_options *o, const char *arg, struct error *err)
 {
-    if (!strcmp(arg, "help") || !strcmp(arg, "?")) {
+    if (asks(arg)) {
         o->help_for = "d";
         return 0;
     }
     for (;;) {
         size_t len = strcspn(arg, ",");
-        int c = log_category(arg, len);
+        int c = linux_host_log_find(arg, len);
 
         if (c < 0)
             return error_set(err, -EINVAL, "-d %.*s: unknown log category; '-d help' lists them", (int)len, arg);
@@ -255,25 +421,18 @@ static int opt_log(struct run_options *o, const char *arg, struct error *err)
     }
 }
 
-static int opt_log_file(struct run_options *o, const char *arg, struct error *err)
-{
-    (void)err;
-    o->log_file = arg;
-    return 0;
-}
-
 // --- the table --------------------------------------------------------------------------------------------------------------
-
-struct option_row {
-    const char *name, *arg, *help;
-    int (*set)(struct run_options *o, const char *arg, struct error *err);
-};
 
 static const struct option_row rows[] = {
 #define OPTION(id, name, arg, help) {name, arg, help, opt_##id},
 #include "cli/options.def"
 #undef OPTION
 };
+
+const struct option_row *option_at(unsigned n)
+{
+    return n < ARRAY_LEN(rows) ? &rows[n] : NULL;
+}
 
 static const struct option_row *find_option(const char *text)
 {
@@ -295,12 +454,8 @@ static bool asks_help(const char *text)
 
 int options_parse(struct run_options *o, int argc, char **argv, struct error *err)
 {
-    *o = (struct run_options){.append = "",
-                              .cpu = "max",
-                              .accel = "interp",
-                              .ram = DEFAULT_RAM,
-                              .serial = {STREAM_STDIO, NULL},
-                              .log_mask = 1u << LOG_ERROR | 1u << LOG_WARN};
+    *o = (struct run_options){
+        .append = "", .cpu = "max", .ram = DEFAULT_RAM, .cpus = 1, .log_mask = 1u << LOG_ERROR | 1u << LOG_WARN};
     for (int i = 0; i < argc; i++) {
         const struct option_row *row = find_option(argv[i]);
         const char *arg = NULL;
@@ -318,10 +473,15 @@ int options_parse(struct run_options *o, int argc, char **argv, struct error *er
             arg = argv[i];
         }
         ret = row->set(o, arg, err);
-        if (ret)
+        if (ret || o->help_for)
             return ret;
     }
     return 0;
+}
+
+void options_free(struct run_options *o)
+{
+    text_free(&o->pool);
 }
 
 void options_print(FILE *out)

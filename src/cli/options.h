@@ -4,34 +4,60 @@
 
 #include <stdio.h>
 
+#include "cli/chars.h"
+#include "cli/devices.h"
 #include "cli/drives.h"
 #include "pogo/error.h"
 #include "pogo/types.h"
 
-enum stream_kind { STREAM_NONE, STREAM_STDIO, STREAM_FILE };
-
-struct stream_spec {
-    enum stream_kind kind;
-    const char *path; // STREAM_FILE
-};
+#define OPTIONS_MAX_SERIALS 4
+#define OPTIONS_MAX_MONITORS 4
+#define OPTIONS_MAX_CHARDEVS 16
+#define OPTIONS_MAX_DEVICES 32
+#define OPTIONS_MAX_DRIVES 16
+#define OPTIONS_MAX_OBJECTS 8
+#define OPTIONS_MAX_ACCELS 8
 
 struct run_options {
-    const char *kernel, *append, *initrd, *bios, *cpu, *accel, *log_file;
+    struct text_pool pool;
+    const char *kernel, *append, *initrd, *bios, *cpu, *log_file, *name, *process, *pidfile;
+    const char *gdb;                       // NULL: no debugger
+    const char *accel[OPTIONS_MAX_ACCELS]; // engines in order of preference; none: any
+    unsigned accel_count;
     u64 ram; // bytes
     unsigned cpus;
-    struct stream_spec serial, debugcon;
-    bool debug_exit, testdev;
-    u16 debug_exit_base, debug_exit_size;
-    struct drives drives;
-    bool no_reboot;
+    struct char_use serial[OPTIONS_MAX_SERIALS], monitor[OPTIONS_MAX_MONITORS], debugcon;
+    unsigned serial_count, monitor_count;
+    struct chardev_spec chardev[OPTIONS_MAX_CHARDEVS];
+    unsigned chardev_count;
+    struct device_option device[OPTIONS_MAX_DEVICES];
+    unsigned device_count;
+    struct drive_option drive[OPTIONS_MAX_DRIVES];
+    unsigned drive_count;
+    struct object_option object[OPTIONS_MAX_OBJECTS];
+    unsigned object_count;
+    i64 rtc_shift_s; // the guest's wall clock at the start, less UTC
+    bool nographic, nodefaults, no_reboot, no_shutdown, stopped, daemonize;
     u32 log_mask;
-    bool help;            // --help was asked for
-    const char *help_for; // an option whose argument was 'help': "cpu", "accel" or "d"
+    bool help;             // --help was asked for
+    const char *help_for;  // an option whose argument was 'help': "cpu", "accel"...
+    const char *help_name; // "device" with 'NAME,help'
 };
 
-// Fill *o from the arguments after the subcommand. Strings stay in argv. Returns 0 or a negative errno with *err set.
+// Fill *o from the arguments after the subcommand. Strings stay in argv or in o->pool. Returns 0 or a negative errno with *err set;
+// options_free() in any case.
 int options_parse(struct run_options *o, int argc, char **argv, struct error *err);
-// The list of options, for --help.
+void options_free(struct run_options *o);
+
+// One row of options.def.
+struct option_row {
+    const char *name, *arg, *help;
+    int (*set)(struct run_options *o, const char *arg, struct error *err);
+};
+
+// n-th row, or NULL past the end.
+const struct option_row *option_at(unsigned n);
+// Print the list of options, for --help.
 void options_print(FILE *out);
 
 #endif

@@ -4,8 +4,9 @@
 // parks too. Control handles the event with the machine at rest and lets all go on, or ends it. Timers fire in a thread of their
 // own, so that a busy or halted processor is interrupted on time.
 //
-// Control touches devices only while everybody is parked, and never waits for a guest or for a reader of the guest's output, so
-// that the user can always end it.
+// Control serves everything else by an event loop. It touches devices with the device lock, which nobody holds while he waits for
+// something outside, so the user can always end the machine. Output goes through the rings of host/chardev.h; a processor whose guest
+// fills one faster than it is read pauses here, in its own thread.
 
 #include "cli/vm.h"
 
@@ -23,21 +24,11 @@
 #include "core/pvclock.h"
 #include "host/term.h"
 
-#define SLICE 50000 // instructions: about a millisecond, after which buffered output is written
+#define SLICE 50000 // instructions: about a millisecond
 
-// Milliseconds: until the end is made to happen that the user asked for, and between looks whether a guest reads its input.
-#define HURRY_MS 200
-#define FULL_MS 10
-#define HURRY_SIGNAL SIGURG // ignored by default: nothing else sends it
-
-// With the device lock: a device may be writing to the same stream.
-static void flush_output(struct vm *vm)
-{
-    lock_take(&vm->board->m.dev_lock);
-    for (size_t i = 0; i < ARRAY_LEN(vm->out); i++)
-        out_flush(&vm->out[i]);
-    lock_drop(&vm->board->m.dev_lock);
-}
+// How long the end waits for a reader who takes nothing: the guest's end, the user's.
+#define DRAIN_MS 10000
+#define DRAIN_ASKED_MS 200
 
 static bool fail(struct vm *vm, int status)
 {
@@ -50,21 +41,33 @@ static bool fail(struct vm *vm, int status)
 
 static bool on_slice(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 {
-    (void)v;
-    (void)e;
-    flush_output(vm);
+    (void)vm, (void)v, (void)e;
     return true;
 }
 
-// Somebody wants this thread's attention: there may be input.
+// A device whose output nobody reads is nearly full: wait until it is not, but not for good, and not when control wants this thread
+// to park.
+static void wait_for_reader(struct vm *vm)
+{
+    struct timespec until;
+    int late = 0;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += CHARDEV_PATIENCE_MS / 1000;
+    pthread_mutex_lock(&vm->gate);
+    while (!late && !vm->hold && !vm->finished && atomic_load(&vm->chars.stalls))
+        late = pthread_cond_clockwait(&vm->go, &vm->gate, CLOCK_MONOTONIC, &until);
+    pthread_mutex_unlock(&vm->gate);
+    if (late)
+        chardevs_give_up(&vm->chars);
+}
+
 static bool on_kick(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 {
-    if (v->id == 0) {
-        lock_take(&vm->board->m.dev_lock);
-        pc_poll_input(vm->board);
-        lock_drop(&vm->board->m.dev_lock);
-    }
-    return on_slice(vm, v, e);
+    (void)v, (void)e;
+    if (atomic_load(&vm->chars.stalls))
+        wait_for_reader(vm);
+    return true;
 }
 
 // A halted processor sleeps until a request that can wake it. (With icount the next timer comes at once.)
@@ -74,7 +77,6 @@ static bool on_halt(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
     u32 wakes = v->cpu.rflags & X86_FL_IF && v->cpu.activity == CPU_HALTED ? ~0u : ~VCPU_REQ_INTR;
 
     (void)e;
-    flush_output(vm);
     lock_take(&m->dev_lock);
     clock_skip_idle(&m->clock);
     bool due = m->clock.icount && m->clock.next_deadline != CLOCK_NEVER;
@@ -103,7 +105,7 @@ static bool on_shutdown(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 {
     (void)e;
     v->engine->pull_state(v);
-    flush_output(vm);
+    chardevs_flush(&vm->chars);
     error_format(&vm->error,
                  "triple fault: the guest's processor has shut down (see the state above; -d int logs what led to it)");
     report_cpu(stderr, v);
@@ -112,10 +114,15 @@ static bool on_shutdown(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 
 static bool on_poweroff(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 {
-    int asked = atomic_load(&vm->asked);
-
     (void)v;
-    vm->status = asked ? asked - 1 : e->code;
+    // A nonzero code is the debug exit's.
+    if (vm->no_shutdown && !e->code) {
+        machine_resume(&vm->board->m);
+        vm->off = true;
+        vm_stop(vm);
+        return true;
+    }
+    vm->status = e->code;
     return false;
 }
 
@@ -124,14 +131,13 @@ static bool on_reset(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
     struct pc *b = vm->board;
     gpa rsdp;
 
+    (void)v, (void)e;
     if (vm->no_reboot) {
         vm->status = CMD_OK;
         return false;
     }
     pc_reset(b);
-    // A request to end that came between the guest's and the reset was not the first, and is forgotten with it.
-    if (atomic_load(&vm->asked))
-        return on_poweroff(vm, v, e);
+    vm->off = false;
     if (vm->boot &&
         (pc_install_tables(b, &rsdp, &vm->error) || boot_load(&b->m.mem, vm->boot, &b->m.vcpu[0]->cpu, &vm->error)))
         return fail(vm, CMD_ERROR);
@@ -161,19 +167,12 @@ bool vm_control_exit(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 
 // --- the gate ---------------------------------------------------------------------------------------------------------------
 
-void vm_init(struct vm *vm)
+// Make the vCPU leave its engine soon.
+static void kick(struct vcpu *v)
 {
-    pthread_mutex_init(&vm->gate, NULL);
-    pthread_cond_init(&vm->parked, NULL);
-    pthread_cond_init(&vm->go, NULL);
-    vm->event_fd = -1;
-}
-
-void vm_fini(struct vm *vm)
-{
-    pthread_cond_destroy(&vm->go);
-    pthread_cond_destroy(&vm->parked);
-    pthread_mutex_destroy(&vm->gate);
+    vcpu_request(v, VCPU_REQ_EXIT);
+    if (v->engine->kick)
+        v->engine->kick(v);
 }
 
 // Called with the gate locked: make every vCPU look at it.
@@ -182,12 +181,10 @@ static void close_gate_locked(struct vm *vm)
     struct machine *m = &vm->board->m;
 
     vm->hold = true;
+    pthread_cond_broadcast(&vm->go); // for who waits for a reader
     for (unsigned i = 0; i < m->vcpu_count; i++) {
-        struct vcpu *v = m->vcpu[i];
-        vcpu_request(v, VCPU_REQ_EXIT);
-        if (v->engine->kick)
-            v->engine->kick(v);
-        m->host->ops->wake(m->host->self, v->id);
+        kick(m->vcpu[i]);
+        m->host->ops->wake(m->host->self, m->vcpu[i]->id);
     }
 }
 
@@ -223,40 +220,20 @@ static void post_event(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
         vm->event = *e;
         vm->event_vcpu = v->id;
         close_gate_locked(vm);
-        if (write(vm->event_fd, &one, sizeof(one)) != sizeof(one))
+        if (write(vm->event_watch.fd, &one, sizeof(one)) != sizeof(one))
             perror("pogo: eventfd");
     }
     pthread_mutex_unlock(&vm->gate);
 }
 
-// The user wants to end, but a vCPU's thread may be waiting for somebody to read its output: interrupt it.
-static void hurry(struct vm *vm)
-{
-    for (size_t i = 0; i < ARRAY_LEN(vm->out); i++)
-        atomic_store(&vm->out[i].hurry, true);
-    for (unsigned i = 0; i < vm->threads; i++)
-        pthread_kill(vm->thread[i], HURRY_SIGNAL);
-}
-
-static void wait_parked_locked(struct vm *vm)
-{
-    while (vm->running) {
-        struct timespec until;
-
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += HURRY_MS * 1000000l;
-        until.tv_sec += until.tv_nsec / 1000000000l;
-        until.tv_nsec %= 1000000000l;
-        if (pthread_cond_timedwait(&vm->parked, &vm->gate, &until) == ETIMEDOUT && atomic_load(&vm->asked))
-            hurry(vm);
-    }
-}
-
 void vm_pause(struct vm *vm)
 {
+    if (vm->pauses++)
+        return;
     pthread_mutex_lock(&vm->gate);
     close_gate_locked(vm);
-    wait_parked_locked(vm);
+    while (vm->running)
+        pthread_cond_wait(&vm->parked, &vm->gate);
     pthread_mutex_unlock(&vm->gate);
     lock_take(&vm->board->m.dev_lock);
     clock_stop(&vm->board->m.clock);
@@ -267,6 +244,8 @@ void vm_continue(struct vm *vm)
 {
     struct machine *m = &vm->board->m;
 
+    if (--vm->pauses)
+        return;
     lock_take(&m->dev_lock);
     clock_start(&m->clock);
     lock_drop(&m->dev_lock);
@@ -290,11 +269,108 @@ void vm_cont(struct vm *vm, u64 frozen)
 {
     if (!vm->stopped)
         return;
-    vm->stopped = false;
+    vm->stopped = vm->off = false;
     pthread_mutex_lock(&vm->gate);
     vm->frozen = frozen;
     pthread_mutex_unlock(&vm->gate);
     vm_continue(vm);
+}
+
+enum vm_state vm_state(const struct vm *vm)
+{
+    if (vm->loop.end)
+        return VM_ENDED;
+    return vm->off ? VM_OFF : vm->stopped ? VM_STOPPED : VM_RUNNING;
+}
+
+void vm_quit(struct vm *vm, int status)
+{
+    if (!vm->loop.end && !vm->chars.draining)
+        vm->status = status;
+    vm->asked = vm->loop.end = true;
+}
+
+void vm_reset(struct vm *vm)
+{
+    vm_pause(vm);
+    if (!on_reset(vm, vm->board->m.vcpu[0], NULL))
+        vm->loop.end = true;
+    vm_continue(vm);
+}
+
+// --- character devices ----------------------------------------------------------------------------------------------------
+
+// With the device lock held: a processor is filling a ring.
+static void on_stall(void *arg)
+{
+    struct vm *vm = arg;
+
+    for (unsigned i = 0; i < vm->board->m.vcpu_count; i++)
+        kick(vm->board->m.vcpu[i]);
+}
+
+static void on_unstall(void *arg)
+{
+    struct vm *vm = arg;
+
+    pthread_mutex_lock(&vm->gate);
+    pthread_cond_broadcast(&vm->go);
+    pthread_mutex_unlock(&vm->gate);
+}
+
+static void on_quit_key(void *arg)
+{
+    vm_quit(arg, CMD_OK);
+}
+
+static void tell_line(struct vm_line *l, void (*what)(struct pc *b, unsigned n))
+{
+    struct pc *b = l->vm->board;
+
+    if (!b)
+        return; // not built yet
+    lock_take(&b->m.dev_lock);
+    what(b, l->n);
+    lock_drop(&b->m.dev_lock);
+}
+
+static void on_line_input(void *arg)
+{
+    tell_line(arg, pc_serial_input);
+}
+
+static void on_line_room(void *arg)
+{
+    tell_line(arg, pc_serial_room);
+}
+
+static void on_line_event(void *arg, enum chardev_event e)
+{
+    if (e == CHARDEV_BREAK)
+        tell_line(arg, pc_serial_break);
+}
+
+struct pc_peer vm_peer(struct vm *vm, unsigned n)
+{
+    struct vm_line *l = n == PC_SERIALS ? &vm->debugcon : &vm->serial[n];
+
+    return (struct pc_peer){
+        .tx = chardev_put, .rx = chardev_get, .room = chardev_room, .out = &l->front, .in = &l->front};
+}
+
+static void init_lines(struct vm *vm)
+{
+    for (unsigned i = 0; i < PC_SERIALS; i++) {
+        struct vm_line *l = &vm->serial[i];
+        l->vm = vm;
+        l->n = i;
+        l->front.arg = l;
+        l->front.input = on_line_input;
+        l->front.room = on_line_room;
+        l->front.event = on_line_event;
+    }
+    vm->debugcon.vm = vm;
+    vm->debugcon.front.no_input = true;
 }
 
 // --- threads ------------------------------------------------------------------------------------------------------------------
@@ -373,7 +449,7 @@ static int start_threads(struct vm *vm)
         ret = pthread_create(&vm->timer_thread, NULL, timer_thread, vm);
     if (ret)
         vm->finished = true;
-    vm->hold = false;
+    vm->hold = !ret && vm->pauses;
     pthread_cond_broadcast(&vm->go);
     pthread_mutex_unlock(&vm->gate);
     for (unsigned i = 0; ret && i < vm->threads; i++)
@@ -381,11 +457,12 @@ static int start_threads(struct vm *vm)
     return ret;
 }
 
-// Called by control when the machine has ended, its processors parked.
 static void end_threads(struct vm *vm)
 {
     struct machine *m = &vm->board->m;
 
+    if (!vm->pauses)
+        vm_pause(vm);
     pthread_mutex_lock(&vm->gate);
     vm->finished = true;
     vm->hold = false;
@@ -398,154 +475,131 @@ static void end_threads(struct vm *vm)
     pthread_join(vm->timer_thread, NULL);
 }
 
-// Handle the event that is waiting. False: the machine has ended.
-static bool serve_event(struct vm *vm)
+// Handle the event that is waiting.
+static void serve_event(void *arg, short revents)
 {
+    struct vm *vm = arg;
     struct machine *m = &vm->board->m;
     u64 count;
 
-    if (read(vm->event_fd, &count, sizeof(count)) != sizeof(count))
-        return true;
-    if (!vm->stopped)
-        vm_pause(vm);
+    (void)revents;
+    if (read(vm->event_watch.fd, &count, sizeof(count)) != sizeof(count) || vm->finished)
+        return;
+    vm_pause(vm);
     pthread_mutex_lock(&vm->gate);
     bool has_event = vm->has_event;
     struct vm_exit e = vm->event;
     struct vcpu *v = m->vcpu[vm->event_vcpu];
     vm->has_event = false;
     pthread_mutex_unlock(&vm->gate);
-    bool on = !has_event || vm_control_exit(vm, v, &e);
-    if (on && !vm->stopped)
+    if (has_event && !vm_control_exit(vm, v, &e))
+        vm->loop.end = true;
+    else
         vm_continue(vm);
-    return on;
 }
 
-// --- the user ---------------------------------------------------------------------------------------------------------------
+// --- signals ----------------------------------------------------------------------------------------------------------------
 
-// Make vCPU 0 look for input.
-static void kick(struct vm *vm)
+// A signal that asks the process to end gives the status that the shell expects. SIGCONT: the terminal may have been somebody else's
+// while the process was stopped.
+static void serve_signal(void *arg, short revents)
 {
-    struct vcpu *v = vm->board->m.vcpu[0];
-    struct host *h = vm->board->m.host;
-
-    vcpu_request(v, VCPU_REQ_EXIT);
-    if (v->engine->kick)
-        v->engine->kick(v);
-    h->ops->wake(h->self, v->id);
-}
-
-static void quit(struct vm *vm, int status)
-{
-    int none = 0;
-
-    atomic_compare_exchange_strong(&vm->asked, &none, status + 1);
-    machine_stop(&vm->board->m, VM_EXIT_POWEROFF, status);
-    vm_cont(vm, 0);
-}
-
-// Read what there is on standard input. Returns false at its end. What a user types while the ring is full is lost, as on any
-// serial line; a file or a pipe is only read when there is room.
-static bool serve_input(struct vm *vm, struct key_filter *filter)
-{
-    u8 buf[512];
-    u32 room = filter->active ? sizeof(buf) : in_room(&vm->input);
-    ssize_t n = read(STDIN_FILENO, buf, room < sizeof(buf) ? room : sizeof(buf));
-
-    if (n <= 0)
-        return n < 0 && (errno == EINTR || errno == EAGAIN);
-    for (ssize_t i = 0; i < n; i++) {
-        switch (key_input(filter, buf[i])) {
-        case KEY_NONE: break;
-        case KEY_SEND: in_put(&vm->input, buf[i]); break;
-        case KEY_QUIT: quit(vm, CMD_OK); return false;
-        case KEY_HELP: fprintf(stderr, "\nCtrl-A x quits, Ctrl-A h shows this, Ctrl-A Ctrl-A sends Ctrl-A\n"); break;
-        }
-    }
-    kick(vm);
-    return true;
-}
-
-// A signal that asks the process to end, as the shell reports it.
-static void serve_signal(struct vm *vm, int fd)
-{
+    struct vm *vm = arg;
     struct signalfd_siginfo info;
 
-    if (read(fd, &info, sizeof(info)) == sizeof(info))
-        quit(vm, 128 + (int)info.ssi_signo);
-}
-
-static void listen_until_done(struct vm *vm, int signal_fd, bool read_stdin)
-{
-    struct key_filter filter = {.active = read_stdin && term_raw(STDIN_FILENO)};
-    struct pollfd p[3] = {{.fd = vm->event_fd, .events = POLLIN},
-                          {.fd = signal_fd, .events = POLLIN},
-                          {.fd = STDIN_FILENO, .events = POLLIN}};
-    bool open = read_stdin;
-
-    for (;;) {
-        bool ending = atomic_load(&vm->asked), full = open && !filter.active && !in_room(&vm->input);
-        int ready;
-
-        p[2].fd = open && !full ? STDIN_FILENO : -1;
-        ready = poll(p, 3, ending ? HURRY_MS : full ? FULL_MS : -1);
-        if (ready < 0)
-            continue;
-        if (ready == 0 && ending)
-            hurry(vm);
-        if (full)
-            kick(vm);
-        if ((p[0].revents & POLLIN) && !serve_event(vm))
-            break;
-        if (p[1].revents & POLLIN)
-            serve_signal(vm, signal_fd);
-        if (p[2].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL))
-            open = serve_input(vm, &filter);
-    }
-    term_restore();
-}
-
-static void on_hurry(int sig)
-{
-    (void)sig;
+    (void)revents;
+    if (read(vm->signal_watch.fd, &info, sizeof(info)) != sizeof(info))
+        return;
+    if (info.ssi_signo == SIGCONT)
+        chardevs_raw(&vm->chars);
+    else
+        vm_quit(vm, 128 + (int)info.ssi_signo);
 }
 
 // Signals that end the process come through a descriptor, so that output and logs are complete. Who started pogo with one of
 // them ignored (nohup, a shell's background job) wants it to stay so. Blocks them; returns the descriptor or -1.
 static int open_signals(sigset_t *before)
 {
-    static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
-    struct sigaction interrupt = {.sa_handler = on_hurry}, now; // no SA_RESTART: writes are to end
-    sigset_t ending;
+    static const int ends[] = {SIGINT, SIGTERM, SIGHUP, SIGCONT};
+    struct sigaction now;
+    sigset_t wanted;
 
-    sigaction(HURRY_SIGNAL, &interrupt, NULL);
-    sigemptyset(&ending);
+    sigemptyset(&wanted);
     for (size_t i = 0; i < ARRAY_LEN(ends); i++)
         if (!sigaction(ends[i], NULL, &now) && now.sa_handler != SIG_IGN)
-            sigaddset(&ending, ends[i]);
-    pthread_sigmask(SIG_BLOCK, &ending, before);
-    return signalfd(-1, &ending, SFD_CLOEXEC);
+            sigaddset(&wanted, ends[i]);
+    pthread_sigmask(SIG_BLOCK, &wanted, before);
+    return signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-int vm_run(struct vm *vm, bool read_stdin)
+// --- life -------------------------------------------------------------------------------------------------------------------
+
+int vm_init(struct vm *vm, struct error *err)
+{
+    pthread_mutex_init(&vm->gate, NULL);
+    pthread_cond_init(&vm->parked, NULL);
+    pthread_cond_init(&vm->go, NULL);
+    vm->event_watch = (struct loop_watch){-1, POLLIN, serve_event, vm};
+    vm->signal_watch = (struct loop_watch){-1, POLLIN, serve_signal, vm};
+    int ret = chardevs_init(&vm->chars, &vm->loop);
+    vm->chars.stall = on_stall;
+    vm->chars.unstall = on_unstall;
+    vm->chars.quit = on_quit_key;
+    vm->chars.arg = vm;
+    init_lines(vm);
+    return ret ? error_set(err, ret, "cannot make an event descriptor: %s", strerror(-ret)) : 0;
+}
+
+void vm_fini(struct vm *vm)
+{
+    chardevs_fini(&vm->chars);
+    pthread_cond_destroy(&vm->go);
+    pthread_cond_destroy(&vm->parked);
+    pthread_mutex_destroy(&vm->gate);
+}
+
+static void report_losses(const struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->chars.count; i++)
+        if (vm->chars.dev[i]->dropped)
+            fprintf(stderr, "pogo: %s: %llu bytes of output were lost: they could not be written\n",
+                    vm->chars.dev[i]->name, (unsigned long long)vm->chars.dev[i]->dropped);
+}
+
+static void control(struct vm *vm)
+{
+    loop_add(&vm->loop, &vm->event_watch);
+    loop_add(&vm->loop, &vm->signal_watch);
+    chardevs_raw(&vm->chars);
+    loop_run(&vm->loop);
+    end_threads(vm);
+    vm->loop.end = false;
+    chardevs_drain(&vm->chars, vm->asked ? DRAIN_ASKED_MS : DRAIN_MS);
+    loop_remove(&vm->loop, &vm->event_watch);
+    loop_remove(&vm->loop, &vm->signal_watch);
+    term_restore();
+    report_losses(vm);
+}
+
+int vm_run(struct vm *vm)
 {
     sigset_t before;
-    int signal_fd = open_signals(&before), ret;
+    int ret;
 
-    vm->event_fd = eventfd(0, EFD_CLOEXEC);
-    ret = signal_fd < 0 || vm->event_fd < 0 ? errno : start_threads(vm);
+    vm->signal_watch.fd = open_signals(&before);
+    vm->event_watch.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    ret = vm->signal_watch.fd < 0 || vm->event_watch.fd < 0 ? errno : start_threads(vm);
     if (ret) {
         error_format(&vm->error, "cannot start the processors' threads: %s; free some memory or processes",
                      strerror(ret));
         fail(vm, CMD_ERROR);
     } else {
-        listen_until_done(vm, signal_fd, read_stdin);
-        end_threads(vm);
-        flush_output(vm);
+        control(vm);
     }
-    if (signal_fd >= 0)
-        close(signal_fd);
-    if (vm->event_fd >= 0)
-        close(vm->event_fd);
+    if (vm->signal_watch.fd >= 0)
+        close(vm->signal_watch.fd);
+    if (vm->event_watch.fd >= 0)
+        close(vm->event_watch.fd);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return vm->status;
 }

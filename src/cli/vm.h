@@ -7,14 +7,25 @@
 
 #include "board/pc.h"
 #include "boot/boot.h"
-#include "cli/console.h"
+#include "host/chardev.h"
+#include "host/loop.h"
+
+// A serial port or debug console, and who is at its other end.
+struct vm_line {
+    struct vm *vm;
+    unsigned n;
+    struct chardev_front front;
+};
+
+enum vm_state { VM_RUNNING, VM_STOPPED, VM_OFF, VM_ENDED }; // OFF: the guest has switched itself off (-no-shutdown)
 
 struct vm {
     struct pc *board;
     const struct boot_params *boot; // NULL: firmware alone
-    bool no_reboot;
-    struct in_ring input;
-    struct out_stream out[2]; // [0]: serial and whatever shares standard output with it; [1]: debug console of its own
+    bool no_reboot, no_shutdown;
+    struct loop loop; // of the thread in control
+    struct chardevs chars;
+    struct vm_line serial[PC_SERIALS], debugcon;
 
     // The gate between processors and control. `gate` protects what follows.
     pthread_mutex_t gate;
@@ -26,11 +37,14 @@ struct vm {
     bool has_event;   // `event` of vCPU `event_vcpu` waits for control
     struct vm_exit event;
     unsigned event_vcpu;
-    int event_fd; // eventfd: readable when there is an event
+    struct loop_watch event_watch; // eventfd: readable when there is an event
 
-    bool stopped; // vm_stop() without vm_cont() so far; control's own
-
-    _Atomic int asked; // exit status + 1 once the user asked for the end; 0 before
+    // Control's own.
+    struct loop_watch signal_watch;
+    unsigned pauses; // vm_pause() without vm_continue() so far
+    bool stopped;    // vm_stop() without vm_cont() so far
+    bool off;        // the guest has switched itself off
+    bool asked;      // the user wants the end
 
     pthread_t thread[MACHINE_MAX_VCPUS], timer_thread;
     unsigned threads;
@@ -40,13 +54,17 @@ struct vm {
     struct error error; // for the user, with has_error
 };
 
-void vm_init(struct vm *vm);
+// Returns 0 or a negative errno with *err set; vm_fini() in any case.
+int vm_init(struct vm *vm, struct error *err);
 void vm_fini(struct vm *vm);
-// Run until the guest ends; the calling thread serves standard input when `read_stdin`. vm->board is created and booted.
+// Where the board finds serial port n (PC_SERIALS: the debug console): the peer for pc_options, once its front is attached to a
+// character device.
+struct pc_peer vm_peer(struct vm *vm, unsigned n);
+// Run until the guest ends; the calling thread is in control. vm->board is created and booted; vm_stop() may have been called.
 // Returns the exit status.
-int vm_run(struct vm *vm, bool read_stdin);
+int vm_run(struct vm *vm);
 
-// For the control thread: park every processor and stop virtual time; let them go on. Calls do not nest.
+// For the control thread: park every processor and stop virtual time; let them go on. Calls nest.
 void vm_pause(struct vm *vm);
 void vm_continue(struct vm *vm);
 
@@ -55,6 +73,10 @@ void vm_continue(struct vm *vm);
 void vm_stop(struct vm *vm);
 // `frozen`: vCPUs (bit n: number n) that stay parked until the next vm_cont().
 void vm_cont(struct vm *vm, u64 frozen);
+enum vm_state vm_state(const struct vm *vm);
+// The user's wish to end, with this exit status; to reset the machine; for the control thread.
+void vm_quit(struct vm *vm, int status);
+void vm_reset(struct vm *vm);
 
 // What the thread of `v` does about an exit; false: it is for control. Table-driven; exposed for tests.
 bool vm_vcpu_exit(struct vm *vm, struct vcpu *v, const struct vm_exit *e);

@@ -163,6 +163,30 @@ static void set_msr(struct uart *u)
         u->msr |= MSR_TERI;
 }
 
+// THR is empty, or will be when the far end has room.
+static void thr_empty(struct uart *u)
+{
+    u->tx_busy = u->room && !(u->mcr & MCR_LOOP) && !u->room(u->out);
+    u->thre_pending = !u->tx_busy;
+}
+
+void uart_tx_ready(struct uart *u)
+{
+    if (u->tx_busy)
+        thr_empty(u);
+    update_irq(u);
+}
+
+static u8 read_lsr(struct uart *u)
+{
+    u8 val = u->lsr;
+
+    u->lsr &= (u8)~LSR_ERRORS;
+    if (u->room && !(u->mcr & MCR_LOOP) && !u->room(u->out))
+        val &= (u8) ~(LSR_THRE | LSR_TEMT);
+    return val;
+}
+
 static void write_thr(struct uart *u, u8 byte)
 {
     // Full for no time at all, then empty again: the interrupt goes away and comes back. A handler that refills without reading IIR
@@ -173,7 +197,7 @@ static void write_thr(struct uart *u, u8 byte)
         receive(u, byte, 0);
     else if (u->tx)
         u->tx(u->out, byte);
-    u->thre_pending = true;
+    thr_empty(u);
 }
 
 static void write_fcr(struct uart *u, u8 val)
@@ -185,7 +209,7 @@ static void write_fcr(struct uart *u, u8 val)
     if (switched || (val & FCR_CLEAR_RX))
         clear_rx(u);
     if (switched || (val & FCR_CLEAR_TX))
-        u->thre_pending = true;
+        thr_empty(u);
     pull(u);
 }
 
@@ -193,7 +217,7 @@ static void write_ier(struct uart *u, u8 val)
 {
     // Enabling the THRE interrupt while THR is empty raises it.
     if (!(u->ier & IER_THRE) && (val & IER_THRE))
-        u->thre_pending = true;
+        thr_empty(u);
     u->ier = val & 0x0f;
 }
 
@@ -209,10 +233,7 @@ static u64 uart_read(void *dev, u64 off, unsigned size)
     case 2: val = read_iir(u); break;
     case 3: val = u->lcr; break;
     case 4: val = u->mcr; break;
-    case 5:
-        val = u->lsr;
-        u->lsr &= (u8)~LSR_ERRORS;
-        break;
+    case 5: val = read_lsr(u); break;
     case 6:
         val = u->msr;
         u->msr &= (u8)~MSR_DELTA;
@@ -266,7 +287,7 @@ void uart_reset(void *dev)
     u->lsr = LSR_THRE | LSR_TEMT;
     u->msr = MSR_CONNECTED;
     u->fifo[0] = 0;
-    u->thre_pending = false;
+    u->thre_pending = u->tx_busy = false;
     clear_rx(u);
     update_irq(u);
 }

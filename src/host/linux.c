@@ -8,6 +8,7 @@
 
 #include <cpuid.h>
 #include <errno.h>
+#include <string.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -111,6 +112,14 @@ static const char *const log_names[LOG_COUNT] = {
 const char *linux_host_log_name(enum host_log category)
 {
     return log_names[category];
+}
+
+int linux_host_log_find(const char *name, size_t len)
+{
+    for (int c = 0; c < LOG_COUNT; c++)
+        if (strlen(log_names[c]) == len && !strncmp(log_names[c], name, len))
+            return c;
+    return -1;
 }
 
 static void linux_log(void *host, enum host_log category, const char *text)

@@ -20,5 +20,7 @@ struct linux_host {
 void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log);
 // Name of a log category as the -d option spells it ("int", "cpu", ...).
 const char *linux_host_log_name(enum host_log category);
+// The category with the name of `len` characters at `name`, or -1.
+int linux_host_log_find(const char *name, size_t len);
 
 #endif

@@ -9,7 +9,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-static struct termios saved;
+static struct termios saved, raw_settings;
 static int saved_fd;
 static atomic_bool raw;
 
@@ -43,7 +43,15 @@ bool term_raw(int fd)
 {
     struct termios t;
 
-    if (!isatty(fd) || tcgetattr(fd, &saved))
+    if (!isatty(fd))
+        return false;
+    if (atomic_load(&raw)) {
+        // In the background the terminal is not ours to change.
+        if (tcgetpgrp(fd) == getpgrp())
+            tcsetattr(fd, TCSANOW, &raw_settings);
+        return true;
+    }
+    if (tcgetattr(fd, &saved))
         return false;
     saved_fd = fd;
     t = saved;
@@ -55,6 +63,7 @@ bool term_raw(int fd)
     atexit(term_restore);
     for (size_t i = 0; i < ARRAY_LEN(fatal_signals); i++)
         catch_fatal(fatal_signals[i]);
+    raw_settings = t;
     atomic_store(&raw, true);
     tcsetattr(fd, TCSANOW, &t);
     return true;

@@ -6,7 +6,8 @@
 #include "pogo/types.h"
 
 // Make `fd` raw when it is a terminal; does nothing else. Returns whether it is one. Output processing stays on, so that a
-// line feed from the guest or from a log still starts a new line.
+// line feed from the guest or from a log still starts a new line. Again after SIGCONT: whoever had the terminal in between may have
+// left it otherwise.
 bool term_raw(int fd);
 // Put the terminal back; harmless when it is not raw. Async-signal-safe.
 void term_restore(void);

@@ -89,12 +89,12 @@ static struct rig *rig_new(void)
     r->o = (struct pc_options){.ram = 16 << 20,
                                .engine = engine_find("interp"),
                                .model = &r->model,
-                               .serial = true,
+                               .serial = {true, true, true, true},
                                .debugcon = true,
                                .debug_exit = true,
                                .testdev = true,
-                               .serial_peer = {take, give, r, r},
-                               .debugcon_peer = {take, NULL, r, NULL},
+                               .serial_peer[0] = {.tx = take, .rx = give, .out = r, .in = r},
+                               .debugcon_peer = {.tx = take, .out = r},
                                .debugcon_base = 0xe9,
                                .debug_exit_base = 0xf4,
                                .debug_exit_size = 4};
@@ -288,7 +288,7 @@ static void interrupts(void **state)
     out(r, 0x3fc, 1, 0x08);
     out(r, 0x3f9, 1, 0x01);
     r->coming = "x";
-    pc_poll_input(r->pc);
+    pc_serial_input(r->pc, 0);
     assert_true(intr(r));
     assert_int_equal(v->intc.ack(v->intc.intc), 0x24);
     assert_int_equal(in(r, 0x3f8, 1), 'x');
@@ -387,11 +387,10 @@ static void exits(void **state)
     assert_int_equal(create(r), 0);
     struct vcpu *v = r->pc->m.vcpu[0];
     vm->board = r->pc;
-    vm->out[0].fd = vm->out[1].fd = -1;
     assert_true(vm_vcpu_exit(vm, v, &(struct vm_exit){.reason = VM_EXIT_BUDGET}));
     assert_true(vm_vcpu_exit(vm, v, &(struct vm_exit){.reason = VM_EXIT_KICK}));
     r->coming = "k";
-    pc_poll_input(r->pc);
+    pc_serial_input(r->pc, 0);
     assert_int_equal(in(r, 0x3f8, 1), 'k');
     for (int e = VM_EXIT_SHUTDOWN; e < VM_EXIT_COUNT; e++)
         assert_false(vm_vcpu_exit(vm, v, &(struct vm_exit){.reason = e})); // for control
@@ -421,7 +420,6 @@ static void halting(void **state)
     assert_int_equal(create(r), 0);
     struct vcpu *v = r->pc->m.vcpu[0];
     vm->board = r->pc;
-    vm->out[0].fd = vm->out[1].fd = -1;
     atomic_store(&v->request, 0);
     v->cpu.activity = CPU_HALTED;
     v->cpu.rflags |= X86_FL_IF;

@@ -30,10 +30,10 @@ static struct pc *new_board(struct fake_host *host)
     struct pc_options o = {.ram = PC_MIN_RAM,
                            .engine = engine_find("interp"),
                            .model = &model,
-                           .serial = true,
+                           .serial = {true},
                            .debugcon = true,
                            .testdev = true,
-                           .serial_peer = {NULL, never, NULL, NULL},
+                           .serial_peer[0] = {.rx = never},
                            .debugcon_base = 0xe9};
     if (pc_create(&host->host, &o, &b, &err))
         abort();

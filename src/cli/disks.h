@@ -1,0 +1,18 @@
+// Virtio devices of the command line: disks and sources of randomness.
+#ifndef POGO_CLI_DISKS_H
+#define POGO_CLI_DISKS_H
+
+#include "board/pc.h"
+#include "cli/options.h"
+
+struct disks {
+    struct blk_backend *backend[OPTIONS_MAX_DRIVES]; // open ones, by number of the drive
+    bool used[OPTIONS_MAX_DRIVES];                   // by a device
+};
+
+// Open the images and put the devices on the board. Returns 0 or a negative errno with *err set; disks_close() in any case.
+int disks_create(struct disks *d, const struct run_options *o, struct pc *b, struct error *err);
+// Close the images: after the last vCPU has stopped, before the board is destroyed.
+void disks_close(struct disks *d);
+
+#endif
