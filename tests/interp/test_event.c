@@ -600,6 +600,32 @@ static void test_watch_top(void **state)
     assert_int_equal(e->c->event.dr6, X86_DR6_B(0));
 }
 
+// An instruction that is cut off by a page fault leaves nothing in the place that another one's decoding is remembered in.
+static void test_cut_off(void **state)
+{
+    struct env *e = *state;
+    const u64 cut = 0x200ffc, page = cut >> 12;
+    const u64 other = CODE | (((cut & 0xfff) ^ page ^ (CODE >> 12)) & 0xfff);
+    at_kernel64(e);
+    put(e, TABLES + 0x2008, 8, (TABLES + 0x3000) | 7);
+    put(e, TABLES + 0x3000, 8, CODE | 7); // and nothing behind it
+    e->c->gpr[X86_RCX] = 0;
+    e->c->rip = other;
+    RUN(e, "\x83\xc1\x05"); // add ecx, 5
+    expect_ok(e);
+    memcpy(e->t->ram + CODE + 0xffc, "\x48\xb8\x01\x02", 4); // mov rax, ...
+    e->c->rip = cut;
+    testvm_run(e->t, 1);
+    check_event(&e->c->event, X86_EXC_PF, 0);
+    assert_int_equal(e->c->event.cr2, 0x201000);
+    e->c->event.type = CPU_EVENT_NONE;
+    e->c->rip = other;
+    testvm_run(e->t, 1);
+    expect_ok(e);
+    assert_int_equal(e->c->gpr[X86_RCX], 10);
+    assert_int_equal(e->c->rip, other + 3);
+}
+
 // --- deliveries without end -----------------------------------------------------------------------------------------------
 
 // The frame of a #DB handler meets a data breakpoint, every time. Neither the budget nor a request to leave may wait for the end.
@@ -705,6 +731,7 @@ int main(void)
         L(test_long_system),
         L(test_table_not_canonical),
         L(test_watch_top),
+        L(test_cut_off),
         L(test_endless_db),
         P(test_endless_ac),
         L(test_endless_interrupts),

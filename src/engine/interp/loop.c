@@ -351,6 +351,7 @@ static struct interp_memo *fetch_slow(struct interp *x, struct interp_memo *m, g
     unsigned max = room < ISA_MAX_LEN ? (unsigned)room : ISA_MAX_LEN;
     if (max == 0)
         interp_gp0(x);
+    m->mode = 0xff; // memo holds nothing until it is filled: the second page may fault
     unsigned n = fetch_page(x, lin, buf, max);
     enum isa_status st = isa_decode(buf, n, x->mode, x->isa_options, &m->insn);
     if (st == ISA_TRUNCATED && n < max) {
@@ -360,7 +361,6 @@ static struct interp_memo *fetch_slow(struct interp *x, struct interp_memo *m, g
         n += fetch_page(x, next, buf + n, max - n);
         st = isa_decode(buf, n, x->mode, x->isa_options, &m->insn);
     }
-    m->mode = 0xff; // memo holds nothing until it is filled
     if (st == ISA_TRUNCATED)
         interp_gp0(x); // ran into the segment limit or the canonical boundary
     if (st != ISA_OK)
