@@ -78,7 +78,7 @@ UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
 UNIT_TESTS += board/test_acpi dev/test_pci dev/test_piix
-UNIT_TESTS += dev/test_virtio
+UNIT_TESTS += dev/test_virtio dev/test_virtio_blk host/test_blockio
 UNIT_TESTS += interp/test_debug
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES)

@@ -341,21 +341,31 @@ static void blockio_submit(struct blk_backend *backend, struct blk_request *r)
     pthread_mutex_unlock(&b->mutex);
 }
 
+// The threads may all be waiting for the device lock, which the caller holds: what is left in the list is done here.
 static void blockio_drain(struct blk_backend *backend, bool cancel)
 {
     struct blockio *b = of(backend);
+    sigset_t xfsz, before;
 
+    sigemptyset(&xfsz);
+    sigaddset(&xfsz, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &xfsz, &before);
     pthread_mutex_lock(&b->mutex);
-    while (cancel && b->todo.first) {
+    atomic_store(&b->cancel, cancel);
+    while (b->todo.first) {
         struct blk_request *r = list_take(&b->todo);
-        r->result = -ECANCELED;
+        pthread_mutex_unlock(&b->mutex);
+        r->result = cancel ? -ECANCELED : perform(b, r);
+        pthread_mutex_lock(&b->mutex);
         list_append(&b->done, r);
     }
-    atomic_store(&b->cancel, cancel);
-    while (b->busy || b->todo.first)
+    while (b->busy)
         pthread_cond_wait(&b->idle, &b->mutex);
     atomic_store(&b->cancel, false);
     pthread_mutex_unlock(&b->mutex);
+    while (sigtimedwait(&xfsz, NULL, &(struct timespec){0}) == SIGXFSZ) // forget it
+        ;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     answer(b);
 }
 
