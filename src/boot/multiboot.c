@@ -232,7 +232,7 @@ int boot_multiboot(struct mem *mem, const struct boot_params *p, struct cpu *cpu
     struct block b;
     gpa module[BOOT_MAX_MODULES];
     u64 off = (u64)multiboot_find(p->kernel, p->kernel_size);
-    u32 flags = get32(p->kernel + off + 4), entry;
+    u32 flags = get32(p->kernel + off + 4), entry = 0;
     int ret;
 
     if (flags & FLAGS_UNKNOWN)

@@ -49,14 +49,15 @@ static void step(struct pc *b, struct fake_host *host, const u8 *d)
     u32 val;
     u64 wide;
     struct vcpu *v = b->m.vcpu[0];
+    gpa page = d[1] & 0x40 ? IOAPIC_BASE : LAPIC_BASE;
 
     memcpy(&val, d + 4, 4);
     switch (d[0] % 10) {
     case 0:
     case 1: bus_out(&b->m.bus, port, port_size, val); break;
     case 2: bus_in(&b->m.bus, port, port_size); break;
-    case 3: mem_store(&b->m.mem, LAPIC_BASE + (at & 0xff8), size, val); break;
-    case 4: mem_load(&b->m.mem, LAPIC_BASE + (at & 0xff8), size); break;
+    case 3: mem_store(&b->m.mem, page + (at & 0xff8), size, val); break;
+    case 4: mem_load(&b->m.mem, page + (at & 0xff8), size); break;
     case 5: v->intc.msr_write(v->intc.intc, 0x800 + (at & 0xff), (u64)d[1] << 32 | val); break;
     case 6: v->intc.msr_read(v->intc.intc, 0x800 + (at & 0xff), &wide); break;
     case 7: v->intc.msr_write(v->intc.intc, d[1] & 4 ? 0x6e0 : 0x1b, (u64)val << (d[1] >> 3)); break;
