@@ -35,6 +35,13 @@ none: .long 0, 0
     mov $'x', %al
 1:  out %al, (%dx)
     jmp 1b
+#elif defined(TEST_LAST)        // last words
+    mov $0x3f8, %edx
+    mov $'x', %al
+    out %al, (%dx)
+    lidt none
+    ud2
+none: .long 0, 0
 #elif defined(TEST_DEBUGCON)    // OK through port 0xe9, if it answers as it should
     mov $0xe9, %edx
     in (%dx), %al

@@ -44,7 +44,7 @@ guest() { # NAME: builds $tmp/NAME.elf
     gcc -m32 -nostdlib -static -no-pie -Wl,-Ttext=0x100000 -Wl,--build-id=none -DTEST_"$1" -o "$tmp/$1.elf" tests/cli/guests.S
 }
 
-for g in TRIPLE EXIT RESET ECHO SPAM HALT DEBUGCON; do
+for g in TRIPLE EXIT RESET ECHO SPAM LAST HALT DEBUGCON; do
     guest $g || exit 1
 done
 gcc -m32 -c -o "$tmp/rom.o" tests/cli/rom.S && ld -m elf_i386 -Ttext=0 -e start --oformat=binary -o "$tmp/rom" "$tmp/rom.o" || exit 1
@@ -183,6 +183,10 @@ sleep 30 <"$tmp/fifo" &
 reader=$!
 output=$tmp/fifo ended_by 'ended with output that nobody reads' TERM 143 -kernel "$tmp/SPAM.elf"
 kill $reader
+exec 7<>"$tmp/fifo"
+timeout 1 cat /dev/zero >&7 # until it is full
+output=$tmp/fifo ended_by 'ended with last words that nobody reads' TERM 4 -kernel "$tmp/LAST.elf"
+exec 7<&-
 
 # --- standard streams that are closed or full
 "$pogo" run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" <&- >&- 2>&-
