@@ -11,8 +11,8 @@ CC ?= gcc
 HOSTCC ?= $(CC)
 PREFIX ?= /usr/local
 
-ifeq ($(filter $(MODE),rel dbg asan ubsan fuzz),)
-$(error MODE=$(MODE): must be one of rel dbg asan ubsan fuzz)
+ifeq ($(filter $(MODE),rel dbg asan ubsan tsan fuzz),)
+$(error MODE=$(MODE): must be one of rel dbg asan ubsan tsan fuzz)
 endif
 ifeq ($(MODE),fuzz)
 CC := clang
@@ -28,9 +28,11 @@ CFLAGS_dbg := -Og -g3
 SAN_WARN := $(if $(findstring clang,$(CC)),,-Wno-maybe-uninitialized)
 CFLAGS_asan := -O1 -g -fsanitize=address -fno-omit-frame-pointer $(SAN_WARN)
 CFLAGS_ubsan := -O1 -g -fsanitize=undefined -fno-sanitize-recover=all $(SAN_WARN)
+CFLAGS_tsan := -O1 -g -fsanitize=thread $(SAN_WARN)
 CFLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 LDFLAGS_fuzz := -fsanitize=address,undefined
 LDFLAGS_asan := -fsanitize=address
+LDFLAGS_tsan := -fsanitize=thread
 LDFLAGS_ubsan := -fsanitize=undefined
 CPPFLAGS := -Iinclude -Isrc -I$(B)/gen -D_GNU_SOURCE
 ALL_CFLAGS := -std=gnu11 $(WARN) $(CFLAGS_$(MODE)) -fno-strict-aliasing -pthread $(CFLAGS)
@@ -244,7 +246,7 @@ run-hello: ## boot a small guest of our own
 run-hello-built: $(B)/pogo $(G)/hello.elf
 	$(B)/pogo run -kernel $(G)/hello.elf -nographic -device isa-debug-exit,iobase=0xf4,iosize=4 $(ARGS) || [ $$? -eq 33 ]
 
-check: ## run the tests (T=NAME: only rows of tests/suite that start with NAME; MODE=asan, ubsan, dbg)
+check: ## run the tests (T=NAME: only rows of tests/suite that start with NAME; MODE=asan, ubsan, tsan, dbg)
 	@tools/setup.sh check
 	@$(MAKE) --no-print-directory check-built
 
@@ -291,10 +293,10 @@ install: $(B)/pogo ## copy the program to PREFIX/bin (/usr/local; DESTDIR is hon
 	install -D -m 755 $(B)/pogo $(DESTDIR)$(PREFIX)/bin/pogo
 
 clean: ## remove everything that was built
-	rm -rf build build-dbg build-asan build-ubsan build-fuzz build-clang
+	rm -rf build build-dbg build-asan build-ubsan build-tsan build-fuzz build-clang
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
-	@echo "  MODE=rel|dbg|asan|ubsan selects the build (build/, build-MODE/); -j2 builds in parallel"
+	@echo "  MODE=rel|dbg|asan|ubsan|tsan selects the build (build/, build-MODE/); -j2 builds in parallel"
 
 -include $(shell find $(B) $(G) -name '*.d' 2>/dev/null)

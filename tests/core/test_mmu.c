@@ -595,7 +595,7 @@ static void *exchange_loop(void *arg)
 {
     struct exchanger *x = arg;
     u64 all = X86_PTE_P | X86_PTE_W | X86_PTE_U, ad = X86_PTE_A | X86_PTE_D;
-    u64 mine = *x->entry & ~ad;
+    u64 mine = __atomic_load_n(x->entry, __ATOMIC_RELAXED) & ~ad;
 
     for (u64 i = 0; !atomic_load(&x->stop); i++) {
         u64 next = (FRAME + i % 64 * 0x1000) | all | (i / 64 % 1024) << 52; // software bits count
