@@ -11,6 +11,7 @@
 #include "cli/consoles.h"
 #include "cli/daemon.h"
 #include "cli/disks.h"
+#include "cli/gdbstub.h"
 #include "cli/options.h"
 #include "cli/vm.h"
 #include "host/features.h"
@@ -297,7 +298,7 @@ static int build(struct run *r, struct error *err)
     r->vm.no_shutdown = r->o.no_shutdown;
     if (r->o.stopped)
         vm_stop(&r->vm);
-    return 0;
+    return r->o.gdb ? gdb_open(&r->vm, &r->o.pool, r->o.gdb, err) : 0;
 }
 
 static void run_free(struct run *r)

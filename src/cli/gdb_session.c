@@ -119,6 +119,7 @@ static void at_rest(struct gdb_session *s)
 
 static void halt(struct gdb_session *s)
 {
+    s->running = false; // nobody needs to tell of this stop
     s->ops->stop(s->self);
     at_rest(s);
 }

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "cli/cmd.h"
+#include "cli/gdbstub.h"
 #include "cli/report.h"
 #include "core/pvclock.h"
 #include "host/term.h"
@@ -145,6 +146,14 @@ static bool on_reset(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
     return true;
 }
 
+// When nobody listens any more, the breakpoint is gone, too.
+static bool on_debug(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
+{
+    if (gdb_stopped(vm->gdb, v, e))
+        vm_stop(vm);
+    return true;
+}
+
 static bool on_error(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 {
     v->engine->pull_state(v);
@@ -157,7 +166,7 @@ static bool on_error(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 static bool (*const control_handlers[VM_EXIT_COUNT])(struct vm *vm, struct vcpu *v, const struct vm_exit *e) = {
     [VM_EXIT_BUDGET] = on_error,      [VM_EXIT_KICK] = on_error,  [VM_EXIT_HALT] = on_error,
     [VM_EXIT_SHUTDOWN] = on_shutdown, [VM_EXIT_RESET] = on_reset, [VM_EXIT_POWEROFF] = on_poweroff,
-    [VM_EXIT_DEBUG] = on_error,       [VM_EXIT_ERROR] = on_error,
+    [VM_EXIT_DEBUG] = on_debug,       [VM_EXIT_ERROR] = on_error,
 };
 
 bool vm_control_exit(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
@@ -260,9 +269,16 @@ void vm_continue(struct vm *vm)
 
 void vm_stop(struct vm *vm)
 {
-    if (!vm->stopped)
-        vm_pause(vm);
+    if (vm->stopped)
+        return;
+    vm_pause(vm);
     vm->stopped = true;
+    // What a debugger's breakpoint has to tell is overtaken; it will be met again.
+    pthread_mutex_lock(&vm->gate);
+    if (vm->has_event && vm->event.reason == VM_EXIT_DEBUG)
+        vm->has_event = false;
+    pthread_mutex_unlock(&vm->gate);
+    gdb_stopped(vm->gdb, NULL, NULL);
 }
 
 void vm_cont(struct vm *vm, u64 frozen)
@@ -270,6 +286,7 @@ void vm_cont(struct vm *vm, u64 frozen)
     if (!vm->stopped)
         return;
     vm->stopped = vm->off = false;
+    gdb_continued(vm->gdb);
     pthread_mutex_lock(&vm->gate);
     vm->frozen = frozen;
     pthread_mutex_unlock(&vm->gate);
@@ -552,6 +569,7 @@ int vm_init(struct vm *vm, struct error *err)
 
 void vm_fini(struct vm *vm)
 {
+    gdb_close(vm->gdb);
     chardevs_fini(&vm->chars);
     pthread_cond_destroy(&vm->go);
     pthread_cond_destroy(&vm->parked);
@@ -573,6 +591,7 @@ static void control(struct vm *vm)
     chardevs_raw(&vm->chars);
     loop_run(&vm->loop);
     end_threads(vm);
+    gdb_ended(vm->gdb, vm->status);
     vm->loop.end = false;
     chardevs_drain(&vm->chars, vm->asked ? DRAIN_ASKED_MS : DRAIN_MS);
     loop_remove(&vm->loop, &vm->event_watch);
