@@ -27,7 +27,8 @@
 
 // The last 64 KiB below 1 MiB, where the root pointers are looked for. Reserved in the memory map, RAM without a ROM.
 #define TABLES_BASE 0xf0000ull
-#define TABLES_SIZE 0x10000u
+#define TABLES_SIZE 0xff00u
+#define RESET_VECTOR 0xffff0ull
 
 static const u8 pirq_irq[4] = {10, 11, 10, 11};
 
@@ -179,6 +180,45 @@ static struct smbios_params name_machine(const struct pc *b)
                                   .version = POGO_VERSION};
 }
 
+#define MTRR_UC 0u
+#define MTRR_WB 6u
+#define MTRR_ENABLE 0xc00u // fixed ranges, too
+#define MTRR_VALID 0x800u
+#define MTRR_FIX_A0000 2 // 16 KiB ranges from 0xa0000 to 0xbffff
+
+static void set_mtrr(struct vcpu *v, unsigned n, u64 base, u64 size)
+{
+    u64 phys = v->model->maxphyaddr < 64 ? (1ull << v->model->maxphyaddr) - 1 : ~0ull;
+
+    v->cpu.msr.mtrr_base[n] = base | MTRR_UC;
+    v->cpu.msr.mtrr_mask[n] = (~(size - 1) & phys) | MTRR_VALID;
+}
+
+// Everything is cached but for where devices may be. It changes nothing here, but kernels that find the registers blank do
+// without what depends on them.
+static void set_up_mtrrs(struct pc *b, struct vcpu *v)
+{
+    struct cpu_msrs *m = &v->cpu.msr;
+
+    if (!cpu_model_has(v->model, ISA_FEAT_MTRR))
+        return;
+    m->mtrr_def_type = MTRR_ENABLE | MTRR_WB;
+    for (unsigned i = 0; i < ARRAY_LEN(m->mtrr_fix); i++)
+        m->mtrr_fix[i] = i == MTRR_FIX_A0000 ? 0 : MTRR_WB * 0x0101010101010101ull;
+    set_mtrr(v, 0, PCI_MEM_BASE, HIGH_RAM - PCI_MEM_BASE);
+    if (b->pci_window[1].bus)
+        set_mtrr(v, 1, b->pci_window[1].base, PCI_MEM64_SIZE);
+    v->engine->push_state(v);
+}
+
+// Who jumps to the reset vector wants a reset: mov dx, 0xcf9; mov al, 6; out dx, al; 1: hlt; jmp 1b
+static void put_reset_vector(struct pc *b)
+{
+    static const u8 code[] = {0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xf4, 0xeb, 0xfd};
+
+    mem_write(&b->m.mem, RESET_VECTOR, code, sizeof(code));
+}
+
 int pc_install_tables(struct pc *b, gpa *rsdp, struct error *err)
 {
     struct acpi_params acpi = describe(b);
@@ -192,6 +232,9 @@ int pc_install_tables(struct pc *b, gpa *rsdp, struct error *err)
     lock_take(&b->m.dev_lock);
     set_up_pci(b);
     lock_drop(&b->m.dev_lock);
+    for (unsigned i = 0; i < b->m.vcpu_count; i++)
+        set_up_mtrrs(b, b->m.vcpu[i]);
+    put_reset_vector(b);
     memset(to, 0, TABLES_SIZE);
     used = acpi_build(&acpi, to, TABLES_SIZE, TABLES_BASE);
     if (used < 0)
