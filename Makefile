@@ -81,7 +81,7 @@ UNIT_TESTS += boot/test_boot boot/test_linux board/test_pc
 UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
-UNIT_TESTS += board/test_acpi dev/test_pci dev/test_piix
+UNIT_TESTS += board/test_acpi dev/test_pci dev/test_piix board/test_pc_pci
 UNIT_TESTS += dev/test_virtio dev/test_virtio_blk host/test_blockio
 UNIT_TESTS += interp/test_debug gdb/test_gdb
 # Every other program or image that tests/suite refers to: built before `make check` runs it.

@@ -410,7 +410,8 @@ void pci_config_write(struct pci_dev *d, unsigned off, unsigned size, u32 val)
 
 static struct pci_dev *addressed(const struct pci_bus *b)
 {
-    if (!(b->address & 0x80000000u) || (b->address >> 16 & 0xff))
+    // Another bus, or, as AMD's northbridges have it in bits 24 to 27, a register past 255 of those that PCI Express has.
+    if (!(b->address & 0x80000000u) || (b->address >> 16 & 0xfff))
         return NULL;
     return b->dev[b->address >> 8 & 0xff];
 }
@@ -436,7 +437,7 @@ static void host_write(void *dev, u64 off, unsigned size, u64 val)
     struct pci_dev *d = addressed(b);
 
     if (off == 0 && size == 4) {
-        b->address = (u32)val & 0x80fffffcu;
+        b->address = (u32)val & 0x8ffffffcu;
     } else if (off == 1 && size == 1) {
         b->reset_control = (u8)val & 0x02; // bit 1 says which reset; all are hard here
         if (val & 0x04 && b->reset_machine)

@@ -161,10 +161,12 @@ static void test_config(void **state)
     assert_int_equal(config_in(A, PCI_INTERRUPT_LINE, 2), 0x010b);
     // The address register takes dwords alone; disabled, or another bus: nobody.
     addr_out(0x12345679);
-    assert_int_equal(pci_host_ops.read(&r.bus, 0, 4), 0x00345678);
+    assert_int_equal(pci_host_ops.read(&r.bus, 0, 4), 0x02345678);
     assert_int_equal(pci_host_ops.read(&r.bus, 4, 4), 0xffffffff);
     pci_host_ops.write(&r.bus, 0, 2, 0);
-    assert_int_equal(pci_host_ops.read(&r.bus, 0, 4), 0x00345678);
+    assert_int_equal(pci_host_ops.read(&r.bus, 0, 4), 0x02345678);
+    addr_out(0x81000000 | A << 8); // register 0x100
+    assert_int_equal(pci_host_ops.read(&r.bus, 4, 4), 0xffffffff);
     addr_out(0x80010000 | A << 8);
     assert_int_equal(pci_host_ops.read(&r.bus, 4, 4), 0xffffffff);
     assert_int_equal(r.a.config_writes, 3);
