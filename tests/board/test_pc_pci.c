@@ -44,7 +44,7 @@ static struct rig *rig_new(u64 ram, unsigned cpus, const char *cpu)
     memset(features, 0xff, sizeof(features));
     assert_null(cpu_model_parse(cpu, features, &r->model, text, sizeof(text)));
     r->o = (struct pc_options){
-        .ram = ram, .cpus = cpus, .engine = engine_find("interp"), .model = &r->model, .serial = true};
+        .ram = ram, .cpus = cpus, .engine = engine_find("interp"), .model = &r->model, .serial = {true}};
     assert_int_equal(pc_create(&r->host.host, &r->o, &r->pc, &r->err), 0);
     pci_dev_init(&r->dev, &id, &device_ops, r);
     pci_set_pin(&r->dev, 1);
