@@ -67,6 +67,7 @@ HOST_OBJS += host/blockio.o host/random.o
 CLI_OBJS := cli/main.o cli/cmd_run.o cli/cmd_disasm.o cli/accel.o cli/disks.o cli/daemon.o
 # Parts of the command line that unit tests need too.
 VM_OBJS := cli/vm.o cli/report.o cli/options.o cli/keyval.o cli/chars.o cli/consoles.o cli/devices.o cli/drives.o
+VM_OBJS += cli/monitor.o cli/monitor_info.o cli/monitor_dump.o cli/pagewalk.o
 VM_OBJS += cli/gdb_packet.o cli/gdb_regs.o cli/gdb_session.o cli/gdbstub.o
 
 LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS) $(VM_OBJS))

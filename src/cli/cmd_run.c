@@ -12,6 +12,7 @@
 #include "cli/daemon.h"
 #include "cli/disks.h"
 #include "cli/gdbstub.h"
+#include "cli/monitor.h"
 #include "cli/options.h"
 #include "cli/vm.h"
 #include "host/features.h"
@@ -32,6 +33,7 @@ struct run {
     struct boot_range range[BOOT_MAX_RANGES];
     struct boot_params boot;
     struct disks disks;
+    struct monitors monitors;
     char why[640]; // this engine
     bool has_pidfile;
     struct vm vm;
@@ -246,6 +248,10 @@ static int create_board(struct run *r, struct error *err)
     add_board_devices(r, &pc);
     if (!ret)
         ret = consoles_open(&r->vm, &r->o, &pc, err);
+    if (!ret)
+        ret = monitors_open(&r->monitors, &r->vm, &r->o, err);
+    if (!ret)
+        ret = consoles_check(&r->vm, &r->o, err);
     if (ret)
         return ret;
     r->model.tsc_hz = r->model.tsc_hz ? r->model.tsc_hz : r->host.host.tsc_hz;

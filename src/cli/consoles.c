@@ -93,7 +93,7 @@ static int open_devices(struct vm *vm, const struct run_options *o, struct pc_op
     return ret;
 }
 
-static int check_background(const struct vm *vm, const struct run_options *o, struct error *err)
+int consoles_check(const struct vm *vm, const struct run_options *o, struct error *err)
 {
     for (unsigned i = 0; o->daemonize && i < vm->chars.count; i++)
         if (vm->chars.dev[i]->spec.kind == CHARDEV_STDIO)
@@ -115,5 +115,5 @@ int consoles_open(struct vm *vm, const struct run_options *o, struct pc_options 
         ret = open_debugcon(vm, &o->debugcon, 0xe9, pc, err);
     if (!ret)
         ret = open_devices(vm, o, pc, err);
-    return ret ? ret : check_background(vm, o, err);
+    return ret;
 }

@@ -1,0 +1,225 @@
+// What 'info' shows.
+
+#include <string.h>
+
+#include "cli/monitor.h"
+#include "cli/pagewalk.h"
+#include "cli/report.h"
+#include "core/mmu.h"
+#include "pogo/version.h"
+
+#define DUMP_SIZE 16384
+
+static void dump(struct monitor *m, const char *name, const struct dev_ops *ops, void *dev)
+{
+    char text[DUMP_SIZE] = "";
+
+    if (!ops->dump)
+        return;
+    ops->dump(dev, text, sizeof(text));
+    size_t len = strlen(text);
+    fprintf(m->out, "%s: %s%s", name, text, len && text[len - 1] == '\n' ? "" : "\n");
+}
+
+static void info_registers(struct monitor *m, char *args)
+{
+    unsigned chosen = m->cpu;
+
+    if (strcmp(monitor_word(&args), "-a")) {
+        report_cpu(m->out, monitor_cpu(m));
+        return;
+    }
+    for (m->cpu = 0; m->cpu < m->vm->board->m.vcpu_count; m->cpu++)
+        report_cpu(m->out, monitor_cpu(m));
+    m->cpu = chosen;
+}
+
+static void info_cpus(struct monitor *m, char *args)
+{
+    static const char *const doing[] = {[CPU_RUNNING] = "running",
+                                        [CPU_HALTED] = "halted",
+                                        [CPU_WAIT_SIPI] = "waiting for its start",
+                                        [CPU_SHUTDOWN] = "shut down"};
+    struct machine *machine = &m->vm->board->m;
+
+    (void)args;
+    for (unsigned i = 0; i < machine->vcpu_count; i++) {
+        struct vcpu *v = machine->vcpu[i];
+        v->engine->pull_state(v);
+        fprintf(m->out, "%c CPU #%u: %s, pc=0x%llx, %llu instructions\n", i == m->cpu ? '*' : ' ', i,
+                doing[v->cpu.activity], (unsigned long long)(v->cpu.seg[X86_CS].base + v->cpu.rip),
+                (unsigned long long)v->insns);
+    }
+}
+
+static void info_mem(struct monitor *m, char *args)
+{
+    (void)args;
+    pagewalk_ranges(m->out, monitor_cpu(m));
+}
+
+static void info_tlb(struct monitor *m, char *args)
+{
+    (void)args;
+    pagewalk_pages(m->out, monitor_cpu(m));
+}
+
+static void info_irq(struct monitor *m, char *args)
+{
+    struct pc *b = m->vm->board;
+
+    (void)args;
+    for (unsigned i = 0; i < b->m.vcpu_count; i++) {
+        char name[32];
+        snprintf(name, sizeof(name), "CPU #%u local APIC", i);
+        dump(m, name, &lapic_ops, &b->lapic[i]);
+        fprintf(m->out, "CPU #%u requests: %03x\n", i, atomic_load(&b->m.vcpu[i]->request));
+    }
+    fprintf(m->out, "ISA interrupts up: board %04x PCI %04x\n", b->isa_irq[0], b->isa_irq[1]);
+}
+
+static void info_pic(struct monitor *m, char *args)
+{
+    struct pc *b = m->vm->board;
+
+    (void)args;
+    dump(m, "pic0", &i8259_ops, &b->pic.window[0]);
+    dump(m, "pic1", &i8259_ops, &b->pic.window[1]);
+    dump(m, "ioapic", &ioapic_ops, &b->ioapic);
+}
+
+static void info_devices(struct monitor *m, char *args)
+{
+    struct pc *b = m->vm->board;
+
+    (void)args;
+    for (unsigned i = 0; i < b->m.bus.count; i++) {
+        const struct bus_region *r = &b->m.bus.region[i];
+        char name[64];
+        snprintf(name, sizeof(name), "%s at port 0x%llx", r->ops->name, (unsigned long long)r->base);
+        dump(m, name, r->ops, r->dev);
+    }
+    for (unsigned i = 0; i < b->m.mem.count; i++) {
+        const struct mem_region *r = &b->m.mem.region[i];
+        // The page of the local APICs and the PCI windows have no state of their own.
+        if (r->kind == MEM_MMIO && r->ops->dump)
+            dump(m, r->name, r->ops, r->dev);
+    }
+}
+
+static void info_mtree(struct monitor *m, char *args)
+{
+    static const char *const kinds[] = {[MEM_RAM] = "ram", [MEM_ROM] = "rom", [MEM_MMIO] = "i/o"};
+    struct machine *machine = &m->vm->board->m;
+
+    (void)args;
+    fprintf(m->out, "memory\n");
+    for (unsigned i = 0; i < machine->mem.count; i++) {
+        const struct mem_region *r = &machine->mem.region[i];
+        fprintf(m->out, "  %016llx-%016llx %s %s\n", (unsigned long long)r->base,
+                (unsigned long long)(r->base + (r->size - 1)), kinds[r->kind], r->name);
+    }
+    fprintf(m->out, "I/O ports\n");
+    for (unsigned i = 0; i < machine->bus.count; i++) {
+        const struct bus_region *r = &machine->bus.region[i];
+        fprintf(m->out, "  %04llx-%04llx %s\n", (unsigned long long)r->base,
+                (unsigned long long)(r->base + r->size - 1), r->ops->name);
+    }
+}
+
+static void info_pci(struct monitor *m, char *args)
+{
+    char text[DUMP_SIZE] = "";
+
+    (void)args;
+    pci_bus_dump(&m->vm->board->pci, text, sizeof(text));
+    fputs(text, m->out);
+}
+
+static void info_chardev(struct monitor *m, char *args)
+{
+    (void)args;
+    for (unsigned i = 0; i < m->vm->chars.count; i++) {
+        struct chardev *c = m->vm->chars.dev[i];
+        fprintf(m->out, "%s: %s, %s, %u users, %u bytes waiting, %llu lost\n", c->spec.id ? c->spec.id : "-",
+                *c->name ? c->name : "null", c->connected ? "connected" : "nobody there", c->fronts, c->tail - c->head,
+                (unsigned long long)c->dropped);
+    }
+}
+
+static void info_stats(struct monitor *m, char *args)
+{
+    struct machine *machine = &m->vm->board->m;
+    u64 now = clock_now(&machine->clock), total = 0;
+
+    (void)args;
+    for (unsigned i = 0; i < machine->vcpu_count; i++) {
+        struct vcpu *v = machine->vcpu[i];
+        char text[2048] = "";
+
+        total += v->insns;
+        fprintf(m->out, "CPU #%u: %llu instructions\n", i, (unsigned long long)v->insns);
+        if (v->engine->stats)
+            v->engine->stats(v, text, sizeof(text));
+        if (*text)
+            fprintf(m->out, "  %s: %s\n", v->engine->name, text);
+    }
+    fprintf(m->out, "%llu.%03llu s of guest time, %llu million instructions a second\n",
+            (unsigned long long)(now / 1000000000), (unsigned long long)(now / 1000000 % 1000),
+            (unsigned long long)(now ? total * 1000 / now : 0));
+}
+
+static void info_status(struct monitor *m, char *args)
+{
+    static const char *const names[] = {
+        [VM_RUNNING] = "running", [VM_STOPPED] = "paused", [VM_OFF] = "paused (shutdown)", [VM_ENDED] = "ended"};
+
+    (void)args;
+    fprintf(m->out, "VM status: %s\n", names[vm_state(m->vm)]);
+}
+
+static void info_name(struct monitor *m, char *args)
+{
+    (void)args;
+    if (m->o && m->o->name)
+        fprintf(m->out, "%s\n", m->o->name);
+}
+
+static void info_version(struct monitor *m, char *args)
+{
+    (void)args;
+    fprintf(m->out, "%s\n", POGO_VERSION);
+}
+
+static const struct {
+    const char *name, *help;
+    void (*show)(struct monitor *m, char *args);
+} topics[] = {
+#define MONITOR(id, name, brief, args, help)
+#define MONITOR_INFO(id, name, help) {name, help, info_##id},
+#include "cli/monitor.def"
+#undef MONITOR
+#undef MONITOR_INFO
+};
+
+void monitor_list_info(FILE *out)
+{
+    for (size_t i = 0; i < ARRAY_LEN(topics); i++)
+        fprintf(out, "info %s -- %s\n", topics[i].name, topics[i].help);
+}
+
+void monitor_info(struct monitor *m, char *args)
+{
+    char *name = monitor_word(&args);
+
+    if (!*name) {
+        monitor_list_info(m->out);
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(topics); i++)
+        if (!strcmp(topics[i].name, name)) {
+            topics[i].show(m, args);
+            return;
+        }
+    fprintf(m->out, "info %s: unknown topic; 'info' lists them\n", name);
+}
