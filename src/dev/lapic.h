@@ -1,8 +1,8 @@
 // The local APIC: xAPIC registers in memory, x2APIC registers as MSRs, the timer, and interrupt acceptance.
 // SDM 3A chapter 11 (10 in older editions), APM 2 chapter 16.
 //
-// The APIC's page is at its default address; it does not follow APIC_BASE. The I/O APIC is not there yet: `eoi` is how it will
-// learn of the end of level-triggered interrupts.
+// The APIC's page is at its default address; it does not follow APIC_BASE. `eoi` is how the I/O APIC
+// learns of the end of level-triggered interrupts.
 #ifndef POGO_DEV_LAPIC_H
 #define POGO_DEV_LAPIC_H
 
