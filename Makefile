@@ -55,7 +55,7 @@ INTERP_OBJS += engine/interp/iret.o engine/interp/event.o engine/interp/task.o
 INTERP_OBJS += engine/interp/ctl.o engine/interp/sys.o engine/interp/syscall.o
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/ioapic.o dev/hpet.o dev/misc.o dev/lapic.o dev/fw_cfg.o dev/i8254.o dev/mc146818.o
 DEV_OBJS += dev/pci.o dev/i440fx.o dev/piix.o
-DEV_OBJS += dev/virtio.o dev/virtio_pci.o dev/virtio_blk.o dev/virtio_rng.o
+DEV_OBJS += dev/virtio.o dev/virtio_pci.o dev/virtio_blk.o dev/virtio_rng.o dev/virtio_balloon.o dev/virtio_console.o
 DEV_OBJS += dev/i8042.o dev/ps2.o
 BOARD_OBJS := board/pc.o
 BOARD_OBJS += board/acpi.o board/acpi_dsdt.o board/aml.o board/smbios.o board/pc_pci.o board/pc_virtio.o
@@ -63,7 +63,7 @@ BOOT_OBJS := boot/boot.o boot/elf.o boot/linux.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
 HOST_OBJS += host/loop.o host/chardev.o host/chardev_open.o host/chardev_socket.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
-HOST_OBJS += host/blockio.o host/random.o
+HOST_OBJS += host/blockio.o host/random.o host/discard.o
 CLI_OBJS := cli/main.o cli/cmd_run.o cli/cmd_disasm.o cli/accel.o cli/disks.o cli/daemon.o
 # Parts of the command line that unit tests need too.
 VM_OBJS := cli/vm.o cli/report.o cli/options.o cli/keyval.o cli/chars.o cli/consoles.o cli/devices.o cli/drives.o
@@ -83,7 +83,7 @@ UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
 UNIT_TESTS += board/test_acpi dev/test_pci dev/test_piix board/test_pc_pci
-UNIT_TESTS += dev/test_virtio dev/test_virtio_blk host/test_blockio
+UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/test_virtio_console host/test_blockio
 UNIT_TESTS += interp/test_debug gdb/test_gdb
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES)

@@ -80,3 +80,23 @@ int pc_add_virtio_rng(struct pc *b, const struct pc_place *p, const struct virti
 
     return d ? done(name, p, virtio_rng_create(d, &at, c), err) : -ENOMEM;
 }
+
+int pc_add_virtio_balloon(struct pc *b, const struct pc_place *p, const struct virtio_balloon_config *c,
+                          struct virtio_balloon **out, struct error *err)
+{
+    static const char name[] = "virtio-balloon-pci";
+    struct virtio_attach at = attach(b, p);
+
+    *out = new_device(b, name, sizeof(**out), err);
+    return *out ? done(name, p, virtio_balloon_create(*out, &at, c), err) : -ENOMEM;
+}
+
+int pc_add_virtio_console(struct pc *b, const struct pc_place *p, const struct virtio_console_config *c,
+                          struct virtio_console **out, struct error *err)
+{
+    static const char name[] = "virtio-serial-pci";
+    struct virtio_attach at = attach(b, p);
+
+    *out = new_device(b, name, sizeof(**out), err);
+    return *out ? done(name, p, virtio_console_create(*out, &at, c), err) : -ENOMEM;
+}

@@ -141,10 +141,10 @@ static void run_all(struct virtio *v)
         virtio_run(v, i);
 }
 
-// There is more than one call may do. Few devices ever come here, so only those take one of the clock's places.
-static void continue_later(struct virtio *v, struct virtio_queue *q)
+// Few devices ever come here, so only those take one of the clock's places.
+void virtio_later(struct virtio *v, unsigned queue)
 {
-    q->again = true;
+    v->queue[queue].again = true;
     if (!v->clock)
         return;
     if (!v->timer_added && clock_add_timer(v->clock, &v->timer))
@@ -391,7 +391,7 @@ int virtio_pop(struct virtio *v, unsigned queue, struct virtio_chain *c)
     if ((u16)(load16(q->avail_host + 2) - q->last_avail) > q->size)
         return fault(v, "more entries available than the queue has");
     if (!v->budget) {
-        continue_later(v, q);
+        virtio_later(v, queue);
         return 0;
     }
     v->budget--;

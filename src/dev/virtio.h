@@ -146,6 +146,8 @@ void virtio_push(struct virtio *v, unsigned queue, const struct virtio_chain *c,
 void virtio_signal(struct virtio *v, unsigned queue);
 // Have ops->notify look at a queue: after a resource has become free, or something came in from outside.
 void virtio_run(struct virtio *v, unsigned queue);
+// Have virtio_run() happen to a queue a little later: there is more to do than fits a call.
+void virtio_later(struct virtio *v, unsigned queue);
 // Copy from what the device reads, `off` bytes into it; to what it writes. Return the bytes copied: fewer where the chain ends.
 u64 virtio_read(const struct virtio_chain *c, u64 off, void *buf, u64 len);
 u64 virtio_write(struct virtio *v, const struct virtio_chain *c, u64 off, const void *buf, u64 len);
