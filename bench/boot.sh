@@ -1,0 +1,89 @@
+#!/bin/bash
+# The boot benchmark: Debian's kernel to the first line of init, in pogo and in QEMU's TCG, with the same files and command line,
+# interleaved; medians. Usage: bench/boot.sh BUILD_DIR
+#
+#   ENGINES="interp"   pogo's engines to run      KERNEL=linux-image-amd64   the kernel's package
+#   ROUNDS=3           runs of each               APPEND=...                 more of the command line
+#
+# Goals: pogo's own start (from exec to the first guest instruction) under 20 ms with 512 MB of guest memory; resident memory beyond
+# the guest's under 16 MB in the interpreter.
+set -eu
+cd "$(dirname "$0")/.."
+B=$1 rounds=${ROUNDS:-3} engines=${ENGINES:-interp} package=${KERNEL:-linux-image-amd64}
+out=$(mktemp -d)
+trap '[ -z "${child:-}" ] || kill "$child" 2>/dev/null; rm -rf "$out"' EXIT
+
+kernel=$(echo "$(tools/guest/fetch.sh "$package" 'boot/vmlinuz-*')"/boot/vmlinuz-*)
+# The guest says that it is there, and then resets the machine in the way that makes pogo tell how many instructions it ran.
+mkdir -p "$out/tree/tests"
+echo 'reboot -f' >"$out/tree/tests/reboot.sh"
+tools/guest/initramfs.sh "$out/initrd" "$out/tree"
+append="console=ttyS0 reboot=t pogo.run=/tests/reboot.sh ${APPEND:-}"
+mark='== /tests/reboot.sh'
+guest=(-kernel "$kernel" -initrd "$out/initrd" -m 512 -append "$append" -display none -serial stdio -no-reboot)
+
+# Seconds from here to the mark on the output of the command, and in $out/rss (for pogo) KiB of memory that is not the guest's.
+boot_once() { # name command...
+    local name=$1 start line fd
+    shift
+    mkfifo "$out/pipe"
+    start=$EPOCHREALTIME
+    "$@" >"$out/pipe" 2>"$out/$name.err" </dev/null &
+    child=$!
+    exec {fd}<"$out/pipe"
+    while IFS= read -r line <&$fd; do
+        [[ $line != "$mark"* ]] || break
+    done
+    awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f\n", b - a }' >>"$out/$name.seconds"
+    awk '/^[0-9a-f]+-[0-9a-f]+ / { ram = /memfd:pogo-ram( |$)/ } /^Rss:/ && !ram { n += $2 } END { print n }' \
+        "/proc/$child/smaps" >>"$out/$name.rss" 2>/dev/null || true
+    cat <&$fd >/dev/null
+    wait $child || true
+    child=
+    exec {fd}<&-
+    rm "$out/pipe"
+}
+
+median() { sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
+qemu=
+command -v qemu-system-x86_64 >/dev/null && qemu=1
+
+for ((i = 0; i < rounds; i++)); do
+    for e in $engines; do boot_once "$e" "$B/pogo" run -accel "$e" "${guest[@]}"; done
+    [ -z "$qemu" ] || boot_once tcg qemu-system-x86_64 -accel tcg -cpu max "${guest[@]}"
+done
+if [ -n "$qemu" ]; then
+    # Counting slows QEMU down: a run of its own.
+    gcc -O2 -shared -fPIC -o "$out/count.so" bench/qemu_count.c
+    qemu-system-x86_64 -accel tcg -cpu max "${guest[@]}" -plugin "$out/count.so" >/dev/null 2>"$out/tcg.err" </dev/null || true
+fi
+
+echo "${kernel##*/}: seconds to the first line of init, median of $rounds"
+printf '%-10s %10s %10s %18s %16s\n' engine seconds 'to tcg' 'instructions (M)' 'resident MB (1)'
+tcg=
+[ -z "$qemu" ] || tcg=$(median <"$out/tcg.seconds")
+for e in $engines ${qemu:+tcg}; do
+    seconds=$(median <"$out/$e.seconds")
+    insns=$(sed -n 's/.* after \([0-9]*\) instructions.*/\1/p; s/^insns \([0-9]*\)$/\1/p' "$out/$e.err" | awk '{ n += $1 } END { printf "%.0f", n / 1e6 }')
+    rss=-
+    [ "$e" = tcg ] || rss=$(median <"$out/$e.rss" | awk '{ printf "%.1f", $1 / 1024 }')
+    ratio=$(awk -v a="$seconds" -v b="${tcg:-0}" 'BEGIN { if (b > 0) printf "%.2f", a / b; else print "-" }')
+    printf '%-10s %10s %10s %18s %16s\n' "$e" "$seconds" "$ratio" "${insns:--}" "$rss"
+done
+echo '(1) beyond guest memory, at that point'
+
+# The same kernel with its 64-bit entry overwritten by an exit: xor eax, eax; out 0xf4, al.
+cp "$kernel" "$out/exit"
+setup=$((($(od -An -t u1 -j 497 -N 1 "$kernel") + 1) * 512))
+printf '\x31\xc0\xe6\xf4' | dd of="$out/exit" bs=1 seek=$((setup + 0x200)) conv=notrunc status=none
+for ((i = 0; i < 15; i++)); do
+    for e in $engines; do
+        start=$EPOCHREALTIME
+        "$B/pogo" run -accel "$e" -kernel "$out/exit" -initrd "$out/initrd" -m 512 -device isa-debug-exit,iobase=0xf4,iosize=1 \
+            >/dev/null 2>&1 </dev/null && exit 1
+        awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f\n", (b - a) * 1000 }' >>"$out/$e.start"
+    done
+done
+for e in $engines; do
+    echo "$e: from exec to the guest's first instruction and out again, with kernel, initrd and 512 MB: $(median <"$out/$e.start") ms"
+done
