@@ -272,8 +272,8 @@ fuzz: ## run every fuzz target for FUZZ_SECONDS (60) seconds
 fuzz-built: $(addprefix $(B)/tests/fuzz/,$(FUZZ_TESTS)) $(GUEST_IMAGES)
 	@for t in $(FUZZ_TESTS); do tests/fuzz/run.sh $(B)/tests/fuzz/$$t $(FUZZ_SECONDS) $(GUEST_IMAGES) || exit 1; done
 
-bench: bench-core ## run the benchmarks
-.PHONY: bench-core
+bench: bench-core bench-boot ## run the benchmarks
+.PHONY: bench-core bench-boot
 bench-core:
 	@tools/setup.sh run
 	@$(MAKE) --no-print-directory bench-built
@@ -281,6 +281,11 @@ bench-core:
 BENCH_PROGRAMS := $(B)/bench/decode $(B)/bench/tlb $(B)/bench/mips $(B)/bench/native
 bench-built: all $(BENCH_PROGRAMS) $(G)/bench64.elf
 	@bench/core.sh $(B)
+
+bench-boot: ## seconds to the first line of init, beside QEMU (KERNEL, ROUNDS, ENGINES)
+	@tools/setup.sh bench
+	@$(MAKE) --no-print-directory all
+	@bench/boot.sh $(B)
 
 # Hand-made tables (*.def) keep the layout they have.
 FORMAT_FILES = $(shell find include src tests guests bench tools -name '*.[ch]' 2>/dev/null)

@@ -280,8 +280,10 @@ static int boot(struct run *r, struct error *err)
 
 static int build(struct run *r, struct error *err)
 {
-    int ret = load_files(r, err);
+    int ret;
 
+    linux_host_begin(&r->host);
+    ret = load_files(r, err);
     if (!ret && r->o.daemonize)
         ret = daemon_fork(err);
     if (!ret)

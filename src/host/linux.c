@@ -8,8 +8,8 @@
 
 #include <cpuid.h>
 #include <errno.h>
-#include <string.h>
 #include <linux/futex.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -184,22 +184,31 @@ static void read_both(u64 *tsc, u64 *ns)
     }
 }
 
-static u64 tsc_hz_measure(void)
+void linux_host_begin(struct linux_host *h)
 {
-    struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
-    u64 tsc0 = 0, tsc1 = 0, ns0 = 0, ns1 = 0;
+    read_both(&h->tsc0, &h->ns0);
+}
 
-    read_both(&tsc0, &ns0);
-    nanosleep(&pause, NULL);
+// 10 ms make the error some millionths.
+#define MEASURE_NS (10 * 1000 * 1000)
+
+static u64 tsc_hz_measure(const struct linux_host *h)
+{
+    u64 tsc1 = 0, ns1 = 0, passed = clock_ns(CLOCK_MONOTONIC) - h->ns0;
+
+    if (passed < MEASURE_NS)
+        nanosleep(&(struct timespec){.tv_nsec = (long)(MEASURE_NS - passed)}, NULL);
     read_both(&tsc1, &ns1);
-    return ns1 > ns0 ? (u64)((unsigned __int128)(tsc1 - tsc0) * NS_PER_S / (ns1 - ns0)) : NS_PER_S;
+    return ns1 > h->ns0 ? (u64)((unsigned __int128)(tsc1 - h->tsc0) * NS_PER_S / (ns1 - h->ns0)) : NS_PER_S;
 }
 
 void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log)
 {
     u64 hz = tsc_hz_cpuid();
 
-    *h = (struct linux_host){.log = log};
+    if (!h->ns0)
+        linux_host_begin(h);
+    *h = (struct linux_host){.log = log, .tsc0 = h->tsc0, .ns0 = h->ns0};
     h->host = (struct host){.ops = &linux_ops, .self = h, .log_mask = log_mask};
-    h->host.tsc_hz = hz ? hz : tsc_hz_measure();
+    h->host.tsc_hz = hz ? hz : tsc_hz_measure(h);
 }

@@ -12,11 +12,15 @@
 struct linux_host {
     struct host host; // what the machine is given
     FILE *log;
+    u64 tsc0, ns0;                         // of linux_host_begin()
     _Atomic u32 woken[LINUX_HOST_WAITERS]; // futex words: 1 = a wake-up that wait() has not yet consumed
 };
 
-// Fill *h. `log_mask`: bits 1 << enum host_log; `log`: where lines go, stays the caller's. Measures the TSC where the processor
-// does not tell its frequency (about 10 ms).
+// Note the clocks as they are now: where the processor does not tell the TSC's frequency, linux_host_init() measures it from here
+// on, so that the time of other work counts. Before linux_host_init(), or not at all.
+void linux_host_begin(struct linux_host *h);
+// Fill *h, which is zeroed or begun. `log_mask`: bits 1 << enum host_log; `log`: where lines go, stays the caller's. Waits until
+// the TSC has been measured for 10 ms, if it has to be.
 void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log);
 // Name of a log category as the -d option spells it ("int", "cpu", ...).
 const char *linux_host_log_name(enum host_log category);
