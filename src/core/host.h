@@ -10,10 +10,8 @@
 enum host_log {
     LOG_ERROR,
     LOG_WARN,
-    LOG_INFO,
     LOG_INT,
     LOG_CPU,
-    LOG_MMU,
     LOG_IO,
     LOG_ASM,
     LOG_UNIMP,

@@ -88,11 +88,6 @@ void i8259_set_irq(void *pic, unsigned n, bool level)
     update(p);
 }
 
-bool i8259_intr(const struct i8259 *p)
-{
-    return p->chip[0].out;
-}
-
 // Acknowledge input n of one chip. Returns n, or 7 (spurious: nothing goes in service) for NONE.
 static unsigned acknowledge(struct i8259_chip *c, unsigned n)
 {

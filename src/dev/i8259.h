@@ -43,7 +43,5 @@ void i8259_reset(struct i8259 *p);
 void i8259_set_irq(void *pic, unsigned n, bool level);
 // INTA cycle: the vector. When the request went away meanwhile that is the spurious vector (input 7 of the chip).
 int i8259_ack(void *pic);
-// Level of the INT pin of the master.
-bool i8259_intr(const struct i8259 *p);
 
 #endif

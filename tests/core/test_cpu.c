@@ -179,7 +179,7 @@ static void test_machine_stop(void **state)
 
 #define CHECK_LOG(want, ...) \
     do { \
-        host_logf(&f.host, LOG_INFO, __VA_ARGS__); \
+        host_logf(&f.host, LOG_IO, __VA_ARGS__); \
         assert_string_equal(f.last_log, want); \
     } while (0)
 
@@ -190,9 +190,9 @@ static void test_log(void **state)
     char longer[2000];
 
     fake_host_init(&f);
-    host_logf(&f.host, LOG_INFO, "dropped");
+    host_logf(&f.host, LOG_IO, "dropped");
     assert_int_equal(f.logs, 0);
-    f.host.log_mask = 1u << LOG_INFO;
+    f.host.log_mask = 1u << LOG_IO;
     host_logf(&f.host, LOG_CPU, "dropped too");
     assert_int_equal(f.logs, 0);
     CHECK_LOG("plain 100%", "plain 100%%");
@@ -204,12 +204,12 @@ static void test_log(void **state)
     CHECK_LOG("0 0 0", "%d %x %u", 0, 0u, 0u);
     CHECK_LOG("0000000000001000", "%016llx", 0x1000ull);
     CHECK_LOG("[   ab]", "[%5s]", "ab");
-    assert_int_equal(f.last_category, LOG_INFO);
+    assert_int_equal(f.last_category, LOG_IO);
     memset(longer, 'y', sizeof(longer) - 1);
     longer[sizeof(longer) - 1] = '\0';
-    host_logf(&f.host, LOG_INFO, "%s%d", longer, 5);
+    host_logf(&f.host, LOG_IO, "%s%d", longer, 5);
     assert_int_equal(strlen(f.last_log), 511);
-    host_logf(&f.host, LOG_INFO, "%999999d", 5);
+    host_logf(&f.host, LOG_IO, "%999999d", 5);
     assert_int_equal(strlen(f.last_log), 511);
 }
 
