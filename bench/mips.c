@@ -110,7 +110,7 @@ int main(int argc, char **argv)
     struct pc *b;
     if (argc != 3)
         fail("usage", "mips ENGINE IMAGE");
-    linux_host_init(&host, 0, stderr);
+    linux_host_init(&host, 0, stderr, NULL);
     host_features(features);
     const char *bad = cpu_model_parse("max", features, &model, text, sizeof text);
     if (bad)

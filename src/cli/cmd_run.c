@@ -280,9 +280,10 @@ static int boot(struct run *r, struct error *err)
 
 static int build(struct run *r, struct error *err)
 {
+    struct linux_clocks started;
     int ret;
 
-    linux_host_begin(&r->host);
+    linux_clocks_read(&started);
     ret = load_files(r, err);
     if (!ret && r->o.daemonize)
         ret = daemon_fork(err);
@@ -292,7 +293,7 @@ static int build(struct run *r, struct error *err)
         ret = open_log(r, err);
     if (ret)
         return ret;
-    linux_host_init(&r->host, r->o.log_mask, r->log);
+    linux_host_init(&r->host, r->o.log_mask, r->log, &started);
     ret = create_board(r, err);
     if (!ret)
         ret = disks_create(&r->disks, &r->o, r->vm.board, err);

@@ -163,8 +163,8 @@ static u64 tsc_hz_cpuid(void)
     return 0;
 }
 
-// Read both clocks as close together as a few tries allow: on a busy host one of them is interrupted now and then.
-static void read_both(u64 *tsc, u64 *ns)
+// As close together as a few tries allow: on a busy host one of them is interrupted now and then.
+void linux_clocks_read(struct linux_clocks *c)
 {
     u64 best = ~0ull;
 
@@ -175,37 +175,35 @@ static void read_both(u64 *tsc, u64 *ns)
 
         if (took < best) {
             best = took;
-            *tsc = before + took / 2;
-            *ns = now;
+            *c = (struct linux_clocks){.tsc = before + took / 2, .ns = now};
         }
     }
-}
-
-void linux_host_begin(struct linux_host *h)
-{
-    read_both(&h->tsc0, &h->ns0);
 }
 
 // 10 ms make the error some millionths.
 #define MEASURE_NS (10 * 1000 * 1000)
 
-static u64 tsc_hz_measure(const struct linux_host *h)
+static u64 tsc_hz_measure(const struct linux_clocks *since)
 {
-    u64 tsc1 = 0, ns1 = 0, passed = clock_ns(CLOCK_MONOTONIC) - h->ns0;
+    struct linux_clocks a, b;
+    u64 passed;
 
+    if (since)
+        a = *since;
+    else
+        linux_clocks_read(&a);
+    passed = clock_ns(CLOCK_MONOTONIC) - a.ns;
     if (passed < MEASURE_NS)
         nanosleep(&(struct timespec){.tv_nsec = (long)(MEASURE_NS - passed)}, NULL);
-    read_both(&tsc1, &ns1);
-    return ns1 > h->ns0 ? (u64)((unsigned __int128)(tsc1 - h->tsc0) * NS_PER_S / (ns1 - h->ns0)) : NS_PER_S;
+    linux_clocks_read(&b);
+    return b.ns > a.ns ? (u64)((unsigned __int128)(b.tsc - a.tsc) * NS_PER_S / (b.ns - a.ns)) : NS_PER_S;
 }
 
-void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log)
+void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log, const struct linux_clocks *since)
 {
     u64 hz = tsc_hz_cpuid();
 
-    if (!h->ns0)
-        linux_host_begin(h);
-    *h = (struct linux_host){.log = log, .tsc0 = h->tsc0, .ns0 = h->ns0};
+    *h = (struct linux_host){.log = log};
     h->host = (struct host){.ops = &linux_ops, .self = h, .log_mask = log_mask};
-    h->host.tsc_hz = hz ? hz : tsc_hz_measure(h);
+    h->host.tsc_hz = hz ? hz : tsc_hz_measure(since);
 }

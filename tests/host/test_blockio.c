@@ -45,7 +45,7 @@ static void make_image(struct disk *d, u64 size)
     assert_int_equal(write(fd, bytes, size), size);
     free(bytes);
     close(fd);
-    linux_host_init(&d->host, 0, stderr);
+    linux_host_init(&d->host, 0, stderr, NULL);
     lock_init(&d->lock, &d->host.host);
 }
 
