@@ -14,6 +14,7 @@ libc6-dev|run check check-long fuzz bench format|C library headers
 libzydis-dev|run check check-long fuzz bench|disassembly in logs and dumps; the decoder is tested against it
 libcmocka-dev|check check-long|unit tests
 libjansson-dev|check check-long|reads the test data that is in JSON
+gdb|check check-long|debugs our guests through the debugger's port
 acpica-tools|check check-long|iasl judges the ACPI tables
 cpio|run check check-long bench|makes initial RAM disks for Linux guests
 clang|fuzz|libFuzzer is part of clang
