@@ -307,7 +307,7 @@ static int build(struct run *r, struct error *err)
     r->vm.no_shutdown = r->o.no_shutdown;
     if (r->o.stopped)
         vm_stop(&r->vm);
-    return r->o.gdb ? gdb_open(&r->vm, &r->o.pool, r->o.gdb, err) : 0;
+    return r->o.gdb ? gdb_open(&r->vm, &r->o, err) : 0;
 }
 
 static void run_free(struct run *r)

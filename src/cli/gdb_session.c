@@ -12,6 +12,7 @@
 
 #define SIGNAL_INT 2 // in gdb's numbering
 #define SIGNAL_TRAP 5
+#define SIGNAL_SEGV 11
 
 // --- replies ----------------------------------------------------------------------------------------------------------------
 
@@ -157,9 +158,11 @@ static bool reply_stop(struct gdb_session *s, unsigned signal, const struct vm_e
 
     snprintf(text, sizeof(text), "T%02xthread:%x;", signal, s->cpu + 1);
     reply_text(s, text);
-    if (e && (e->code == DEBUG_READ || e->code == DEBUG_WRITE))
+    if (!e || e->reason != VM_EXIT_DEBUG)
+        return true;
+    if (e->code == DEBUG_READ || e->code == DEBUG_WRITE)
         put_watch(s, e);
-    else if (e && e->code == DEBUG_BREAK)
+    else if (e->code == DEBUG_BREAK)
         put_break(s, e);
     return true;
 }
@@ -171,7 +174,7 @@ void gdb_session_stopped(struct gdb_session *s, const struct vcpu *v, const stru
     at_rest(s);
     if (v)
         s->cpu = v->id;
-    reply_stop(s, e ? SIGNAL_TRAP : SIGNAL_INT, e);
+    reply_stop(s, !e ? SIGNAL_INT : e->reason == VM_EXIT_SHUTDOWN ? SIGNAL_SEGV : SIGNAL_TRAP, e);
     send(s);
 }
 

@@ -47,7 +47,7 @@ void gdb_session_init(struct gdb_session *s, struct machine *m, const struct gdb
 void gdb_session_open(struct gdb_session *s);
 void gdb_session_close(struct gdb_session *s);
 void gdb_session_input(struct gdb_session *s, const u8 *buf, size_t len);
-// The machine has come to rest: vCPU `v` left its engine with VM_EXIT_DEBUG, or (NULL, NULL) somebody else stopped it.
+// The machine has come to rest: vCPU `v` left its engine with VM_EXIT_DEBUG or VM_EXIT_SHUTDOWN (which gdb sees as SIGSEGV), or (NULL, NULL) somebody else stopped it.
 void gdb_session_stopped(struct gdb_session *s, const struct vcpu *v, const struct vm_exit *e);
 // The machine has ended with this exit status.
 void gdb_session_ended(struct gdb_session *s, int status);

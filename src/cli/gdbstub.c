@@ -8,12 +8,15 @@
 #include "cli/chars.h"
 #include "cli/cmd.h"
 #include "cli/gdb_session.h"
+#include "cli/monitor.h"
 #include "cli/vm.h"
 
 struct gdb {
     struct vm *vm;
     struct chardev_front front;
     struct gdb_session session;
+    struct monitor monitor; // of the debugger's `monitor` command
+    bool shut_down;         // the debugger knows of the processor that has
 };
 
 // --- what the session asks for ----------------------------------------------------------------------------------------------
@@ -34,7 +37,20 @@ static void on_stop(void *self)
 
 static void on_resume(void *self, u64 cpus)
 {
-    vm_cont(((struct gdb *)self)->vm, ~cpus);
+    struct gdb *g = self;
+    struct machine *m = &g->vm->board->m;
+    struct vm_exit e;
+    unsigned cpu;
+
+    while (vm_take_missed(g->vm, cpus, &cpu, &e)) {
+        u8 access = e.code == DEBUG_READ ? DEBUG_WATCH_READ : DEBUG_WATCH_WRITE;
+        if (debug_watch_hit(&m->debug, e.addr, 1, access)) {
+            gdb_session_stopped(&g->session, m->vcpu[cpu], &e);
+            return;
+        }
+    }
+    if (vm_state(g->vm) != VM_OFF)
+        vm_cont(g->vm, ~cpus);
 }
 
 static void on_kill(void *self)
@@ -47,7 +63,24 @@ static void on_hang_up(void *self)
     (void)self; // the debugger does
 }
 
-static const struct gdb_ops ops = {on_send, on_stop, on_resume, on_kill, on_hang_up, NULL};
+static void on_monitor(void *self, const char *command)
+{
+    struct gdb *g = self;
+    char line[MONITOR_LINE], *text = NULL;
+    size_t size = 0;
+
+    snprintf(line, sizeof(line), "%s", command);
+    g->monitor.out = open_memstream(&text, &size);
+    if (!g->monitor.out)
+        return;
+    g->monitor.cpu = g->session.cpu;
+    monitor_command(&g->monitor, line);
+    fclose(g->monitor.out);
+    gdb_session_print(&g->session, text, size);
+    free(text);
+}
+
+static const struct gdb_ops ops = {on_send, on_stop, on_resume, on_kill, on_hang_up, on_monitor};
 
 // --- the character device ---------------------------------------------------------------------------------------------------
 
@@ -71,11 +104,11 @@ static void on_event(void *arg, enum chardev_event e)
         gdb_session_close(&g->session);
 }
 
-int gdb_open(struct vm *vm, struct text_pool *pool, const char *where, struct error *err)
+int gdb_open(struct vm *vm, struct run_options *o, struct error *err)
 {
     struct char_use u;
     struct chardev *c;
-    int ret = chars_parse(&u, pool, "gdb", where, err);
+    int ret = chars_parse(&u, &o->pool, "gdb", o->gdb, err);
 
     if (!ret && u.how == CHAR_OPEN) {
         u.spec.server = u.spec.nodelay = true;
@@ -89,8 +122,10 @@ int gdb_open(struct vm *vm, struct text_pool *pool, const char *where, struct er
         return ret;
     vm->gdb = calloc(1, sizeof(*vm->gdb));
     if (!vm->gdb)
-        return error_set(err, -ENOMEM, "-gdb %s: no memory", where);
+        return error_set(err, -ENOMEM, "-gdb %s: no memory", o->gdb);
     vm->gdb->vm = vm;
+    vm->gdb->monitor.vm = vm;
+    vm->gdb->monitor.o = o;
     vm->gdb->front = (struct chardev_front){.arg = vm->gdb, .input = on_input, .event = on_event};
     gdb_session_init(&vm->gdb->session, &vm->board->m, &ops, vm->gdb);
     ret = chars_attach(c, &vm->gdb->front, "gdb", err);
@@ -114,6 +149,10 @@ bool gdb_stopped(struct gdb *g, const struct vcpu *v, const struct vm_exit *e)
 {
     if (!g || !g->session.open || !g->session.running)
         return false;
+    bool shut_down = e && e->reason == VM_EXIT_SHUTDOWN;
+    if (shut_down && g->shut_down)
+        return false;
+    g->shut_down = shut_down;
     gdb_session_stopped(&g->session, v, e);
     return true;
 }

@@ -104,7 +104,10 @@ bool vm_vcpu_exit(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 
 static bool on_shutdown(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 {
-    (void)e;
+    if (gdb_stopped(vm->gdb, v, e)) {
+        vm_stop(vm);
+        return true;
+    }
     v->engine->pull_state(v);
     chardevs_flush(&vm->chars);
     error_format(&vm->error,
@@ -218,6 +221,28 @@ static bool pass_gate(struct vm *vm, const struct vcpu *v)
     return on;
 }
 
+// Breakpoints are met again when the vCPU goes on, but a watched access has happened.
+static void keep_watch_hit_locked(struct vm *vm, unsigned cpu, const struct vm_exit *e)
+{
+    if (e->reason != VM_EXIT_DEBUG || (e->code != DEBUG_READ && e->code != DEBUG_WRITE))
+        return;
+    vm->missed |= 1ull << cpu;
+    vm->missed_hit[cpu] = *e;
+}
+
+bool vm_take_missed(struct vm *vm, u64 cpus, unsigned *cpu, struct vm_exit *e)
+{
+    pthread_mutex_lock(&vm->gate);
+    u64 which = vm->missed & cpus;
+    if (which) {
+        *cpu = (unsigned)__builtin_ctzll(which);
+        *e = vm->missed_hit[*cpu];
+        vm->missed &= ~(1ull << *cpu);
+    }
+    pthread_mutex_unlock(&vm->gate);
+    return which;
+}
+
 // The first event counts: another vCPU that meets the same reset has nothing to add.
 static void post_event(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 {
@@ -231,6 +256,8 @@ static void post_event(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
         close_gate_locked(vm);
         if (write(vm->event_watch.fd, &one, sizeof(one)) != sizeof(one))
             perror("pogo: eventfd");
+    } else {
+        keep_watch_hit_locked(vm, v->id, e);
     }
     pthread_mutex_unlock(&vm->gate);
 }
@@ -273,10 +300,12 @@ void vm_stop(struct vm *vm)
         return;
     vm_pause(vm);
     vm->stopped = true;
-    // What a debugger's breakpoint has to tell is overtaken; it will be met again.
+    // What a debugger's breakpoint has to tell is overtaken.
     pthread_mutex_lock(&vm->gate);
-    if (vm->has_event && vm->event.reason == VM_EXIT_DEBUG)
+    if (vm->has_event && vm->event.reason == VM_EXIT_DEBUG) {
         vm->has_event = false;
+        keep_watch_hit_locked(vm, vm->event_vcpu, &vm->event);
+    }
     pthread_mutex_unlock(&vm->gate);
     gdb_stopped(vm->gdb, NULL, NULL);
 }

@@ -38,6 +38,8 @@ struct vm {
     bool has_event;   // `event` of vCPU `event_vcpu` waits for control
     struct vm_exit event;
     unsigned event_vcpu;
+    u64 missed; // bit n: vCPU n met a debugger's watchpoint, in missed_hit[n], while another event was on its way
+    struct vm_exit missed_hit[MACHINE_MAX_VCPUS];
     struct loop_watch event_watch; // eventfd: readable when there is an event
 
     // Control's own.
@@ -74,6 +76,9 @@ void vm_continue(struct vm *vm);
 void vm_stop(struct vm *vm);
 // `frozen`: vCPUs (bit n: number n) that stay parked until the next vm_cont().
 void vm_cont(struct vm *vm, u64 frozen);
+// A watchpoint that one of `cpus` (bit n: number n) has met and nobody was told of, since the machine came to rest for something
+// else: once each. False: none.
+bool vm_take_missed(struct vm *vm, u64 cpus, unsigned *cpu, struct vm_exit *e);
 enum vm_state vm_state(const struct vm *vm);
 // The user's wish to end, with this exit status; to reset the machine; for the control thread.
 void vm_quit(struct vm *vm, int status);

@@ -118,6 +118,22 @@ finish 'a 64-bit guest' 1 '_start' 'Breakpoint 1, guest_main' 'cr0 .*\[ PE MP ET
     'CHECK_EQ(1 + 1, 2);' 'Hardware watchpoint 2: trap.vector' 'Old value = -1' 'New value = 6' 'Old value = 6' \
     'trap_entry (f=0x' '= 13' '#1 .* trap_common' '= 0' '= 0' '= 77' '\[ UM\|\[ DM' 'received: "OK"' 'exited with code 01'
 
+# --- the monitor, and a processor that shuts down
+start build/guests/triple64.elf -S
+debug build/guests/triple64.elf.64 <<'END'
+attach
+monitor info registers
+monitor nonsense
+break guest_main
+continue
+delete
+continue
+print $cs
+continue
+END
+finish 'a triple fault' 4 '^rip=0000000000100010 rflags' '^nonsense: unknown command' 'hit Breakpoint 1\|^Breakpoint 1, ' \
+    'received signal SIGSEGV' '= 8' 'exited with code 04'
+
 # --- 32-bit guests: with gdb told of the 64-bit processor, and on a processor without long mode
 for cpu in max max,-lm; do
     reg=rip architecture=i386:x86-64
