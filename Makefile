@@ -64,7 +64,7 @@ HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
 HOST_OBJS += host/loop.o host/chardev.o host/chardev_open.o host/chardev_socket.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
 HOST_OBJS += host/blockio.o host/random.o host/discard.o
-CLI_OBJS := cli/main.o cli/cmd_run.o cli/cmd_disasm.o cli/accel.o cli/disks.o cli/daemon.o
+CLI_OBJS := cli/main.o cli/cmd_run.o cli/cmd_disasm.o cli/accel.o cli/disks.o cli/ports.o cli/daemon.o
 # Parts of the command line that unit tests need too.
 VM_OBJS := cli/vm.o cli/report.o cli/options.o cli/keyval.o cli/chars.o cli/consoles.o cli/devices.o cli/drives.o
 VM_OBJS += cli/monitor.o cli/monitor_info.o cli/monitor_dump.o cli/pagewalk.o
@@ -92,6 +92,7 @@ ORACLE_OBJS := $(addprefix $(B)/tests/oracle/,arena.o compare.o encode.o gen.o g
 CHECK_BUILDS += $(B)/tests/oracle/oracle
 # libFuzzer targets: tests/fuzz/NAME.c.
 FUZZ_TESTS := fuzz_bzimage fuzz_multiboot fuzz_pvh fuzz_decode fuzz_devices fuzz_interp fuzz_pci fuzz_gdb
+FUZZ_TESTS += fuzz_virtio
 
 # Bare-metal test guests: guests/NAME.c with guests/lib, one image each. The same images serve every MODE.
 GUESTS64 := bench64 smoke64 paging64 debug64 intr64 sys64 sens64

@@ -14,6 +14,7 @@
 #include "cli/gdbstub.h"
 #include "cli/monitor.h"
 #include "cli/options.h"
+#include "cli/ports.h"
 #include "cli/vm.h"
 #include "host/features.h"
 #include "host/file.h"
@@ -33,6 +34,7 @@ struct run {
     struct boot_range range[BOOT_MAX_RANGES];
     struct boot_params boot;
     struct disks disks;
+    struct ports ports;
     struct monitors monitors;
     char why[640]; // this engine
     bool has_pidfile;
@@ -298,6 +300,8 @@ static int build(struct run *r, struct error *err)
     if (!ret)
         ret = disks_create(&r->disks, &r->o, r->vm.board, err);
     if (!ret)
+        ret = ports_create(&r->ports, &r->o, &r->vm.chars, r->vm.board, err);
+    if (!ret)
         ret = boot(r, err);
     if (ret)
         return ret;
@@ -313,6 +317,7 @@ static int build(struct run *r, struct error *err)
 static void run_free(struct run *r)
 {
     disks_close(&r->disks);
+    r->ports.dev = NULL;
     if (r->has_pidfile)
         pidfile_remove(r->o.pidfile);
     if (r->vm.board)

@@ -15,6 +15,15 @@
         "vectors", PROP_NUMBER, 0, 2, "2", "interrupt vectors; 0: no MSI-X" \
     }
 
+// What every port has.
+#define PORT_PROPS \
+    {"chardev", PROP_TEXT, 0, 0, NULL, "id of the -chardev at its other end"}, \
+        {"name", PROP_TEXT, 0, 0, NULL, "its name in the guest"}, \
+        {"nr", PROP_NUMBER, 0, 30, NULL, "its number; without it the first that is free"}, \
+    { \
+        "bus", PROP_TEXT, 0, 0, NULL, "ID.0, with the id of the virtio-serial-pci" \
+    }
+
 static const struct device_type types[DEVICE_KIND_COUNT] = {
     [DEVICE_DEBUG_EXIT] = {"isa-debug-exit",
                            "ISA",
@@ -43,6 +52,21 @@ static const struct device_type types[DEVICE_KIND_COUNT] = {
                            "a source of randomness",
                            {{"rng", PROP_TEXT, 0, 0, NULL, "id of an -object; without it the host's kernel"},
                             PCI_PROPS}},
+    [DEVICE_VIRTIO_BALLOON] = {"virtio-balloon-pci",
+                               "PCI",
+                               "gives memory that the guest does not need back to the host",
+                               {{"deflate-on-oom", PROP_BOOL, 0, 0, "off",
+                                 "on: the guest may take memory out of it rather than end programs"},
+                                PCI_PROPS}},
+    [DEVICE_VIRTIO_SERIAL] = {"virtio-serial-pci",
+                              "PCI",
+                              "controller for virtconsole and virtserialport",
+                              {{"max_ports", PROP_NUMBER, 1, 31, "31", "number of ports that it can have"}, PCI_PROPS}},
+    [DEVICE_VIRTCONSOLE] = {"virtconsole", "virtio-serial", "a console (hvc0, ...)", {PORT_PROPS}},
+    [DEVICE_VIRTSERIALPORT] = {"virtserialport",
+                               "virtio-serial",
+                               "a port for programs, /dev/virtio-ports/NAME in the guest",
+                               {PORT_PROPS}},
 };
 
 const struct device_type *device_type(enum device_kind kind)
@@ -136,7 +160,7 @@ bool device_was_set(const struct device_option *d, const char *prop)
 void devices_print(FILE *out)
 {
     for (int i = 0; i < DEVICE_KIND_COUNT; i++)
-        fprintf(out, "  %-18s %-5s %s\n", types[i].name, types[i].bus, types[i].help);
+        fprintf(out, "  %-18s %-13s %s\n", types[i].name, types[i].bus, types[i].help);
     fprintf(out, "'-device NAME,help' lists the properties of one.\n");
 }
 

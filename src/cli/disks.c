@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "board/pc_virtio.h"
 #include "host/blockio.h"
+#include "host/discard.h"
 #include "host/random.h"
 
 // --- where a device goes --------------------------------------------------------------------------------------------------
@@ -26,7 +26,7 @@ static bool parse_addr(const char *text, unsigned *devfn)
     return *text && !*end && slot < 32 && fn < 8;
 }
 
-static int parse_place(const struct device_option *d, struct pc_place *p, struct error *err)
+int disks_place(const struct device_option *d, struct pc_place *p, struct error *err)
 {
     const char *addr = device_text(d, "addr"), *no_legacy = device_text(d, "disable-legacy");
     bool modern = false;
@@ -131,6 +131,18 @@ static int add_rng(const struct run_options *o, const struct device_option *d, c
     return pc_add_virtio_rng(b, place, &config, err);
 }
 
+// --- memory -----------------------------------------------------------------------------------------------------------------
+
+static int add_balloon(struct disks *disks, const struct device_option *d, const struct pc_place *place, struct pc *b,
+                       struct error *err)
+{
+    struct virtio_balloon_config c = {.discard = host_discard, .deflate_on_oom = device_number(d, "deflate-on-oom")};
+
+    if (disks->balloon)
+        return error_set(err, -EEXIST, "-device %s: there is one already; leave one out", d->type->name);
+    return pc_add_virtio_balloon(b, place, &c, &disks->balloon, err);
+}
+
 // --- all ------------------------------------------------------------------------------------------------------------------
 
 // Devices with an address of their own first, so that the others do not take it.
@@ -143,12 +155,17 @@ static int create_devices(struct disks *disks, const struct run_options *o, stru
         const struct device_option *d = &o->device[i];
         struct pc_place place;
 
-        if (d->kind != DEVICE_VIRTIO_BLK && d->kind != DEVICE_VIRTIO_RNG)
+        if (d->kind != DEVICE_VIRTIO_BLK && d->kind != DEVICE_VIRTIO_RNG && d->kind != DEVICE_VIRTIO_BALLOON)
             continue;
-        ret = parse_place(d, &place, err);
+        ret = disks_place(d, &place, err);
         if (ret || (place.devfn != PCI_DEVFN_ANY) != placed)
             continue;
-        ret = d->kind == DEVICE_VIRTIO_BLK ? add_disk(disks, o, d, &place, b, err) : add_rng(o, d, &place, b, err);
+        if (d->kind == DEVICE_VIRTIO_BLK)
+            ret = add_disk(disks, o, d, &place, b, err);
+        else if (d->kind == DEVICE_VIRTIO_RNG)
+            ret = add_rng(o, d, &place, b, err);
+        else
+            ret = add_balloon(disks, d, &place, b, err);
     }
     return ret;
 }

@@ -232,10 +232,10 @@ static const char *ring_fault(const struct virtio *v, const struct virtio_queue 
 
 void virtio_enable_queue(struct virtio *v, unsigned queue)
 {
-    struct virtio_queue *q = &v->queue[queue];
+    struct virtio_queue *q = queue < v->queue_count ? &v->queue[queue] : NULL;
     const char *fault;
 
-    if (queue >= v->queue_count || q->enabled)
+    if (!q || q->enabled)
         return;
     fault = ring_fault(v, q);
     if (fault) {
@@ -251,14 +251,16 @@ void virtio_enable_queue(struct virtio *v, unsigned queue)
 
 void virtio_set_pfn(struct virtio *v, unsigned queue, u32 pfn)
 {
-    struct virtio_queue *q = &v->queue[queue];
+    struct virtio_queue *q = queue < v->queue_count ? &v->queue[queue] : NULL;
 
-    if (queue >= v->queue_count)
+    if (!q)
         return;
     if (!pfn) { // as a legacy driver's removal of the queue: there is no other way for it
         virtio_reset(v);
         return;
     }
+    if (q->enabled)
+        return; // a queue in use keeps its place
     q->desc = (u64)pfn * LEGACY_PAGE;
     q->avail = q->desc + (u64)DESC_SIZE * q->size;
     q->used = (q->avail + avail_len(q) + 2 + LEGACY_PAGE - 1) & ~(LEGACY_PAGE - 1);

@@ -235,9 +235,9 @@ void virtio_console_poll(struct virtio_console *d, unsigned nr)
 
 void virtio_console_connect(struct virtio_console *d, unsigned nr, bool connected)
 {
-    struct virtio_console_port *p = &d->port[nr];
+    struct virtio_console_port *p = nr < d->max_ports ? &d->port[nr] : NULL;
 
-    if (nr >= d->max_ports || !p->exists || p->connected == connected)
+    if (!p || !p->exists || p->connected == connected)
         return;
     p->connected = connected;
     if (!connected)
@@ -277,10 +277,10 @@ static const struct virtio_ops console_ops = {
 
 static int add_port(struct virtio_console *d, const struct virtio_console_port_config *c)
 {
-    struct virtio_console_port *p = &d->port[c->nr];
+    struct virtio_console_port *p = c->nr < d->max_ports ? &d->port[c->nr] : NULL;
     size_t len = c->name ? strlen(c->name) : 0;
 
-    if (c->nr >= d->max_ports || p->exists || len >= sizeof(p->name))
+    if (!p || p->exists || len >= sizeof(p->name))
         return -EINVAL;
     *p =
         (struct virtio_console_port){.exists = true, .console = c->console, .connected = c->connected, .peer = c->peer};

@@ -456,6 +456,11 @@ static void legacy_pfn(void **state)
     (void)state;
     start(&r, true, 0);
     assert_int_equal(rd(&r.d, 8, 4), RINGS >> 12);
+    wr(&r.d, 8, 4, ENV_HOLE >> 12); // in use: stays
+    assert_int_equal(rd(&r.d, 8, 4), RINGS >> 12);
+    put_desc(&r.d, 0, 0, BUFFER, 4, D_WRITE, 0);
+    offer(&r, 0);
+    assert_int_equal(driver_used(&r.d, 0, NULL), 4);
     wr(&r.d, 8, 4, 0);
     assert_int_equal(rd(&r.d, 8, 4), 0);
     assert_int_equal(driver_status(&r.d), 0);
