@@ -706,6 +706,38 @@ static void test_xrstor_header(void **state)
     }
 }
 
+// An area without room for the AVX state: the compacted format is checked as far as XSTATE_BV reaches, the standard one as far as the
+// request does.
+static void test_xrstor_extent(void **state)
+{
+    static const struct {
+        u64 request, bv, comp;
+        bool ok;
+    } k[] = {
+        {7, 3, COMPACT | 7, true}, {7, 7, COMPACT | 7, false}, {3, 7, COMPACT | 7, true}, {7, 3, 0, false},
+        {3, 3, 0, true},
+    };
+    struct env *e = *state;
+    struct cpu *c = e->c;
+    load_cache(e, X86_CS, CODE0);
+    c->seg[X86_DS].limit = DATA + 575;
+    c->xcr0 = 7;
+    c->gpr[X86_RDX] = 0;
+    memset(e->t->ram + DATA, 0, AREA);
+    put(e, DATA + 24, 4, X86_MXCSR_DEFAULT);
+    for (unsigned i = 0; i < ARRAY_LEN(k); i++) {
+        put(e, DATA + 512, 8, k[i].bv);
+        put(e, DATA + 520, 8, k[i].comp);
+        c->gpr[X86_RAX] = k[i].request;
+        c->rip = CODE;
+        RUN(e, "\x0f\xae\x2b");
+        if (k[i].ok)
+            expect_ok(e);
+        else
+            expect_fault(e, X86_EXC_GP, 0);
+    }
+}
+
 static void test_xsaves_privilege(void **state)
 {
     struct env *e = *state;
@@ -772,6 +804,7 @@ int main(void)
         PROTECTED(test_env_real),
         PROTECTED(test_fxsave_32),
         SIMD(test_xrstor_header),
+        SIMD(test_xrstor_extent),
         SIMD(test_xsaves_privilege),
         SIMD(test_gather_restart),
     };

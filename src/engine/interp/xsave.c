@@ -353,8 +353,8 @@ void op_xrstor(struct interp *x, const struct insn *in)
     interp_lin_probe(x, interp_linear(x, in->seg, ea, 1, MMU_READ), 1, MMU_READ, x->view); // where AMD processors begin
     interp_load_buf(x, in->seg, ea + XS_HEADER, h, sizeof h);
     check_header(x, h, supervisor);
-    probe_area(x, in, rfbm, MMU_READ);
     bool compact = h[1] & XCOMP_COMPACT;
+    probe_area(x, in, compact ? rfbm & h[0] : rfbm, MMU_READ);
     u64 load = rfbm & h[0];
     if (load & (X86_XCR0_X87 | X86_XCR0_SSE) || (!compact && rfbm & X86_XCR0_AVX) || rfbm & X86_XCR0_SSE)
         interp_load_buf(x, in->seg, ea, b, XS_XMM + 256);
