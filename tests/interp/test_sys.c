@@ -505,6 +505,23 @@ static void test_fetch_not_canonical(void **state)
     }
 }
 
+// AMD's processors also want an offset within FS or GS to be canonical, to its last byte.
+static void test_offset_not_canonical(void **state)
+{
+    static const struct {
+        u64 offset;
+        int amd;
+    } k[] = {{NONCANONICAL - 4, NONE}, {NONCANONICAL - 3, GP}, {NONCANONICAL, GP}, {0x1000, NONE}};
+    (void)state;
+    for (unsigned i = 0; i < 2 * ARRAY_LEN(k); i++) {
+        use_model(i & 1 ? "EPYC" : "Haswell");
+        enter(LONG0);
+        c->seg[X86_FS].base = 0x2000 - k[i / 2].offset;
+        c->gpr[X86_RDX] = k[i / 2].offset;
+        expect("mov eax, fs:[rdx]", RUN("\x64\x8b\x02"), i & 1 ? k[i / 2].amd : NONE);
+    }
+}
+
 static void test_branch_step(void **state)
 {
     (void)state;
@@ -900,6 +917,7 @@ int main(void)
         cmocka_unit_test(test_syscall_trap_flag),
         cmocka_unit_test(test_sysret),
         cmocka_unit_test(test_fetch_not_canonical),
+        cmocka_unit_test(test_offset_not_canonical),
         cmocka_unit_test(test_branch_step),
         cmocka_unit_test(test_sysenter),
         cmocka_unit_test(test_sysexit),

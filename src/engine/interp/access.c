@@ -56,8 +56,9 @@ gva interp_linear(struct interp *x, unsigned seg, u64 off, unsigned len, enum mm
         gva a = seg >= X86_FS ? off + s->base : off;
         if (!gva_canonical(a) || !gva_canonical(a + len - 1))
             raise_segment(x, seg);
-        // AMD processors want the offset canonical, too.
-        if (UNLIKELY(a != off) && x->isa_options & ISA_OPT_AMD && !gva_canonical(off))
+        // AMD processors want the offset canonical, too, to its end.
+        if (UNLIKELY(a != off) && x->isa_options & ISA_OPT_AMD &&
+            (!gva_canonical(off) || !gva_canonical(off + len - 1)))
             raise_segment(x, seg);
         return a;
     }
