@@ -329,6 +329,12 @@ static void steer_string(struct gen *g)
 
 // --- stack and branches -----------------------------------------------------------------------------------------------------
 
+// Over the instruction and its exit, of which the middle is no place to go to.
+static bool over_code(const struct orc_case *c, u64 off)
+{
+    return off + 8 > c->code_off && off < c->code_off + c->len + 8u;
+}
+
 // Where a branch can go: executable, and not over the instruction and its exits.
 static u32 pick_target(struct gen *g)
 {
@@ -337,7 +343,7 @@ static u32 pick_target(struct gen *g)
     for (;;) {
         u32 t =
             pages[orc_below(&g->r, 4)] + (orc_chance(&g->r, 90) ? orc_below(&g->r, 0xfe0) : orc_below(&g->r, 0x1000));
-        if (t + 8 <= c->code_off || t >= c->code_off + c->len + 8u)
+        if (!over_code(c, t))
             return t;
     }
 }
@@ -345,7 +351,7 @@ static u32 pick_target(struct gen *g)
 static void add_landing(struct orc_case *c, u64 target)
 {
     u64 off = target + orc_code_base(c) - ORC_ARENA;
-    if (off >= ORC_ARENA_SIZE || (off + 8 > c->code_off && off < c->code_off + c->len + 8u))
+    if (off >= ORC_ARENA_SIZE || over_code(c, off))
         return;
     c->land[1] = (u16)off;
     c->nland = 2;
@@ -515,6 +521,18 @@ static void steer_stack(struct gen *g)
     }
 }
 
+// A register holds such a place by chance.
+static bool hits_own_exit(const struct orc_case *c)
+{
+    const struct isa_operand *o = &c->insn.opnd[0];
+    if (o->kind != ISA_OPND_GPR)
+        return false;
+    u64 to = c->in.gpr[o->reg];
+    if (o->size < 8)
+        to &= (1ull << o->size * 8) - 1;
+    return over_code(c, to - target_value(c, 0));
+}
+
 static void steer_branch(struct gen *g)
 {
     struct orc_case *c = g->c;
@@ -530,7 +548,7 @@ static void steer_branch(struct gen *g)
         steer_far_immediate(g);
     } else if (in->op == ISA_OP_JMP_FAR || in->op == ISA_OP_CALL_FAR) {
         steer_far_memory(g);
-    } else if ((in->op == ISA_OP_JMP || in->op == ISA_OP_CALL) && orc_chance(&g->r, 95)) {
+    } else if ((in->op == ISA_OP_JMP || in->op == ISA_OP_CALL) && (orc_chance(&g->r, 95) || hits_own_exit(c))) {
         u64 to = target_value(c, pick_target(g));
         unsigned i;
         if (in->opnd[0].kind == ISA_OPND_GPR) {
