@@ -354,7 +354,7 @@ struct cpuid_regs cpuid_guest(const struct vcpu *v, u32 leaf, u32 subleaf)
     const struct cpu_model *m = v->model;
     if (!m)
         return (struct cpuid_regs){0};
-    if (leaf >> 8 == HYPERVISOR_BASE >> 8 && cpu_model_has(m, ISA_FEAT_HYPERVISOR) && !m->hide_kvm)
+    if (leaf >> 8 == HYPERVISOR_BASE >> 8 && cpu_model_is_kvm(m))
         return hypervisor_leaf(v, leaf);
     if (leaf <= basic_max(v))
         return basic_leaf(v, leaf, subleaf);

@@ -51,11 +51,16 @@ static inline u64 cpu_model_xcr0(const struct cpu_model *m)
     return X86_XCR0_X87 | X86_XCR0_SSE | avx;
 }
 
+// The guest is told that it runs under KVM.
+static inline bool cpu_model_is_kvm(const struct cpu_model *m)
+{
+    return cpu_model_has(m, ISA_FEAT_HYPERVISOR) && !m->hide_kvm;
+}
+
 // KVM's paravirtual clock (pvclock.h) is offered: it needs the TSC's frequency.
 static inline bool cpu_model_has_kvmclock(const struct cpu_model *m)
 {
-    return cpu_model_has(m, ISA_FEAT_HYPERVISOR) && !m->hide_kvm && cpu_model_has(m, ISA_FEAT_TSC) &&
-           cpu_model_has(m, ISA_FEAT_MSR) && m->tsc_hz;
+    return cpu_model_is_kvm(m) && cpu_model_has(m, ISA_FEAT_TSC) && cpu_model_has(m, ISA_FEAT_MSR) && m->tsc_hz;
 }
 
 // The signature as leaf 1 EAX and RDX after RESET show it. SDM 2A CPUID, figure 3-6.

@@ -673,8 +673,8 @@ static const struct privilege_case privilege_cases[] = {
     {"rdfsbase", CODE_OF("\xf3\x0f\xae\xc0"), UD, UD, UD, UD},
     {"monitor", CODE_OF("\x0f\x01\xc8"), UD, UD, UD, UD},
     {"mwait", CODE_OF("\x0f\x01\xc9"), UD, UD, UD, UD},
-    {"vmcall", CODE_OF("\x0f\x01\xc1"), UD, UD, UD, UD},
-    {"vmmcall", CODE_OF("\x0f\x01\xd9"), UD, UD, UD, UD},
+    {"vmcall", CODE_OF("\x0f\x01\xc1"), NONE, NONE, NONE, NONE},
+    {"vmmcall", CODE_OF("\x0f\x01\xd9"), NONE, NONE, NONE, NONE},
     {"vmrun", CODE_OF("\x0f\x01\xd8"), UD, UD, UD, UD},
     {"vmxon", CODE_OF("\xf3\x0f\xc7\x37"), UD, UD, UD, UD},
     {"vmread", CODE_OF("\x0f\x78\xc0"), UD, UD, UD, UD},
@@ -696,6 +696,33 @@ static void test_privilege(void **state)
             enter(at[j].mode);
             expect(k->name, run(k->code, k->len), at[j].vector);
         }
+    }
+}
+
+// Calls to the hypervisor as KVM answers them.
+static void test_hypercalls(void **state)
+{
+    static const char *const code[] = {"\x0f\x01\xc1", "\x0f\x01\xd9"};
+    static const struct {
+        enum mode mode;
+        u64 number, result;
+    } calls[] = {
+        {LONG0, 10, (u64)-1000},   {LONG0, 1ull << 32 | 1, (u64)-1000}, {LONG0, 1, 0},     {LONG3, 1, (u64)-1},
+        {COMPAT0, 10, (u32)-1000}, {COMPAT0, 1ull << 32 | 1, 0},        {V86, 1, (u32)-1}, {REAL, 2, (u32)-1000},
+    };
+
+    (void)state;
+    use_model("max");
+    for (size_t i = 0; i < ARRAY_LEN(calls) * 2; i++) {
+        enter(calls[i / 2].mode);
+        c->gpr[X86_RAX] = calls[i / 2].number;
+        expect("hypercall", run(code[i & 1], 3), NONE);
+        assert_int_equal(c->gpr[X86_RAX], calls[i / 2].result);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        use_model(i < 2 ? "max,kvm=off" : "max,-hypervisor");
+        enter(LONG0);
+        expect("no hypervisor", run(code[i & 1], 3), UD);
     }
 }
 
@@ -922,6 +949,7 @@ int main(void)
         cmocka_unit_test(test_sysenter),
         cmocka_unit_test(test_sysexit),
         cmocka_unit_test(test_privilege),
+        cmocka_unit_test(test_hypercalls),
         cmocka_unit_test(test_tsd_and_pce),
         cmocka_unit_test(test_halt),
         cmocka_unit_test(test_fsgsbase),

@@ -242,6 +242,29 @@ void op_mwait(struct interp *x, const struct insn *in)
         interp_ud(x);
 }
 
+// Calls to the hypervisor, by KVM's convention: number in RAX, as is the result. What CPUID offers needs none, but guests try
+// before they know. KVM answers polls for interrupts with 0 and knows no error apart from these.
+#define HYPERCALL_POLL 1
+#define HYPERCALL_EPERM (-1ll)
+#define HYPERCALL_ENOSYS (-1000ll)
+
+void op_hypercall(struct interp *x, const struct insn *in)
+{
+    struct cpu *c = x->c;
+    const struct cpu_model *m = x->v->model;
+    bool wide = cpu_64bit(c);
+    u64 number = wide ? c->gpr[X86_RAX] : (u32)c->gpr[X86_RAX], result = (u64)HYPERCALL_ENOSYS;
+
+    (void)in;
+    if (!m || !cpu_model_is_kvm(m))
+        interp_ud(x);
+    if (c->cpl != 0)
+        result = (u64)HYPERCALL_EPERM;
+    else if (number == HYPERCALL_POLL)
+        result = 0;
+    c->gpr[X86_RAX] = wide ? result : (u32)result;
+}
+
 // RSM outside system management mode; VMX, SVM and SMX instructions while CR4.VMXE, EFER.SVME and CR4.SMXE
 // are clear, which they always are: #UD precedes every other check. SDM 3C chapter 31; APM 3 chapter 4.
 void op_undefined(struct interp *x, const struct insn *in)
