@@ -6,7 +6,6 @@
 #include "dev/ioapic.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #define REG_SELECT 0x00
 #define REG_WINDOW 0x10
@@ -36,23 +35,14 @@ static void send(struct ioapic *io, u64 e)
     io->deliver(io->bus, &m);
 }
 
-// Send what the pin has to say, if it may.
+// Send what a level-triggered pin has to say, if it may. Until the local APIC's EOI the same interrupt is not sent again.
 static void service(struct ioapic *io, unsigned pin)
 {
     u64 *e = &io->entry[pin];
 
-    if (*e & ENTRY_MASKED)
+    if (!io->line[pin] || !(*e & ENTRY_LEVEL) || (*e & (ENTRY_MASKED | ENTRY_REMOTE_IRR)))
         return;
-    if (*e & ENTRY_LEVEL) {
-        // Until the local APIC's EOI the same interrupt is not sent again.
-        if (!io->line[pin] || (*e & ENTRY_REMOTE_IRR))
-            return;
-        *e |= ENTRY_REMOTE_IRR;
-    } else {
-        if (!io->pending[pin])
-            return;
-        io->pending[pin] = false;
-    }
+    *e |= ENTRY_REMOTE_IRR;
     send(io, *e);
 }
 
@@ -63,10 +53,12 @@ void ioapic_set_irq(void *sink, unsigned pin, bool level)
     if (pin >= IOAPIC_PINS || io->line[pin] == level)
         return;
     io->line[pin] = level;
-    // Edges are remembered while the pin is masked: a PC's timer may tick before it is unmasked.
-    if (level && !(io->entry[pin] & ENTRY_LEVEL))
-        io->pending[pin] = true;
-    service(io, pin);
+    if (!level)
+        return;
+    if (io->entry[pin] & ENTRY_LEVEL)
+        service(io, pin);
+    else if (!(io->entry[pin] & ENTRY_MASKED)) // edges at a masked pin are lost
+        send(io, io->entry[pin]);
 }
 
 void ioapic_eoi(struct ioapic *io, u8 vector)
@@ -140,7 +132,6 @@ void ioapic_reset(struct ioapic *io)
     io->id = 0;
     for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
         io->entry[pin] = ENTRY_MASKED;
-    memset(io->pending, 0, sizeof(io->pending));
 }
 
 static void reset(void *dev)

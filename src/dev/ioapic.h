@@ -20,8 +20,7 @@ struct ioapic {
     u32 select; // register index
     u8 id;
     u64 entry[IOAPIC_PINS];
-    bool line[IOAPIC_PINS];    // asserted now
-    bool pending[IOAPIC_PINS]; // an edge that came while the pin was masked
+    bool line[IOAPIC_PINS]; // asserted now
 
     // Links, kept over a reset.
     void (*deliver)(void *bus, const struct apic_message *m);

@@ -81,14 +81,14 @@ static void edges(void **state)
     ioapic_set_irq(&r.io, 2, false);
     ioapic_set_irq(&r.io, 2, true);
     assert_int_equal(r.sent, 2);
-    // An edge while masked comes when the mask goes, once.
+    // Edges at a masked pin are ignored and not held pending. 82093AA 3.2.4, interrupt mask.
     put(&r, 0x14, 0x10030);
     ioapic_set_irq(&r.io, 2, false);
     ioapic_set_irq(&r.io, 2, true);
+    put(&r, 0x14, 0x30);
     assert_int_equal(r.sent, 2);
-    put(&r, 0x14, 0x30);
-    assert_int_equal(r.sent, 3);
-    put(&r, 0x14, 0x30);
+    ioapic_set_irq(&r.io, 2, false);
+    ioapic_set_irq(&r.io, 2, true);
     assert_int_equal(r.sent, 3);
 }
 
@@ -112,16 +112,73 @@ static void levels(void **state)
     ioapic_eoi(&r.io, 0x40);
     assert_int_equal(r.sent, 2);
     assert_int_equal(get(&r, 0x22), 0x8940);
-    // Turning it into an edge clears a stuck remote IRR.
+    // Turning it into an edge clears a stuck remote IRR; turning it back sends what is still asserted.
     ioapic_set_irq(&r.io, 9, true);
     assert_int_equal(r.sent, 3);
     put(&r, 0x22, 0x10940);
     assert_int_equal(get(&r, 0x22), 0x10940);
+    put(&r, 0x22, 0x18940);
+    assert_int_equal(r.sent, 3);
+    put(&r, 0x22, 0x8940);
+    assert_int_equal(r.sent, 4);
+    // While it waits for the EOI, neither the mask nor the line sends it again.
+    put(&r, 0x22, 0x18940);
+    put(&r, 0x22, 0x8940);
+    ioapic_set_irq(&r.io, 9, false);
+    ioapic_set_irq(&r.io, 9, true);
+    assert_int_equal(r.sent, 4);
+    // A level that comes and goes while masked leaves nothing.
+    put(&r, 0x24, 0x18050); // pin 10
+    ioapic_set_irq(&r.io, 10, true);
+    ioapic_set_irq(&r.io, 10, false);
+    put(&r, 0x24, 0x8050);
+    assert_int_equal(r.sent, 4);
+    ioapic_set_irq(&r.io, 10, true);
+    assert_int_equal(r.sent, 5);
+    // One EOI serves every pin with its vector.
+    put(&r, 0x26, 0x8050);
+    ioapic_set_irq(&r.io, 11, true);
+    assert_int_equal(r.sent, 6);
+    ioapic_eoi(&r.io, 0x50);
+    assert_int_equal(r.sent, 8);
+    // A new destination while it waits.
+    put(&r, 0x25, 0x03000000);
+    assert_int_equal(r.sent, 8);
+    ioapic_set_irq(&r.io, 11, false);
+    ioapic_eoi(&r.io, 0x50);
+    assert_int_equal(r.sent, 9);
+    assert_int_equal(r.last.dest, 3);
+}
+
+static void message_fields(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    start(&r);
+    put(&r, 0x3e, 0x00f41); // pin 23, ExtINT, logical
+    put(&r, 0x3f, 0xa5000000);
+    ioapic_set_irq(&r.io, 23, true);
+    assert_int_equal(r.last.mode, 7);
+    assert_int_equal(r.last.vector, 0x41);
+    assert_int_equal(r.last.dest, 0xa5);
+    assert_true(r.last.logical);
+    put(&r, 0x10, 0x00400); // pin 0, NMI
+    ioapic_set_irq(&r.io, 0, true);
+    assert_int_equal(r.last.mode, 4);
+    assert_false(r.last.logical);
+    // RESET masks; lines stay as they are.
+    ioapic_reset(&r.io);
+    assert_int_equal(get(&r, 0x3e), 0x10000);
+    put(&r, 0x3e, 0x8041);
+    assert_int_equal(r.last.vector, 0x41);
+    assert_int_equal(r.sent, 3);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(registers), cmocka_unit_test(edges), cmocka_unit_test(levels)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(registers), cmocka_unit_test(edges), cmocka_unit_test(levels),
+                                       cmocka_unit_test(message_fields)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
