@@ -213,8 +213,8 @@ bool lapic_addressed(const struct lapic *l, u32 dest, bool logical)
             return dest == 0xffffffff || dest == l->id;
         return dest >> 16 == ldr >> 16 && (dest & ldr & 0xffff);
     }
-    if (dest == 0xff || !logical)
-        return dest == 0xff || dest == l->id;
+    if (dest == 0xff || dest == 0xffffffff || !logical)
+        return dest == 0xff || dest == 0xffffffff || dest == l->xapic_id;
     ldr >>= 24;
     if (l->dfr >> 28 == 0xf) // flat model
         return dest & ldr;
@@ -251,24 +251,30 @@ static u32 timer_mode(const struct lapic *l)
     return l->lvt[LAPIC_LVT_TIMER] & LVT_TIMER_MODE;
 }
 
+// The timer counts from timer_from, which it had at timer_start, to 0; from 0 it does not count.
 static u32 timer_current(const struct lapic *l)
 {
-    u64 elapsed, whole;
+    u64 elapsed = clock_now(l->clock) - l->timer_start, whole = timer_ns(l, l->timer_from);
 
-    if (!l->timer_initial || timer_mode(l) == LVT_DEADLINE)
+    if (!l->timer_from || timer_mode(l) == LVT_DEADLINE)
         return 0;
-    elapsed = clock_now(l->clock) - l->timer_start;
-    whole = timer_ns(l, l->timer_initial);
-    if (elapsed >= whole && timer_mode(l) != LVT_PERIODIC)
-        return 0;
-    return l->timer_initial - (u32)scale(elapsed % whole, l->timer_initial, whole);
+    if (elapsed >= whole) { // due, but nobody has come yet
+        if (timer_mode(l) != LVT_PERIODIC)
+            return 0;
+        elapsed -= whole;
+        whole = timer_ns(l, l->timer_initial);
+        return l->timer_initial - (u32)scale(elapsed % whole, l->timer_initial, whole);
+    }
+    return l->timer_from - (u32)scale(elapsed, l->timer_from, whole);
 }
 
-static void timer_start(struct lapic *l)
+// Count down from `count`, now.
+static void timer_start(struct lapic *l, u32 count)
 {
     l->timer_start = clock_now(l->clock);
-    if (l->timer_initial)
-        clock_arm(l->clock, &l->timer, after(l->timer_start, timer_ns(l, l->timer_initial)));
+    l->timer_from = count;
+    if (count)
+        clock_arm(l->clock, &l->timer, after(l->timer_start, timer_ns(l, count)));
     else
         clock_disarm(l->clock, &l->timer);
 }
@@ -297,12 +303,17 @@ static void timer_fire(void *dev, u64 now)
             return;
         }
         l->tsc_deadline = 0;
-    } else if (timer_mode(l) == LVT_PERIODIC) {
+    } else if (timer_mode(l) == LVT_PERIODIC && l->timer_initial) {
         u64 period = timer_ns(l, l->timer_initial);
 
         // Periods that were missed altogether count once: IRR has one bit.
-        l->timer_start += (now - l->timer_start) / period * period;
+        l->timer_start += timer_ns(l, l->timer_from);
+        if (now > l->timer_start)
+            l->timer_start += (now - l->timer_start) / period * period;
+        l->timer_from = l->timer_initial;
         clock_arm(l->clock, &l->timer, after(l->timer_start, period));
+    } else {
+        l->timer_from = 0;
     }
     if (!(lvt & LVT_MASKED))
         lapic_accept(l, LAPIC_FIXED, (u8)lvt, false);
@@ -313,12 +324,24 @@ static void write_lvt_timer(struct lapic *l, u32 val)
     u32 changed = (l->lvt[LAPIC_LVT_TIMER] ^ val) & LVT_TIMER_MODE;
 
     l->lvt[LAPIC_LVT_TIMER] = val;
-    // Changing to or from deadline mode disarms the timer. SDM 3A 11.5.4.1.
+    // Changing to or from deadline mode disarms the timer; between the others the count goes on. SDM 3A 11.5.4.1.
     if (changed & LVT_DEADLINE) {
-        l->timer_initial = 0;
+        l->timer_initial = l->timer_from = 0;
         l->tsc_deadline = 0;
         clock_disarm(l->clock, &l->timer);
     }
+}
+
+// Another divisor: what is left is counted at the new rate.
+static void write_divide(struct lapic *l, u32 val)
+{
+    u32 current = timer_current(l);
+
+    if (timer_mode(l) != LVT_DEADLINE && l->timer_from) {
+        l->timer_divide = val & 0xb;
+        timer_start(l, current ? current : 1); // due is due
+    }
+    l->timer_divide = val & 0xb;
 }
 
 // --- registers ----------------------------------------------------------------------------------------------------------------
@@ -339,7 +362,7 @@ static u32 read_reg(const struct lapic *l, unsigned reg)
     if (reg >= REG_LVT && reg < REG_LVT + LAPIC_LVT_COUNT)
         return l->lvt[reg - REG_LVT];
     switch (reg) {
-    case REG_ID: return x2apic(l) ? l->id : l->id << 24;
+    case REG_ID: return x2apic(l) ? l->id : (u32)l->xapic_id << 24;
     case REG_VERSION: return VERSION;
     case REG_TPR: return get_tpr(l);
     case REG_PPR: return get_ppr(l);
@@ -409,6 +432,7 @@ static void write_reg(struct lapic *l, unsigned reg, u32 val)
         write_lvt(l, reg - REG_LVT, val);
     } else {
         switch (reg) {
+        case REG_ID: l->xapic_id = (u8)(val >> 24); break;
         case REG_TPR:
             *l->cr8 = val >> 4 & 15;
             l->tpr_low = val & 15;
@@ -430,13 +454,9 @@ static void write_reg(struct lapic *l, unsigned reg, u32 val)
             if (timer_mode(l) == LVT_DEADLINE)
                 break;
             l->timer_initial = val;
-            timer_start(l);
+            timer_start(l, val);
             break;
-        case REG_DIVIDE:
-            l->timer_divide = val & 0xb;
-            if (timer_mode(l) != LVT_DEADLINE)
-                timer_start(l);
-            break;
+        case REG_DIVIDE: write_divide(l, val); break;
         default: break;
         }
     }
@@ -543,7 +563,8 @@ static void set_base(struct lapic *l, u64 base)
 
     l->base = base;
     if (was_on && !(base & BASE_ENABLE)) {
-        // Switching it off is a reset of it. SDM 3A 11.4.3.
+        // Switching it off is a reset of it, which brings the ID back too. SDM 3A 11.4.3, 11.12.5.
+        l->xapic_id = (u8)l->id;
         lapic_reset(l, base);
         return;
     }
@@ -592,7 +613,7 @@ void lapic_reset(struct lapic *l, u64 apic_base)
     l->esr = l->esr_pending = 0;
     l->icr = 0;
     l->tpr_low = 0;
-    l->timer_initial = l->timer_divide = 0;
+    l->timer_initial = l->timer_from = l->timer_divide = 0;
     l->tsc_deadline = 0;
     for (unsigned i = 0; i < 8; i++)
         l->isr[i] = l->irr[i] = l->tmr[i] = 0;
@@ -607,6 +628,7 @@ void lapic_reset(struct lapic *l, u64 apic_base)
 int lapic_init(struct lapic *l, u32 id)
 {
     l->id = id;
+    l->xapic_id = (u8)id;
     l->timer = (struct clock_timer){.fire = timer_fire, .dev = l};
     return clock_add_timer(l->clock, &l->timer);
 }

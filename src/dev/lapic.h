@@ -35,13 +35,15 @@ enum lapic_lvt {
 };
 
 struct lapic {
-    u32 id;
+    u32 id;      // x2APIC ID; what the xAPIC's is at first
+    u8 xapic_id; // guests may write it
     u64 base; // copy of APIC_BASE: enabled, x2APIC mode
     u32 ldr, dfr, svr, esr, esr_pending, lvt[LAPIC_LVT_COUNT];
     u64 icr;
     u32 isr[8], irr[8], tmr[8];
     u8 tpr_low; // TPR[3:0]; TPR[7:4] is *cr8
     u32 timer_initial, timer_divide;
+    u32 timer_from;  // count at timer_start; 0: stopped
     u64 timer_start; // virtual ns
     u64 tsc_deadline;
     bool lint0, out;
