@@ -210,7 +210,7 @@ static void lapic_event(void *cpu, enum lapic_mode mode, u8 vector)
     struct host *h = v->machine->host;
 
     switch (mode) {
-    case LAPIC_NMI: vcpu_request(v, VCPU_REQ_NMI); break;
+    case LAPIC_NMI: vcpu_nmi(v); break;
     case LAPIC_INIT: vcpu_request(v, VCPU_REQ_INIT); break;
     case LAPIC_SIPI:
         v->sipi_vector = vector;
@@ -260,8 +260,13 @@ static void apic_deliver(void *bus, const struct apic_message *m)
 {
     struct pc *b = bus;
 
+    struct apic_message all = *m;
+
+    // Everybody, also for processors in x2APIC mode, whose destinations are wider than the message's.
+    if (m->dest == 0xff && !m->logical)
+        all.dest = ~0u;
     if (m->mode != LAPIC_EXTINT) // an 8259 behind an input: its interrupts come through LINT0
-        apic_send(b, m, NULL, 0);
+        apic_send(b, &all, NULL, 0);
 }
 
 static void apic_eoi(void *bus, u8 vector)

@@ -78,6 +78,8 @@ static bool on_halt(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
     u32 wakes = v->cpu.rflags & X86_FL_IF && v->cpu.activity == CPU_HALTED ? ~0u : ~VCPU_REQ_INTR;
 
     (void)e;
+    if (v->cpu.activity == CPU_WAIT_SIPI)
+        wakes &= ~VCPU_REQ_NMIS;
     lock_take(&m->dev_lock);
     clock_skip_idle(&m->clock);
     bool due = m->clock.icount && m->clock.next_deadline != CLOCK_NEVER;

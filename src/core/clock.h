@@ -10,6 +10,9 @@
 
 #define CLOCK_MAX_TIMERS 96 // a local APIC's for every processor, and the board's
 #define CLOCK_NEVER (~0ull)
+// Periodic timers of devices fire at most this often: what a guest asks for beyond that, nobody could handle, and the machine
+// would do nothing else.
+#define CLOCK_MIN_PERIOD_NS 10000
 
 struct clock_timer {
     void (*fire)(void *dev, u64 now_ns);

@@ -22,7 +22,7 @@ void vcpu_init(struct vcpu *v, struct machine *m, u32 id, const struct cpu_model
 
 void vcpu_reset(struct vcpu *v)
 {
-    vcpu_request_clear(v, VCPU_REQ_NMI | VCPU_REQ_INIT | VCPU_REQ_SIPI);
+    vcpu_request_clear(v, VCPU_REQ_NMIS | VCPU_REQ_INIT | VCPU_REQ_SIPI);
     cpu_reset(&v->cpu, v->id == 0);
     v->cpu.gpr[X86_RDX] = signature(v->model);
     mmu_state_changed(v);

@@ -24,6 +24,8 @@ struct cpu_model;
 #define VCPU_REQ_EXIT 0x40u  // leave engine_ops.run() with VM_EXIT_KICK
 #define VCPU_REQ_TLB 0x80u   // tlb work queued by another vCPU
 #define VCPU_REQ_A20 0x100u  // machine.a20_mask changed
+#define VCPU_REQ_NMI2 0x200u // a second NMI came before the first was taken; see vcpu_nmi()
+#define VCPU_REQ_NMIS (VCPU_REQ_NMI | VCPU_REQ_NMI2)
 
 // The interrupt controller as the processor sees it (PIC, later LAPIC).
 struct vcpu_intc {
@@ -74,6 +76,28 @@ static inline void vcpu_request(struct vcpu *v, u32 bits)
 static inline void vcpu_request_clear(struct vcpu *v, u32 bits)
 {
     atomic_fetch_and_explicit(&v->request, ~bits, memory_order_acq_rel);
+}
+
+// An NMI has arrived; from any thread. A processor takes one at once and latches the next meanwhile, so two that come together
+// are two: a vCPU whose thread is late must not make them one.
+static inline void vcpu_nmi(struct vcpu *v)
+{
+    if (atomic_fetch_or_explicit(&v->request, VCPU_REQ_NMI, memory_order_acq_rel) & VCPU_REQ_NMI)
+        vcpu_request(v, VCPU_REQ_NMI2);
+}
+
+// For engines: latch what has arrived in cpu.nmi_pending. While NMIs are blocked, all that come are one; before, one is latched
+// only when the one before it is taken.
+static inline void vcpu_latch_nmi(struct vcpu *v)
+{
+    u32 came;
+
+    if (v->cpu.nmi_pending && !v->cpu.nmi_blocked)
+        return;
+    came = atomic_fetch_and_explicit(&v->request, ~VCPU_REQ_NMIS, memory_order_acq_rel) & VCPU_REQ_NMIS;
+    if (came == VCPU_REQ_NMIS && !v->cpu.nmi_blocked)
+        vcpu_request(v, VCPU_REQ_NMI);
+    v->cpu.nmi_pending |= came != 0;
 }
 
 // Make *v a vCPU of `m` (which may be NULL in tests of the processor alone) in the state after RESET. Does not add it

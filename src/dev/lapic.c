@@ -43,6 +43,8 @@ enum {
 
 #define VERSION (0x14u | (LAPIC_LVT_COUNT - 1) << 16)
 
+#define LVT_REMOTE_IRR 0x4000u
+#define LVT_LEVEL 0x8000u
 #define LVT_MASKED 0x10000u
 #define LVT_TIMER_MODE 0x60000u
 #define LVT_PERIODIC 0x20000u
@@ -141,14 +143,28 @@ int lapic_ack(struct lapic *l)
     return v;
 }
 
+// LINT0 as an interrupt of its own, when it is not the 8259's. Level-triggered (fixed mode only) it is not accepted again before
+// its EOI. SDM 3A 11.5.1.
+static void service_lint0(struct lapic *l, bool rose)
+{
+    u32 *lvt = &l->lvt[LAPIC_LVT_LINT0], mode = *lvt >> 8 & 7;
+    bool level = (*lvt & LVT_LEVEL) && mode == LAPIC_FIXED;
+
+    if (!l->lint0 || !(l->base & BASE_ENABLE) || (*lvt & LVT_MASKED) || mode == LAPIC_EXTINT)
+        return;
+    if (level ? *lvt & LVT_REMOTE_IRR : !rose)
+        return;
+    if (level)
+        *lvt |= LVT_REMOTE_IRR;
+    lapic_accept(l, (enum lapic_mode)mode, (u8)*lvt, level);
+}
+
 void lapic_set_lint0(struct lapic *l, bool level)
 {
     bool rose = level && !l->lint0;
-    u32 lvt = l->lvt[LAPIC_LVT_LINT0];
 
     l->lint0 = level;
-    if (rose && (l->base & BASE_ENABLE) && !(lvt & LVT_MASKED) && (lvt >> 8 & 7) != LAPIC_EXTINT)
-        lapic_accept(l, (enum lapic_mode)(lvt >> 8 & 7), (u8)lvt, false);
+    service_lint0(l, rose);
     update(l);
 }
 
@@ -279,22 +295,45 @@ static void timer_start(struct lapic *l, u32 count)
         clock_disarm(l->clock, &l->timer);
 }
 
+static void expire(struct lapic *l)
+{
+    u32 lvt = l->lvt[LAPIC_LVT_TIMER];
+
+    if (!(lvt & LVT_MASKED))
+        lapic_accept(l, LAPIC_FIXED, (u8)lvt, false);
+}
+
 static void deadline_start(struct lapic *l)
 {
     u64 now = clock_now(l->clock), tsc = l->tsc(l->cpu);
 
+    clock_disarm(l->clock, &l->timer);
     if (!l->tsc_deadline)
-        clock_disarm(l->clock, &l->timer);
-    else if (l->tsc_deadline <= tsc)
-        clock_arm(l->clock, &l->timer, now);
-    else
+        return;
+    if (l->tsc_deadline > tsc) {
         clock_arm(l->clock, &l->timer, after(now, scale(l->tsc_deadline - tsc, NS_PER_S, l->tsc_hz)));
+    } else { // past: the interrupt comes with the write
+        l->tsc_deadline = 0;
+        expire(l);
+    }
+}
+
+// The periodic timer: the next end of a period. Periods that were missed altogether count once, since IRR has one bit, and
+// so do those that are too short for anybody to notice.
+static void next_period(struct lapic *l, u64 now)
+{
+    u64 period = timer_ns(l, l->timer_initial), next;
+
+    l->timer_start += timer_ns(l, l->timer_from);
+    l->timer_start += (now - l->timer_start) / period * period;
+    l->timer_from = l->timer_initial;
+    next = after(l->timer_start, period);
+    clock_arm(l->clock, &l->timer, next > now + CLOCK_MIN_PERIOD_NS ? next : now + CLOCK_MIN_PERIOD_NS);
 }
 
 static void timer_fire(void *dev, u64 now)
 {
     struct lapic *l = dev;
-    u32 lvt = l->lvt[LAPIC_LVT_TIMER];
 
     if (timer_mode(l) == LVT_DEADLINE) {
         // Nanoseconds are coarser than the TSC: never early.
@@ -304,19 +343,11 @@ static void timer_fire(void *dev, u64 now)
         }
         l->tsc_deadline = 0;
     } else if (timer_mode(l) == LVT_PERIODIC && l->timer_initial) {
-        u64 period = timer_ns(l, l->timer_initial);
-
-        // Periods that were missed altogether count once: IRR has one bit.
-        l->timer_start += timer_ns(l, l->timer_from);
-        if (now > l->timer_start)
-            l->timer_start += (now - l->timer_start) / period * period;
-        l->timer_from = l->timer_initial;
-        clock_arm(l->clock, &l->timer, after(l->timer_start, period));
+        next_period(l, now);
     } else {
         l->timer_from = 0;
     }
-    if (!(lvt & LVT_MASKED))
-        lapic_accept(l, LAPIC_FIXED, (u8)lvt, false);
+    expire(l);
 }
 
 static void write_lvt_timer(struct lapic *l, u32 val)
@@ -386,7 +417,13 @@ static void end_of_interrupt(struct lapic *l)
     if (v < 0)
         return;
     set_vector(l->isr, (unsigned)v, false);
-    if (has_vector(l->tmr, (unsigned)v) && l->eoi)
+    if (!has_vector(l->tmr, (unsigned)v))
+        return;
+    if ((l->lvt[LAPIC_LVT_LINT0] & LVT_REMOTE_IRR) && (l->lvt[LAPIC_LVT_LINT0] & 0xff) == (unsigned)v) {
+        l->lvt[LAPIC_LVT_LINT0] &= ~LVT_REMOTE_IRR;
+        service_lint0(l, false);
+    }
+    if (l->eoi)
         l->eoi(l->bus, (u8)v);
 }
 
@@ -405,10 +442,15 @@ static void write_lvt(struct lapic *l, unsigned n, u32 val)
     val &= lvt_valid[n];
     if (!(l->svr & SVR_ENABLE))
         val |= LVT_MASKED;
-    if (n == LAPIC_LVT_TIMER)
+    if (n == LAPIC_LVT_TIMER) {
         write_lvt_timer(l, val);
-    else
+    } else if (n == LAPIC_LVT_LINT0) {
+        // Remote IRR is the APIC's, and only a level has it.
+        l->lvt[n] = val | (val & LVT_LEVEL ? l->lvt[n] & LVT_REMOTE_IRR : 0);
+        service_lint0(l, false);
+    } else {
         l->lvt[n] = val;
+    }
 }
 
 static void send_ipi(struct lapic *l)
@@ -465,28 +507,39 @@ static void write_reg(struct lapic *l, unsigned reg, u32 val)
 
 // --- the page -----------------------------------------------------------------------------------------------------------------
 
+// Registers that exist: the others are an error to touch. SDM 3A table 11-1.
+static bool exists(unsigned reg)
+{
+    return reg == REG_ID || reg == REG_VERSION || (reg >= REG_TPR && reg <= REG_ESR) ||
+           (reg >= REG_ICR && reg < REG_LVT + LAPIC_LVT_COUNT) || reg == REG_INITIAL || reg == REG_CURRENT ||
+           reg == REG_DIVIDE;
+}
+
 static u64 lapic_read(void *dev, u64 off, unsigned size)
 {
     struct lapic *l = dev;
-    u32 val;
+    unsigned reg = (unsigned)(off >> 4);
 
     if (!(l->base & BASE_ENABLE) || x2apic(l))
         return ~0ull;
-    // Registers are 32 bits wide; parts of them can be read. What lies between them reads as zero.
-    if (off & 0xc)
-        return 0;
-    val = read_reg(l, (unsigned)(off >> 4));
     (void)size;
-    return val >> ((off & 3) * 8);
+    if (!exists(reg))
+        note_error(l, ESR_REGISTER);
+    // Registers are 32 bits wide; parts of them can be read. What lies between them reads as zero.
+    return off & 0xc ? 0 : read_reg(l, reg) >> ((off & 3) * 8);
 }
 
 static void lapic_write(void *dev, u64 off, unsigned size, u64 val)
 {
     struct lapic *l = dev;
+    unsigned reg = (unsigned)(off >> 4);
 
     if (!(l->base & BASE_ENABLE) || x2apic(l) || (off & 0xf) || size < 4)
         return;
-    write_reg(l, (unsigned)(off >> 4), (u32)val);
+    if (exists(reg))
+        write_reg(l, reg, (u32)val);
+    else
+        note_error(l, ESR_REGISTER);
 }
 
 static void lapic_dump(void *dev, char *buf, size_t size)

@@ -211,10 +211,8 @@ static void take_interrupt(struct interp *x)
     struct vcpu *v = x->v;
     struct cpu *c = x->c;
     u32 req = atomic_load_explicit(&v->request, memory_order_acquire);
-    if (req & VCPU_REQ_NMI) {
-        vcpu_request_clear(v, VCPU_REQ_NMI);
-        c->nmi_pending = true;
-    }
+    if (req & VCPU_REQ_NMIS)
+        vcpu_latch_nmi(v);
     if (v->debug_step == DEBUG_STEP_QUIET && c->activity == CPU_RUNNING)
         return;
     if (c->nmi_pending && !c->nmi_blocked && !c->shadow) {
@@ -241,7 +239,7 @@ static bool boundary(struct interp *x)
         if (x->stop)
             return false;
         u32 req = atomic_load_explicit(&v->request, memory_order_acquire);
-        if ((req & ~(VCPU_REQ_INTR | VCPU_REQ_NMI)) && serve_requests(x, req))
+        if ((req & ~(VCPU_REQ_INTR | VCPU_REQ_NMIS)) && serve_requests(x, req))
             return false;
         if (c->event.type == CPU_EVENT_NONE && c->activity != CPU_WAIT_SIPI && c->activity != CPU_SHUTDOWN)
             take_interrupt(x);
