@@ -74,7 +74,7 @@ LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.
-UNIT_TESTS := dev/test_i8042 dev/test_i8254 dev/test_mc146818 dev/test_lapic dev/test_hpet dev/test_ioapic dev/test_uart dev/test_i8259 real/cpu286
+UNIT_TESTS := board/test_smp dev/test_i8042 dev/test_i8254 dev/test_mc146818 dev/test_lapic dev/test_hpet dev/test_ioapic dev/test_uart dev/test_i8259 real/cpu286
 UNIT_TESTS += isa/test_alu isa/test_decode isa/zydis_diff isa/processor
 UNIT_TESTS += core/test_mem core/test_tlb core/test_mmu core/test_mmu_random core/test_bus core/test_clock core/test_cpu
 UNIT_TESTS += isa/test_native interp/test_simd
