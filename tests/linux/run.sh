@@ -4,6 +4,7 @@
 #   MONITOR  path of pogo, or `qemu`: qemu-system-x86_64 as a second opinion
 #   ENGINE   engine (pogo -accel) or accelerator (qemu: tcg)
 #   NAME     only rows whose name starts with it
+#   SLOW=N   (environment) multiplies the time limits
 #
 # One line per guest, the end of its output under a failed one; ends with "N passed, N failed". The kernels come from Debian's
 # packages; without them and a network to get them rows are skipped. Outputs stay in build/guest/log/.
@@ -176,7 +177,7 @@ while read -r name engines kernel_name mem smp seconds want expect append; do
         [ -n "$wanted" ] || continue
     fi
     [ "$monitor" = qemu ] || [[ $engines == all || ",$engines," == *",$engine,"* ]] || continue
-    run_row "$name" "$kernel_name" "$mem" "$smp" "$seconds" "$want" "$expect" "$append" </dev/null
+    run_row "$name" "$kernel_name" "$mem" "$smp" $((seconds * ${SLOW:-1})) "$want" "$expect" "$append" </dev/null
 done <tests/linux/guests.list
 [ $skipped -eq 0 ] || echo "skipped: $skipped guests that could not be fetched"
 [ $((passed + failed)) -gt 0 ] || exit 77
