@@ -13,7 +13,7 @@ B=$1 rounds=${ROUNDS:-3} engines=${ENGINES:-interp} package=${KERNEL:-linux-imag
 out=$(mktemp -d)
 trap '[ -z "${child:-}" ] || kill "$child" 2>/dev/null; rm -rf "$out"' EXIT
 
-kernel=$(echo "$(tools/guest/fetch.sh "$package" 'boot/vmlinuz-*')"/boot/vmlinuz-*)
+kernel=$(tools/guest/kernel.sh "$package" | head -n 1)
 # The guest says that it is there, and then resets the machine in the way that makes pogo tell how many instructions it ran.
 mkdir -p "$out/tree/tests"
 echo 'reboot -f' >"$out/tree/tests/reboot.sh"

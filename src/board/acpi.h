@@ -20,8 +20,9 @@ struct acpi_params {
     u64 mem64_base, mem64_end; // above; both 0: none
     u16 com[4];                // ports of the serial lines; 0: not there
     u8 com_irq[4];
-    bool i8042; // keyboard controller
-    bool vga;   // something answers at the legacy VGA addresses
+    u16 pvpanic; // port of the panic device; 0: there is none
+    bool i8042;  // keyboard controller
+    bool vga;    // something answers at the legacy VGA addresses
 };
 
 // Write all tables. `base` is the guest-physical address of buf, a multiple of 64; the root pointer is what lies there. Returns the

@@ -179,6 +179,18 @@ static void serial_device(struct aml *a, unsigned n, u16 port, u8 irq)
     aml_end(a);
 }
 
+static void panic_device(struct aml *a, u16 port)
+{
+    aml_begin_device(a, "PEVT");
+    aml_name_string(a, "_HID", "QEMU0001");
+    aml_name_int(a, "_STA", 0x0b);
+    aml_name(a, "_CRS");
+    aml_begin_resources(a);
+    aml_res_io(a, port, 1);
+    aml_end(a);
+    aml_end(a);
+}
+
 static void isa_bridge(struct aml *a, const struct acpi_params *p)
 {
     static const struct isa_row rows[] = {
@@ -205,6 +217,8 @@ static void isa_bridge(struct aml *a, const struct acpi_params *p)
     for (unsigned i = 0; i < ARRAY_LEN(p->com); i++)
         if (p->com[i])
             serial_device(a, i, p->com[i], p->com_irq[i]);
+    if (p->pvpanic)
+        panic_device(a, p->pvpanic);
     aml_end(a);
 }
 

@@ -25,7 +25,17 @@
 
 // --- what sits where ------------------------------------------------------------------------------------------------------
 
-enum pc_condition { ALWAYS, WITH_COM1, WITH_COM2, WITH_COM3, WITH_COM4, WITH_DEBUGCON, WITH_DEBUG_EXIT, WITH_TESTDEV };
+enum pc_condition {
+    ALWAYS,
+    WITH_COM1,
+    WITH_COM2,
+    WITH_COM3,
+    WITH_COM4,
+    WITH_DEBUGCON,
+    WITH_DEBUG_EXIT,
+    WITH_TESTDEV,
+    WITH_PVPANIC
+};
 
 struct pc_row {
     u16 base, count;
@@ -59,6 +69,7 @@ static const struct pc_row pc_rows[] = {
     {PCI_HOST_PORT, 8, &pci_host_ops, offsetof(struct pc, pci), 4, ALWAYS},
     {0x2000, TESTDEV_IRQS, &testdev_irq_ops, offsetof(struct pc, testdev), 1, WITH_TESTDEV},
     {0, 1, &debug_console_ops, offsetof(struct pc, debugcon), 1, WITH_DEBUGCON},
+    {0, 1, &pvpanic_ops, offsetof(struct pc, pvpanic), 1, WITH_PVPANIC},
     {0, 0, &debug_exit_ops, offsetof(struct pc, debug_exit), 4, WITH_DEBUG_EXIT},
 };
 
@@ -80,6 +91,7 @@ static bool pc_has(const struct pc_options *o, enum pc_condition when)
     case WITH_DEBUGCON: return o->debugcon;
     case WITH_DEBUG_EXIT: return o->debug_exit;
     case WITH_TESTDEV: return o->testdev;
+    case WITH_PVPANIC: return o->pvpanic;
     default: return true;
     }
 }
@@ -94,6 +106,8 @@ static int add_ports(struct pc *b, const struct pc_options *o, struct error *err
             continue;
         if (r.when == WITH_DEBUGCON)
             r.base = o->debugcon_base;
+        if (r.when == WITH_PVPANIC)
+            r.base = o->pvpanic_port;
         if (r.when == WITH_DEBUG_EXIT) {
             r.base = o->debug_exit_base;
             r.count = o->debug_exit_size;
@@ -480,6 +494,8 @@ static void wire(struct pc *b, const struct pc_options *o)
     wire_uarts(b, o);
     b->debugcon = (struct debug_console){o->debugcon_peer.tx, o->debugcon_peer.out};
     b->debug_exit = (struct debug_exit){power_off, b};
+    b->pvpanic = (struct pvpanic){power_off, b};
+    b->pvpanic_port = o->pvpanic ? o->pvpanic_port : 0;
     b->port92 = (struct port92){0, set_a20_fast, ask_reset, b};
     port92_ops.reset(&b->port92);
     b->fpu_error = (struct fpu_error){.irq = pc_isa_irq(b, IRQ_FPU), .ignne = &b->m.vcpu[0]->ignne};

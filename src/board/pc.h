@@ -51,11 +51,12 @@ struct pc_options {
     const struct cpu_model *model; // stays the caller's, and must outlive the board
     const u8 *bios;                // copied; NULL: none
     u64 bios_size;
-    bool serial[PC_SERIALS], debugcon, debug_exit, testdev;
+    bool serial[PC_SERIALS], debugcon, debug_exit, testdev, pvpanic;
     struct pc_peer serial_peer[PC_SERIALS], debugcon_peer;
     i64 rtc_shift_s;   // what the guest's wall clock shows at the start, less UTC
     u16 debugcon_base; // 0xe9 usually
     u16 debug_exit_base, debug_exit_size;
+    u16 pvpanic_port;
 };
 
 struct pc {
@@ -76,6 +77,8 @@ struct pc {
     struct uart uart[PC_SERIALS];
     u8 uart_irq; // levels of their interrupt outputs
     struct debug_exit debug_exit;
+    struct pvpanic pvpanic;
+    u16 pvpanic_port; // 0: not there
     struct debug_console debugcon;
     struct post_port post;
     struct port92 port92;

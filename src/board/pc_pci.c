@@ -158,6 +158,7 @@ static struct acpi_params describe(const struct pc *b)
             p.com[i] = com_port[i];
             p.com_irq[i] = i & 1 ? 3 : 4;
         }
+    p.pvpanic = b->pvpanic_port;
     p.i8042 = b->m.bus.port_owner[0x60] && b->m.bus.port_owner[0x64];
     hpet = mem_find(&b->m.mem, HPET_BASE);
     p.hpet = hpet && hpet->kind == MEM_MMIO ? HPET_BASE : 0;

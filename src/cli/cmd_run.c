@@ -227,6 +227,10 @@ static void add_board_devices(const struct run *r, struct pc_options *pc)
 
         if (d->kind == DEVICE_TESTDEV)
             pc->testdev = true;
+        if (d->kind == DEVICE_PVPANIC) {
+            pc->pvpanic = true;
+            pc->pvpanic_port = (u16)device_number(d, "ioport");
+        }
         if (d->kind != DEVICE_DEBUG_EXIT)
             continue;
         pc->debug_exit = true;

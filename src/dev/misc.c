@@ -21,6 +21,23 @@ static void debug_exit_write(void *dev, u64 off, unsigned size, u64 val)
 
 const struct dev_ops debug_exit_ops = {.name = "isa-debug-exit", .read = debug_exit_read, .write = debug_exit_write};
 
+static u64 pvpanic_read(void *dev, u64 off, unsigned size)
+{
+    (void)dev, (void)off, (void)size;
+    return PVPANIC_PANICKED; // what it takes
+}
+
+static void pvpanic_write(void *dev, u64 off, unsigned size, u64 val)
+{
+    struct pvpanic *p = dev;
+
+    (void)off, (void)size;
+    if (val & PVPANIC_PANICKED)
+        p->exit(p->sink, PVPANIC_STATUS);
+}
+
+const struct dev_ops pvpanic_ops = {.name = "pvpanic", .read = pvpanic_read, .write = pvpanic_write};
+
 static u64 debug_console_read(void *dev, u64 off, unsigned size)
 {
     (void)dev, (void)off, (void)size;

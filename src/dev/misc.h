@@ -11,6 +11,17 @@ struct debug_exit {
 };
 extern const struct dev_ops debug_exit_ops;
 
+// Panic device (QEMU's pvpanic, docs/specs/pvpanic): an operating system that has panicked writes bit 0, and that ends the guest
+// with PVPANIC_STATUS. Bit 1, a crash kernel that takes over, is not asked for.
+#define PVPANIC_PORT 0x505
+#define PVPANIC_STATUS 6 // none that a debug exit has
+#define PVPANIC_PANICKED 1u
+struct pvpanic {
+    void (*exit)(void *sink, int status);
+    void *sink;
+};
+extern const struct dev_ops pvpanic_ops;
+
 // Debug console (port 0xe9 hack of Bochs): bytes written go out; a read gives 0xe9, which is how guests detect it.
 struct debug_console {
     void (*tx)(void *peer, u8 byte);

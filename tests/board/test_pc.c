@@ -92,6 +92,8 @@ static struct rig *rig_new(void)
                                .serial = {true, true, true, true},
                                .debugcon = true,
                                .debug_exit = true,
+                               .pvpanic = true,
+                               .pvpanic_port = PVPANIC_PORT,
                                .testdev = true,
                                .serial_peer[0] = {.tx = take, .rx = give, .out = r, .in = r},
                                .debugcon_peer = {.tx = take, .out = r},
@@ -366,7 +368,13 @@ static void leaving(void **state)
     assert_int_equal(r->pc->m.stop_code, 0x2b);
     assert_true(atomic_load(&r->pc->m.vcpu[0]->request) & VCPU_REQ_EXIT);
     pc_reset(r->pc);
+    assert_int_equal(in(r, PVPANIC_PORT, 1), PVPANIC_PANICKED);
+    out(r, PVPANIC_PORT, 1, 2);
     assert_int_equal(r->pc->m.stop_reason, -1);
+    out(r, PVPANIC_PORT, 1, PVPANIC_PANICKED);
+    assert_int_equal(r->pc->m.stop_reason, VM_EXIT_POWEROFF);
+    assert_int_equal(r->pc->m.stop_code, PVPANIC_STATUS);
+    pc_reset(r->pc);
     out(r, 0x92, 1, 3);
     assert_int_equal(r->pc->m.stop_reason, VM_EXIT_RESET);
     pc_reset(r->pc);

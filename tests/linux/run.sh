@@ -23,16 +23,16 @@ di=usr/lib/debian-installer/images/12
 
 # Set `kernel` and `initrd` (files, separated by commas).
 fetch_kernel() { # kernel
-    local dir
+    local dir modules
     initrd=
     case $1 in
     cloud | full | pvh)
         dir=linux-image-$([ "$1" = cloud ] && echo cloud-)amd64
-        dir=$(tools/guest/fetch.sh "$dir" 'boot/vmlinuz-*') || return 1
-        kernel=$(echo "$dir"/boot/vmlinuz-*)
+        dir=$(tools/guest/kernel.sh "$dir") || return 1
+        { read -r kernel && read -r modules; } <<<"$dir"
         [ "$1" != pvh ] || unpack_kernel || return 1
         tools/guest/initramfs.sh "$work/initrd" || return 1
-        initrd=$work/initrd,$work/tests
+        initrd=$work/initrd,$modules,$work/tests
         ;;
     memtest64 | memtest32)
         dir=$(tools/guest/fetch.sh memtest86+ 'boot/*') || return 1
@@ -68,15 +68,23 @@ stamp() {
     while IFS= read -r line || [ -n "$line" ]; do printf '%s %s\n' "$EPOCHREALTIME" "${line%$'\r'}"; done
 }
 
+# A disk whose first half is noise; sets `options` and adds to `append`.
+make_disk() {
+    head -c 8M /dev/urandom >"$work/disk"
+    append="$append pogo.md5=$(md5sum <"$work/disk" | cut -d ' ' -f 1)"
+    truncate -s 16M "$work/disk"
+    options=(-drive "file=$work/disk,format=raw,if=virtio")
+}
+
 monitor_command() { # mem smp append
     if [ "$monitor" = qemu ]; then
-        command=(qemu-system-x86_64 -accel "$engine" -cpu max -display none -no-reboot -serial stdio)
+        command=(qemu-system-x86_64 -accel "$engine" -cpu max -display none -serial stdio)
         [ -z "$initrd" ] || cat ${initrd//,/ } >"$work/qemu-initrd"
         initrd=${initrd:+$work/qemu-initrd}
     else
-        command=("$monitor" run -accel "$engine" -no-reboot)
+        command=("$monitor" run -accel "$engine" -display none -serial stdio)
     fi
-    command+=(-kernel "$kernel" -m "$1" -smp "$2" -append "$3")
+    command+=(-kernel "$kernel" -m "$1" -smp "$2" -append "$3" "${options[@]}")
     [ -z "$initrd" ] || command+=(-initrd "$initrd")
 }
 
@@ -140,6 +148,9 @@ make_tests_archive() { # scripts
 run_row() { # name kernel mem smp seconds want expect append
     local log=$logs/$1.$engine problem='' start=$SECONDS append=$8
     make_tests_archive "${7#script:}"
+    options=(-device pvpanic)
+    [[ ,${7#script:}, != *,disk,* ]] || make_disk
+    [[ $7 == twice:* ]] || options+=(-no-reboot)
     if ! fetch_kernel "$2" >"$work/fetch" 2>&1; then
         skipped=$((skipped + 1))
         echo "skip $1: $(tail -n 1 "$work/fetch")"
@@ -154,9 +165,15 @@ run_row() { # name kernel mem smp seconds want expect append
         run_script "$5" "$log"
         problem=$(script_problem "$log")
         ;;
+    dies:*)
+        run_script "$5" "$log"
+        grep -aq -e "${7#*:}" "$log" || problem="no '${7#*:}' in its output"
+        ;;
     screen:*) run_screen "$5" "${7#*:}" 1 "$log" ;;
     twice:*) run_screen "$5" "${7#*:}" 2 "$log" ;;
     esac
+    [[ ,${7#script:}, != *,disk,* ]] || [ "$(tail -c 8M "$work/disk" | md5sum)" = "$(head -c 8M "$work/disk" | md5sum)" ] ||
+        problem="$problem"$'\n'"the disk's halves differ"
     [ "$status" = "$6" ] || problem="exit status $status, expected $6"$'\n'$problem
     if [ -z "$problem" ]; then
         passed=$((passed + 1))
@@ -176,7 +193,11 @@ while read -r name engines kernel_name mem smp seconds want expect append; do
         for n; do [[ $name != "$n"* ]] || wanted=1; done
         [ -n "$wanted" ] || continue
     fi
-    [ "$monitor" = qemu ] || [[ $engines == all || ",$engines," == *",$engine,"* ]] || continue
+    case ,$engines, in
+    ,all, | *",$engine,"*) ;;
+    ,pogo,) [ "$monitor" != qemu ] || continue ;;
+    *) continue ;;
+    esac
     run_row "$name" "$kernel_name" "$mem" "$smp" $((seconds * ${SLOW:-1})) "$want" "$expect" "$append" </dev/null
 done <tests/linux/guests.list
 [ $skipped -eq 0 ] || echo "skipped: $skipped guests that could not be fetched"

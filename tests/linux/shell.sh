@@ -7,7 +7,7 @@ shift
 passed=0 failed=0
 work=$(mktemp -d "${TMPDIR:-/tmp}/pogo-shell.XXXXXX") || exit 1
 trap '[ -z "${child:-}" ] || kill "$child" 2>/dev/null; rm -rf "$work"' EXIT
-tools/guest/fetch.sh "${KERNEL:-linux-image-amd64}" 'boot/vmlinuz-*' >/dev/null 2>"$work/fetch" || {
+tools/guest/kernel.sh "${KERNEL:-linux-image-amd64}" >/dev/null 2>"$work/fetch" || {
     tail -n 1 "$work/fetch"
     exit 77
 }

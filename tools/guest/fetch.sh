@@ -2,7 +2,8 @@
 # Get files out of Debian packages without installing them. Usage: tools/guest/fetch.sh PACKAGE [PATH...]
 #
 #   PACKAGE  a name of apt's; one that only depends on another (linux-image-amd64) stands for that one
-#   PATH     files or directories of the package that are wanted, with shell patterns; default: all
+#   PATH     files or directories of the package that are wanted, with shell patterns; default: all. What the package does not
+#            have is left out. A package that is there already is not looked at again
 #
 # They end up in build/guest/debian/PACKAGE/, and stay there: the network is needed once. Progress goes to standard error, one
 # line a step; the directory is printed on standard output.
@@ -61,7 +62,12 @@ say "unpacking $real"
 mkdir "$tmp/files"
 wanted=()
 for path; do wanted+=("./$path"); done
-dpkg-deb --fsys-tarfile "$tmp"/*.deb | tar -x -C "$tmp/files" --no-same-owner --wildcards "${wanted[@]}" ||
+set +e
+dpkg-deb --fsys-tarfile "$tmp"/*.deb | tar -x -C "$tmp/files" --no-same-owner --wildcards "${wanted[@]}" 2>"$tmp/log"
+status=(${PIPESTATUS[@]})
+set -e
+# tar complains of patterns that match nothing, and reads on.
+[ "${status[0]}" -eq 0 ] && ! grep -qv 'Not found in archive\|Exiting with failure' "$tmp/log" && [ -n "$(ls "$tmp/files")" ] ||
     die "cannot unpack $real: is there room in $top?"
 echo "$real" >"$tmp/files/.complete"
 rm -rf "${top:?}/$package"

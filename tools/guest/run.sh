@@ -10,12 +10,12 @@ pogo=$1
 shift
 package=${KERNEL:-linux-image-amd64}
 
-files=$(tools/guest/fetch.sh "$package" 'boot/vmlinuz-*')
-kernel=$(echo "$files"/boot/vmlinuz-*)
+files=$(tools/guest/kernel.sh "$package")
+{ read -r kernel && read -r modules; } <<<"$files"
 initrd=build/guest/initrd
 if [ ! -e $initrd ] || [ -n "$(find tools/guest -newer $initrd -type f)" ]; then
     echo "guest: making an initramfs of busybox" >&2
     tools/guest/initramfs.sh $initrd
 fi
 echo "guest: booting ${kernel##*/}. It unpacks itself first and is silent while it does; Ctrl-A x ends pogo" >&2
-exec "$pogo" run -kernel "$kernel" -initrd $initrd -m 512 -append "console=ttyS0" "$@"
+exec "$pogo" run -kernel "$kernel" -initrd "$initrd,$modules" -m 512 -append "console=ttyS0" "$@"

@@ -1,0 +1,2 @@
+# Resets the machine.
+reboot -f
