@@ -37,7 +37,7 @@ enum lapic_lvt {
 struct lapic {
     u32 id;      // x2APIC ID; what the xAPIC's is at first
     u8 xapic_id; // guests may write it
-    u64 base; // copy of APIC_BASE: enabled, x2APIC mode
+    u64 base;    // copy of APIC_BASE: enabled, x2APIC mode
     u32 ldr, dfr, svr, esr, esr_pending, lvt[LAPIC_LVT_COUNT];
     u64 icr;
     u32 isr[8], irr[8], tmr[8];

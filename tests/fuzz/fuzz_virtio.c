@@ -110,8 +110,8 @@ static struct world *new_world(void)
 {
     static const struct blk_backend_ops disk_ops = {disk_start, disk_submit, disk_drain};
     const struct virtio_console_peer peer = {.tx = port_tx, .rx = port_rx};
-    const struct virtio_console_port_config ports[] = {
-        {.nr = 0, .console = true, .connected = true, .peer = peer}, {.nr = 2, .name = "name", .peer = peer}};
+    const struct virtio_console_port_config ports[] = {{.nr = 0, .console = true, .connected = true, .peer = peer},
+                                                       {.nr = 2, .name = "name", .peer = peer}};
     struct world *w = calloc(1, sizeof(*w));
     struct virtio_attach a;
 
