@@ -61,10 +61,11 @@ BOARD_OBJS := board/pc.o
 BOARD_OBJS += board/acpi.o board/acpi_dsdt.o board/aml.o board/smbios.o board/pc_pci.o board/pc_virtio.o
 BOOT_OBJS := boot/boot.o boot/elf.o boot/linux.o boot/multiboot.o boot/pvh.o
 HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
-HOST_OBJS += host/loop.o host/chardev.o host/chardev_open.o host/chardev_socket.o
+HOST_OBJS += host/facts.o host/loop.o host/chardev.o host/chardev_open.o host/chardev_socket.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
 HOST_OBJS += host/blockio.o host/random.o host/discard.o
 CLI_OBJS := cli/main.o cli/cmd_run.o cli/cmd_disasm.o cli/accel.o cli/disks.o cli/ports.o cli/daemon.o
+CLI_OBJS += cli/manual.o cli/cmd_doctor.o
 # Parts of the command line that unit tests need too.
 VM_OBJS := cli/vm.o cli/report.o cli/options.o cli/keyval.o cli/chars.o cli/consoles.o cli/devices.o cli/drives.o
 VM_OBJS += cli/monitor.o cli/monitor_info.o cli/monitor_dump.o cli/pagewalk.o
@@ -107,10 +108,17 @@ GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
 # --- rules -------------------------------------------------------------------------------------------------------------
 
 .PHONY: all
-all: $(B)/pogo ## build the program (the default)
+all: $(B)/pogo $(B)/pogo.1 $(B)/pogo.bash ## build the program (the default)
 
 $(B)/pogo: $(POGO_OBJS) $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
+
+# The manual page and bash completion come from the program's own tables.
+$(B)/pogo.1: $(B)/pogo
+	$< help --man > $@.tmp && mv $@.tmp $@
+
+$(B)/pogo.bash: $(B)/pogo
+	$< help --completion > $@.tmp && mv $@.tmp $@
 
 $(B)/libpogo.a: $(LIB_OBJS)
 	rm -f $@ && $(AR) rcs $@ $^
@@ -223,7 +231,7 @@ $(B)/gen/isa_tables.inc: $(B)/isagen
 # A target that needs more than gcc and make calls tools/setup.sh first, and then make again: the packages must be there
 # before anything is compiled, also under -j.
 
-.PHONY: run check check-long fuzz bench format format-check install clean help
+.PHONY: man run check check-long fuzz bench format format-check install clean help
 .PHONY: run-hello run-installer run-built run-hello-built run-installer-built
 .PHONY: check-built check-long-built fuzz-built bench-built
 
@@ -298,8 +306,12 @@ format-check: ## fail when `make format` would change something
 	@tools/setup.sh format
 	@clang-format --dry-run --Werror $(FORMAT_FILES) && echo "format-check: $(words $(FORMAT_FILES)) files are laid out"
 
-install: $(B)/pogo ## copy the program to PREFIX/bin (/usr/local; DESTDIR is honoured)
+install: all ## copy program, manual page and bash completion below PREFIX (/usr/local; DESTDIR is honoured)
 	install -D -m 755 $(B)/pogo $(DESTDIR)$(PREFIX)/bin/pogo
+	install -D -m 644 $(B)/pogo.1 $(DESTDIR)$(PREFIX)/share/man/man1/pogo.1
+	install -D -m 644 $(B)/pogo.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pogo
+
+man: $(B)/pogo.1 ## write the manual page
 
 clean: ## remove everything that was built
 	rm -rf build build-dbg build-asan build-ubsan build-tsan build-fuzz build-clang

@@ -14,6 +14,15 @@ enum cmd_status {
 // argv[0] is the first argument after the subcommand. Returns the exit status.
 int cmd_run(int argc, char **argv);
 int cmd_disasm(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
+
+struct command {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv);
+};
+
+// n-th command, or NULL past the end.
+const struct command *command_at(unsigned n);
 
 // Print an error as the user sees it. Returns CMD_ERROR.
 int cmd_fail(const struct error *err);

@@ -7,18 +7,17 @@
 #include <unistd.h>
 
 #include "cli/cmd.h"
+#include "cli/manual.h"
 #include "pogo/types.h"
 #include "pogo/version.h"
 
 static int cmd_help(int argc, char **argv);
 static int cmd_version(int argc, char **argv);
 
-static const struct command {
-    const char *name, *summary;
-    int (*run)(int argc, char **argv);
-} commands[] = {
+static const struct command commands[] = {
     {"run", "run a virtual machine ('pogo run --help' lists the options)", cmd_run},
     {"disasm", "disassemble bytes or a file", cmd_disasm},
+    {"doctor", "say which engines work on this machine, and what keeps others from it", cmd_doctor},
     {"help", "show this, or the help of a command", cmd_help},
     {"version", "show the version", cmd_version},
 };
@@ -28,6 +27,11 @@ int cmd_fail(const struct error *err)
     fflush(stdout);
     fprintf(stderr, "pogo: %s\n", err->text);
     return CMD_ERROR;
+}
+
+const struct command *command_at(unsigned n)
+{
+    return n < ARRAY_LEN(commands) ? &commands[n] : NULL;
 }
 
 static const struct command *find_command(const char *name)
@@ -69,6 +73,10 @@ static int cmd_help(int argc, char **argv)
 
     if (argc == 0) {
         usage(stdout);
+        return CMD_OK;
+    }
+    if (!strcmp(argv[0], "--man") || !strcmp(argv[0], "--completion")) {
+        argv[0][2] == 'm' ? manual_print(stdout) : completion_print(stdout);
         return CMD_OK;
     }
     c = find_command(argv[0]);

@@ -199,11 +199,19 @@ static u64 tsc_hz_measure(const struct linux_clocks *since)
     return b.ns > a.ns ? (u64)((unsigned __int128)(b.tsc - a.tsc) * NS_PER_S / (b.ns - a.ns)) : NS_PER_S;
 }
 
-void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log, const struct linux_clocks *since)
+u64 linux_host_tsc_hz(const struct linux_clocks *since, bool *by_cpuid)
 {
     u64 hz = tsc_hz_cpuid();
 
+    *by_cpuid = hz;
+    return hz ? hz : tsc_hz_measure(since);
+}
+
+void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log, const struct linux_clocks *since)
+{
+    bool by_cpuid;
+
     *h = (struct linux_host){.log = log};
     h->host = (struct host){.ops = &linux_ops, .self = h, .log_mask = log_mask};
-    h->host.tsc_hz = hz ? hz : tsc_hz_measure(since);
+    h->host.tsc_hz = linux_host_tsc_hz(since, &by_cpuid);
 }
