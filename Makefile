@@ -86,6 +86,7 @@ UNIT_TESTS += interp/test_int
 UNIT_TESTS += board/test_acpi dev/test_pci dev/test_piix board/test_pc_pci
 UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/test_virtio_console host/test_blockio
 UNIT_TESTS += interp/test_debug gdb/test_gdb
+UNIT_TESTS += host/test_chardev cli/test_options
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES)
 # The processor oracle.
@@ -94,6 +95,7 @@ CHECK_BUILDS += $(B)/tests/oracle/oracle
 # libFuzzer targets: tests/fuzz/NAME.c.
 FUZZ_TESTS := fuzz_bzimage fuzz_multiboot fuzz_pvh fuzz_decode fuzz_devices fuzz_interp fuzz_pci fuzz_gdb
 FUZZ_TESTS += fuzz_virtio
+FUZZ_TESTS += fuzz_options
 
 # Bare-metal test guests: guests/NAME.c with guests/lib, one image each. The same images serve every MODE.
 GUESTS64 := bench64 smoke64 paging64 debug64 intr64 sys64 sens64

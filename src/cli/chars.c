@@ -114,12 +114,20 @@ int chars_parse_chardev(struct chardev_spec *s, struct text_pool *pool, const ch
 // "unix:PATH,..." or "tcp:HOST:PORT,...": what follows the colon, up to a comma, and properties.
 static int parse_socket(struct char_use *u, struct text_pool *pool, const char *arg, bool tcp, struct error *err)
 {
+    char *text = text_join(pool, "address=", arg), *address, *colon;
+    char what[80];
     struct keyvals k;
-    int ret = keyvals_parse(&k, pool, u->option, arg, "address", err);
-    char *address, *colon;
+    int ret;
 
+    if (!text)
+        return error_set(err, -ENOMEM, "-%s: no memory for its argument", u->option);
+    // A path may have '=' in it.
+    ret = keyvals_parse(&k, pool, u->option, text, NULL, err);
     if (ret)
         return ret;
+    snprintf(what, sizeof(what), "-%s %s:%.*s", u->option, tcp ? "tcp" : "unix", (int)strcspn(arg, ","), arg);
+    k.what = text_keep(pool, what, strlen(what));
+    k.what = k.what ? k.what : u->option;
     address = (char *)keyvals_get(&k, "address");
     u->spec.kind = tcp ? CHARDEV_TCP : CHARDEV_UNIX;
     u->spec.path = address;

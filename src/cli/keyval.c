@@ -11,17 +11,35 @@ struct text_node {
     char text[];
 };
 
-char *text_keep(struct text_pool *pool, const char *text, size_t len)
+static char *text_new(struct text_pool *pool, size_t len)
 {
     struct text_node *n = malloc(sizeof(*n) + len + 1);
 
     if (!n)
         return NULL;
-    memcpy(n->text, text, len);
     n->text[len] = 0;
     n->next = pool->first;
     pool->first = n;
     return n->text;
+}
+
+char *text_keep(struct text_pool *pool, const char *text, size_t len)
+{
+    char *to = text_new(pool, len);
+
+    return to ? memcpy(to, text, len) : NULL;
+}
+
+char *text_join(struct text_pool *pool, const char *a, const char *b)
+{
+    size_t len = strlen(a);
+    char *to = text_new(pool, len + strlen(b));
+
+    if (!to)
+        return NULL;
+    memcpy(to, a, len);
+    memcpy(to + len, b, strlen(b));
+    return to;
 }
 
 void text_free(struct text_pool *pool)

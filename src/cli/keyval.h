@@ -12,6 +12,8 @@ struct text_pool {
 
 // Copy `len` bytes and end them with 0; NULL: no memory.
 char *text_keep(struct text_pool *pool, const char *text, size_t len);
+// Both, one after the other.
+char *text_join(struct text_pool *pool, const char *a, const char *b);
 void text_free(struct text_pool *pool);
 
 #define KEYVALS_MAX 32

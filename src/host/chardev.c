@@ -596,6 +596,8 @@ static void watch(struct chardev *c)
     c->in_watch = (struct loop_watch){c->in_fd, 0, in_ready, c};
     c->out_watch = (struct loop_watch){c->out_fd, 0, out_ready, c};
     c->listen_watch.fd = c->listen_fd;
+    if (has_peers(c) && !c->connected)
+        c->in_watch.fd = c->out_watch.fd = -1;
     // CHARDEV_MAX devices fit by construction.
     loop_add(l, &c->in_watch);
     loop_add(l, &c->out_watch);
