@@ -5,6 +5,8 @@
 
 #include "cli/options.h"
 
+int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
     static char *const grammars[] = {"-device", "-drive",  "-blockdev", "-chardev",
