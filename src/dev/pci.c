@@ -7,6 +7,7 @@
 #include "dev/pci.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -654,31 +655,48 @@ void pci_bus_reset(struct pci_bus *b)
     remap(b);
 }
 
+__attribute__((format(printf, 4, 5))) static void append(char *buf, size_t size, size_t *used, const char *fmt, ...)
+{
+    va_list args;
+    int n;
+
+    if (*used >= size)
+        return;
+    va_start(args, fmt);
+    n = vsnprintf(buf + *used, size - *used, fmt, args);
+    va_end(args);
+    *used += n > 0 ? (size_t)n : 0;
+}
+
+static void dump_device(const struct pci_dev *d, char *buf, size_t size, size_t *used)
+{
+    char text[160] = "";
+
+    append(buf, size, used, "%02x.%x %04x:%04x %s command %04x msix %d intx %d\n", PCI_SLOT(d->devfn), d->devfn & 7,
+           pci_get16(d->config, PCI_VENDOR_ID), pci_get16(d->config, PCI_DEVICE_ID), d->ops->name,
+           pci_get16(d->config, PCI_COMMAND), pci_msix_enabled(d), d->intx);
+    for (unsigned i = 0; i < PCI_REGIONS; i++) {
+        const struct pci_region *r = &d->region[i];
+        if (r->mapped)
+            append(buf, size, used, "     region %u: %s 0x%llx size 0x%llx\n", i,
+                   r->kind == PCI_REGION_IO ? "ports" : "memory", (unsigned long long)r->base,
+                   (unsigned long long)r->size);
+    }
+    if (d->ops->dump) {
+        d->ops->dump(d->self, text, sizeof(text));
+        append(buf, size, used, "     %s\n", text);
+    }
+}
+
 void pci_bus_dump(struct pci_bus *b, char *buf, size_t size)
 {
     size_t used = 0;
 
     if (size)
         buf[0] = 0;
-    for (unsigned i = 0; i < 256; i++) {
-        const struct pci_dev *d = b->dev[i];
-        int n;
-        if (!d || used >= size)
-            continue;
-        n = snprintf(buf + used, size - used, "%02x.%x %04x:%04x %s command %04x msix %d intx %d\n", i >> 3, i & 7,
-                     pci_get16(d->config, PCI_VENDOR_ID), pci_get16(d->config, PCI_DEVICE_ID), d->ops->name,
-                     pci_get16(d->config, PCI_COMMAND), pci_msix_enabled(d), d->intx);
-        used += n > 0 ? (size_t)n : 0;
-        for (unsigned j = 0; j < PCI_REGIONS; j++) {
-            const struct pci_region *r = &d->region[j];
-            if (!r->mapped || used >= size)
-                continue;
-            n = snprintf(buf + used, size - used, "     region %u: %s 0x%llx size 0x%llx\n", j,
-                         r->kind == PCI_REGION_IO ? "ports" : "memory", (unsigned long long)r->base,
-                         (unsigned long long)r->size);
-            used += n > 0 ? (size_t)n : 0;
-        }
-    }
+    for (unsigned i = 0; i < ARRAY_LEN(b->dev); i++)
+        if (b->dev[i])
+            dump_device(b->dev[i], buf, size, &used);
 }
 
 // --- what firmware does --------------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ extern const struct dev_ops pci_mem_ops;  // dev is a struct pci_window
 void pci_bus_init(struct pci_bus *b);
 // Reset the bus and everything on it.
 void pci_bus_reset(struct pci_bus *b);
-// Text for the monitor: a line a device.
+// Text for the monitor: what is on the bus, and where.
 void pci_bus_dump(struct pci_bus *b, char *buf, size_t size);
 
 // Where firmware would put things. Memory windows: [base, end).
