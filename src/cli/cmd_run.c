@@ -284,6 +284,17 @@ static int boot(struct run *r, struct error *err)
     return ret ? ret : boot_load(&b->m.mem, &r->boot, &b->m.vcpu[0]->cpu, err);
 }
 
+// What was loaded is kept for the next reset, if there can be one.
+static void drop_images(struct run *r)
+{
+    if (!r->o.no_reboot)
+        return;
+    r->vm.boot = NULL;
+    for (unsigned i = 0; i < BOOT_MAX_MODULES; i++)
+        file_free(&r->module_file[i]);
+    file_free(&r->kernel);
+}
+
 static int build(struct run *r, struct error *err)
 {
     struct linux_clocks started;
@@ -309,6 +320,7 @@ static int build(struct run *r, struct error *err)
         ret = boot(r, err);
     if (ret)
         return ret;
+    drop_images(r);
     for (unsigned i = 0; i < r->vm.board->m.vcpu_count; i++)
         r->vm.board->m.vcpu[i]->engine->push_state(r->vm.board->m.vcpu[i]);
     r->vm.no_reboot = r->o.no_reboot;
