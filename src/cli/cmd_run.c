@@ -364,6 +364,9 @@ static int go(struct run *r)
     fprintf(stderr, "pogo: engine %s: %s\n", r->vm.board->m.vcpu[0]->engine->name, r->why);
     daemon_ready();
     status = vm_run(&r->vm);
+    if (atomic_load(&r->host.log_lost))
+        fprintf(stderr, "pogo: %llu lines of the log were lost: nobody read them\n",
+                (unsigned long long)atomic_load(&r->host.log_lost));
     if (r->vm.has_error)
         cmd_fail(&r->vm.error);
     return status;

@@ -38,6 +38,16 @@ static bool fail(struct vm *vm, int status)
     return false;
 }
 
+static void keep_report(struct vm *vm, const struct vcpu *v)
+{
+    FILE *out = fmemopen(vm->report, sizeof(vm->report), "w");
+
+    if (!out)
+        return;
+    report_cpu(out, v);
+    fclose(out);
+}
+
 // --- exits that a vCPU's thread handles itself ----------------------------------------------------------------------------
 
 static bool on_slice(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
@@ -114,7 +124,7 @@ static bool on_shutdown(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
     chardevs_flush(&vm->chars);
     error_format(&vm->error,
                  "triple fault: the guest's processor has shut down (see the state above; -d int logs what led to it)");
-    report_cpu(stderr, v);
+    keep_report(vm, v);
     return fail(vm, CMD_TRIPLE_FAULT);
 }
 
@@ -164,7 +174,7 @@ static bool on_error(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
     v->engine->pull_state(v);
     error_format(&vm->error, "the %s engine cannot go on: %s", v->engine->name,
                  e->message ? e->message : "no reason given");
-    report_cpu(stderr, v);
+    keep_report(vm, v);
     return fail(vm, CMD_ERROR);
 }
 
@@ -628,7 +638,6 @@ static void control(struct vm *vm)
     loop_remove(&vm->loop, &vm->event_watch);
     loop_remove(&vm->loop, &vm->signal_watch);
     term_restore();
-    report_losses(vm);
 }
 
 int vm_run(struct vm *vm)
@@ -651,5 +660,7 @@ int vm_run(struct vm *vm)
     if (vm->event_watch.fd >= 0)
         close(vm->event_watch.fd);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    fputs(vm->report, stderr);
+    report_losses(vm);
     return vm->status;
 }

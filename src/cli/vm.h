@@ -55,6 +55,8 @@ struct vm {
     int status; // exit status, valid at the end
     bool has_error;
     struct error error; // for the user, with has_error
+    char
+        report[8192]; // the state of a processor that came to grief: shown at the end, when signals work as usual again
 };
 
 // Returns 0 or a negative errno with *err set; vm_fini() in any case.

@@ -9,13 +9,16 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
+#define LOG_PATIENCE_MS 1000
 #define NS_PER_S 1000000000ull
 
 static u64 clock_ns(clockid_t id)
@@ -122,8 +125,32 @@ int linux_host_log_find(const char *name, size_t len)
 static void linux_log(void *host, enum host_log category, const char *text)
 {
     struct linux_host *h = host;
+    char line[640];
+    int len;
 
-    fprintf(h->log, "%s: %s\n", log_names[category], text);
+    if (h->log_fd < 0) {
+        fprintf(h->log, "%s: %s\n", log_names[category], text);
+        return;
+    }
+    // Whoever logs may hold locks that others need to end the machine: a reader who takes nothing is waited for once, and not for
+    // long. A line is shorter than what a ready pipe takes at once.
+    struct pollfd ready = {.fd = h->log_fd, .events = POLLOUT};
+    if (poll(&ready, 1, atomic_load(&h->log_stuck) ? 0 : LOG_PATIENCE_MS) < 1) {
+        atomic_store(&h->log_stuck, true);
+        atomic_fetch_add(&h->log_lost, 1);
+        return;
+    }
+    atomic_store(&h->log_stuck, false);
+    len = snprintf(line, sizeof(line), "%s: %.600s\n", log_names[category], text);
+    if (write(h->log_fd, line, (size_t)len) != len)
+        atomic_fetch_add(&h->log_lost, 1);
+}
+
+static int blocking_fd(FILE *log)
+{
+    struct stat st;
+
+    return fstat(fileno(log), &st) || S_ISREG(st.st_mode) ? -1 : fileno(log);
 }
 
 static const struct host_ops linux_ops = {
@@ -211,7 +238,7 @@ void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log, const struct
 {
     bool by_cpuid;
 
-    *h = (struct linux_host){.log = log};
+    *h = (struct linux_host){.log = log, .log_fd = blocking_fd(log)};
     h->host = (struct host){.ops = &linux_ops, .self = h, .log_mask = log_mask};
     h->host.tsc_hz = linux_host_tsc_hz(since, &by_cpuid);
 }

@@ -17,6 +17,9 @@ struct linux_clocks {
 struct linux_host {
     struct host host; // what the machine is given
     FILE *log;
+    int log_fd;             // what is written to directly, because it may block: a terminal or a pipe; -1: `log`
+    _Atomic bool log_stuck; // nobody reads there
+    _Atomic u64 log_lost;   // lines
     _Atomic u32 woken[LINUX_HOST_WAITERS]; // futex words: 1 = a wake-up that wait() has not yet consumed
 };
 

@@ -230,6 +230,19 @@ exec 7<>"$tmp/fifo"
 timeout 1 cat /dev/zero >&7 # until it is full
 output=$tmp/fifo ended_by 'ended with last words that nobody reads' TERM 4 -kernel "$tmp/LAST.elf"
 exec 7<&-
+# The log, too, has a reader.
+mkfifo "$tmp/log.fifo"
+for args in '-d io' '-d int,cpu'; do
+    sleep 30 <"$tmp/log.fifo" &
+    reader=$!
+    # shellcheck disable=SC2086
+    timeout 20 "$pogo" run -kernel "$tmp/ECHO.elf" $args </dev/null >"$tmp/out" 2>"$tmp/log.fifo" &
+    sleep 0.8
+    kill $!
+    wait $!
+    verdict "ended with a log that nobody reads ($args)" "$([ $? -eq 143 ] || echo 'it went on')"
+    kill $reader
+done
 
 # --- standard streams that are closed or full
 "$pogo" run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" <&- >&- 2>&-
