@@ -89,8 +89,9 @@ struct pc {
     struct i440fx host_bridge;
     struct piix3 piix3;
     struct piix4_pm pm;
-    struct pc_virtio *virtio; // see board/pc_virtio.h
-    u16 isa_irq[2];           // levels that devices of the board and PCI functions give the ISA interrupts
+    struct pc_virtio *virtio;       // see board/pc_virtio.h
+    struct virtio_balloon *balloon; // NULL: none
+    u16 isa_irq[2];                 // levels that devices of the board and PCI functions give the ISA interrupts
 };
 
 // Build a board. Returns 0 and *out, or a negative errno with *err set; then nothing stays allocated.

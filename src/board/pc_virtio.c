@@ -82,13 +82,15 @@ int pc_add_virtio_rng(struct pc *b, const struct pc_place *p, const struct virti
 }
 
 int pc_add_virtio_balloon(struct pc *b, const struct pc_place *p, const struct virtio_balloon_config *c,
-                          struct virtio_balloon **out, struct error *err)
+                          struct error *err)
 {
     static const char name[] = "virtio-balloon-pci";
     struct virtio_attach at = attach(b, p);
 
-    *out = new_device(b, name, sizeof(**out), err);
-    return *out ? done(name, p, virtio_balloon_create(*out, &at, c), err) : -ENOMEM;
+    if (b->balloon)
+        return error_set(err, -EEXIST, "-device %s: there is one already; leave one out", name);
+    b->balloon = new_device(b, name, sizeof(*b->balloon), err);
+    return b->balloon ? done(name, p, virtio_balloon_create(b->balloon, &at, c), err) : -ENOMEM;
 }
 
 int pc_add_virtio_console(struct pc *b, const struct pc_place *p, const struct virtio_console_config *c,

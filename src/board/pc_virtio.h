@@ -19,9 +19,10 @@ struct pc_place {
 // disks' backends are closed before the board is destroyed.
 int pc_add_virtio_blk(struct pc *b, const struct pc_place *p, const struct virtio_blk_config *c, struct error *err);
 int pc_add_virtio_rng(struct pc *b, const struct pc_place *p, const struct virtio_rng_config *c, struct error *err);
-// *out is for the functions of the device, to be called with the device lock held.
+// One at most: b->balloon.
 int pc_add_virtio_balloon(struct pc *b, const struct pc_place *p, const struct virtio_balloon_config *c,
-                          struct virtio_balloon **out, struct error *err);
+                          struct error *err);
+// *out is for the functions of the device, to be called with the device lock held.
 int pc_add_virtio_console(struct pc *b, const struct pc_place *p, const struct virtio_console_config *c,
                           struct virtio_console **out, struct error *err);
 

@@ -133,14 +133,11 @@ static int add_rng(const struct run_options *o, const struct device_option *d, c
 
 // --- memory -----------------------------------------------------------------------------------------------------------------
 
-static int add_balloon(struct disks *disks, const struct device_option *d, const struct pc_place *place, struct pc *b,
-                       struct error *err)
+static int add_balloon(const struct device_option *d, const struct pc_place *place, struct pc *b, struct error *err)
 {
     struct virtio_balloon_config c = {.discard = host_discard, .deflate_on_oom = device_number(d, "deflate-on-oom")};
 
-    if (disks->balloon)
-        return error_set(err, -EEXIST, "-device %s: there is one already; leave one out", d->type->name);
-    return pc_add_virtio_balloon(b, place, &c, &disks->balloon, err);
+    return pc_add_virtio_balloon(b, place, &c, err);
 }
 
 // --- all ------------------------------------------------------------------------------------------------------------------
@@ -165,7 +162,7 @@ static int create_devices(struct disks *disks, const struct run_options *o, stru
         else if (d->kind == DEVICE_VIRTIO_RNG)
             ret = add_rng(o, d, &place, b, err);
         else
-            ret = add_balloon(disks, d, &place, b, err);
+            ret = add_balloon(d, &place, b, err);
     }
     return ret;
 }

@@ -8,7 +8,6 @@
 struct disks {
     struct blk_backend *backend[OPTIONS_MAX_DRIVES]; // open ones, by number of the drive
     bool used[OPTIONS_MAX_DRIVES];                   // by a device
-    struct virtio_balloon *balloon;                  // NULL: none
 };
 
 // Open the images and put the devices on the board. Returns 0 or a negative errno with *err set; disks_close() in any case.

@@ -9,6 +9,7 @@
 
 #include "cli/cmd.h"
 #include "core/mmu.h"
+#include "dev/virtio_balloon.h"
 #include "host/linux.h"
 #include "pogo/version.h"
 
@@ -96,6 +97,22 @@ static void cmd_cpu(struct monitor *m, char *args)
         fprintf(m->out, "cpu: the processors are 0 to %u\n", m->vm->board->m.vcpu_count - 1);
     else
         m->cpu = (unsigned)n;
+}
+
+static void cmd_balloon(struct monitor *m, char *args)
+{
+    struct pc *b = m->vm->board;
+    u64 mib;
+
+    if (!b->balloon) {
+        fprintf(m->out, "balloon: there is none; start with -device virtio-balloon-pci\n");
+    } else if (!parse_number(args, strlen(args), b->ram_size >> 20, &mib) || !mib) {
+        fprintf(m->out, "balloon: the memory in MiB, from 1 to %llu\n", (unsigned long long)(b->ram_size >> 20));
+    } else {
+        lock_take(&b->m.dev_lock);
+        virtio_balloon_set_target(b->balloon, b->ram_size - (mib << 20));
+        lock_drop(&b->m.dev_lock);
+    }
 }
 
 static void cmd_x(struct monitor *m, char *args)

@@ -6,6 +6,7 @@
 #include "cli/pagewalk.h"
 #include "cli/report.h"
 #include "core/mmu.h"
+#include "dev/virtio_balloon.h"
 #include "pogo/version.h"
 
 #define DUMP_SIZE 16384
@@ -105,6 +106,16 @@ static void info_devices(struct monitor *m, char *args)
         if (r->kind == MEM_MMIO && r->ops->dump)
             dump(m, r->name, r->ops, r->dev);
     }
+    for (unsigned i = 0; i < b->pci.count; i++) {
+        const struct pci_dev *d = b->pci.order[i];
+        char text[DUMP_SIZE] = "";
+        if (!d->ops->dump)
+            continue;
+        d->ops->dump(d->self, text, sizeof(text));
+        size_t len = strlen(text);
+        fprintf(m->out, "pci %02x.%x: %s%s", d->devfn >> 3, d->devfn & 7u, text,
+                len && text[len - 1] == '\n' ? "" : "\n");
+    }
 }
 
 static void info_mtree(struct monitor *m, char *args)
@@ -134,6 +145,32 @@ static void info_pci(struct monitor *m, char *args)
     (void)args;
     pci_bus_dump(&m->vm->board->pci, text, sizeof(text));
     fputs(text, m->out);
+}
+
+// Statistics are those of the last time that somebody asked; this asks again.
+static void info_balloon(struct monitor *m, char *args)
+{
+    static const char *const names[BALLOON_STAT_COUNT] = {
+        "swap_in",      "swap_out",         "major_faults", "minor_faults",        "free_memory",
+        "total_memory", "available_memory", "disk_caches",  "hugetlb_allocations", "hugetlb_failures"};
+    struct pc *b = m->vm->board;
+    u64 actual;
+
+    (void)args;
+    if (!b->balloon) {
+        fprintf(m->out, "no balloon\n");
+        return;
+    }
+    lock_take(&b->m.dev_lock);
+    actual = virtio_balloon_actual(b->balloon); // as the guest says
+    fprintf(m->out, "balloon: actual=%llu\n",
+            (unsigned long long)(actual < b->ram_size ? b->ram_size - actual : 0) >> 20);
+    fprintf(m->out, "given back: %llu MiB\n", (unsigned long long)(b->balloon->discarded >> 20));
+    for (unsigned i = 0; i < BALLOON_STAT_COUNT; i++)
+        if (b->balloon->stat[i] != BALLOON_UNKNOWN)
+            fprintf(m->out, "%s=%llu\n", names[i], (unsigned long long)b->balloon->stat[i]);
+    virtio_balloon_ask(b->balloon);
+    lock_drop(&b->m.dev_lock);
 }
 
 static void info_chardev(struct monitor *m, char *args)

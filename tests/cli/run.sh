@@ -83,6 +83,29 @@ refuse 'bad iobase' 'iobase=0x10000' run -kernel "$tmp/EXIT.elf" -device isa-deb
 refuse 'empty iobase' 'iobase=: must be a number' run -kernel "$tmp/EXIT.elf" -device isa-debug-exit,iobase=
 refuse 'bad property' 'unknown property frob=1' run -kernel "$tmp/EXIT.elf" -device isa-debug-exit,frob=1
 refuse 'taken port' 'ports 0x20 to 0x23 are taken' run -kernel "$tmp/EXIT.elf" -device isa-debug-exit,iobase=0x20,iosize=4
+
+# --- disks and other virtio devices
+head -c 64k /dev/zero >"$tmp/disk"
+head -c 1000 /dev/zero >"$tmp/odd"
+e=(run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}")
+disk=file=$tmp/disk,format=raw
+expect 'a disk' 43 '' "${e[@]}" -drive "$disk,if=virtio"
+expect 'a disk by -device' 43 '' "${e[@]}" -drive "$disk,if=none,id=d" -device virtio-blk-pci,drive=d,serial=abc,addr=1f.7,vectors=0
+expect 'a disk only to be read, twice' 43 '' "${e[@]}" -drive "$disk,if=virtio,readonly=on" -drive "$disk,if=virtio,snapshot=on"
+refuse 'a disk twice' 'in use by another' "${e[@]}" -drive "$disk,if=virtio" -drive "$disk,if=virtio"
+refuse 'no such disk' 'cannot open it' "${e[@]}" -drive file=/nowhere,if=virtio,format=raw
+refuse 'a disk of half sectors' 'truncate -s %512' "${e[@]}" -drive "file=$tmp/odd,format=raw,if=virtio"
+refuse 'a directory' 'neither a file nor a block device' "${e[@]}" -drive "file=$tmp,format=raw,if=virtio,readonly=on"
+refuse 'no such drive' 'no -drive or -blockdev has this id' "${e[@]}" -device virtio-blk-pci,drive=d
+refuse 'a taken slot' 'slot 0x1f of the PCI bus is taken' "${e[@]}" -device virtio-rng-pci,addr=1f -device virtio-rng-pci,addr=1f
+refuse 'no slot' 'must be SLOT' "${e[@]}" -device virtio-rng-pci,addr=20
+expect 'ports' 43 '' "${e[@]}" -chardev "file,id=c,path=$tmp/port" -device virtio-serial-pci,id=s -device virtconsole,chardev=c \
+    -device virtserialport,name=org.test,bus=s.0,nr=5 -device virtio-balloon-pci -device virtio-rng-pci
+refuse 'a port without a controller' 'put -device virtio-serial-pci' "${e[@]}" -device virtconsole
+refuse 'a port of another bus' 'no virtio-serial-pci has this id' "${e[@]}" -device virtio-serial-pci -device virtconsole,bus=x.0
+refuse 'a port twice' 'nr=3 is taken' "${e[@]}" -device virtio-serial-pci -device virtconsole,nr=3 -device virtconsole,nr=3
+refuse 'a port too far' 'past its max_ports=2' "${e[@]}" -device virtio-serial-pci,max_ports=2 -device virtconsole,nr=2
+refuse 'two balloons' 'one already' "${e[@]}" -device virtio-balloon-pci -device virtio-balloon-pci
 refuse 'bad serial' '-serial tcp:1' run -kernel "$tmp/EXIT.elf" -serial tcp:1
 refuse 'serial tcp without host' '-serial tcp:' run -kernel "$tmp/EXIT.elf" -serial tcp:1
 refuse 'serial telnet' 'no telnet' run -kernel "$tmp/EXIT.elf" -serial tcp::1,server=on,telnet=on

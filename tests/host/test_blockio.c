@@ -410,23 +410,30 @@ static void full(void **state)
 
 #define MANY 64
 
+// The i-th part of the disk.
+static struct blk_request many_request(struct disk *d, enum blk_op op, unsigned i, const struct blk_seg *seg)
+{
+    return (struct blk_request){
+        .op = op, .off = i * seg->len, .len = seg->len, .seg = seg, .seg_count = 1, .done = on_done, .owner = d};
+}
+
 static void drain(void **state)
 {
     struct disk d;
     struct blk_request r[MANY];
-    struct blk_seg seg;
+    struct blk_seg seg[MANY];
     u8 *buf = malloc(SIZE);
 
     (void)state;
     make_image(&d, SIZE);
     assert_int_equal(open_disk(&d, (struct blockio_options){0}), 0);
-    seg = (struct blk_seg){buf, SIZE};
+    for (unsigned i = 0; i < MANY; i++)
+        seg[i] = (struct blk_seg){buf + i * (SIZE / MANY), SIZE / MANY};
     for (int cancel = 0; cancel < 2; cancel++)
         for (unsigned round = 0; round < 20; round++) {
             lock_take(&d.lock);
             for (unsigned i = 0; i < MANY; i++) {
-                r[i] = (struct blk_request){
-                    .op = BLK_READ, .len = SIZE, .seg = &seg, .seg_count = 1, .done = on_done, .owner = &d};
+                r[i] = many_request(&d, BLK_READ, i, &seg[i]);
                 d.b->ops->submit(d.b, &r[i]);
             }
             if (round & 1) { // let it begin
@@ -443,8 +450,7 @@ static void drain(void **state)
     // Closing with requests in the list answers them.
     lock_take(&d.lock);
     for (unsigned i = 0; i < MANY; i++) {
-        r[i] = (struct blk_request){
-            .op = BLK_WRITE, .len = SIZE, .seg = &seg, .seg_count = 1, .done = on_done, .owner = &d};
+        r[i] = many_request(&d, BLK_WRITE, i, &seg[i]);
         d.b->ops->submit(d.b, &r[i]);
     }
     lock_drop(&d.lock);
