@@ -4,10 +4,20 @@
 
 #include <errno.h>
 
+// Processors that tell a guest how time and TSC belong together must all tell the same, so it is found out once.
+static void pair(struct clock *c)
+{
+    const struct host_ops *ops = c->host->ops;
+
+    c->pair_ns = clock_now(c);
+    c->pair_tsc = ops->tsc ? ops->tsc(c->host->self) : 0;
+}
+
 void clock_init(struct clock *c, struct host *h)
 {
     *c = (struct clock){.host = h, .running = true, .next_deadline = CLOCK_NEVER};
     c->offset_ns = h->ops->now_ns(h->self);
+    pair(c);
 }
 
 void clock_use_icount(struct clock *c, u32 num, u32 den)
@@ -120,6 +130,8 @@ void clock_start(struct clock *c)
     if (c->running)
         return;
     c->running = true;
-    if (!c->icount)
-        c->offset_ns = c->host->ops->now_ns(c->host->self) - c->stopped_at;
+    if (c->icount)
+        return;
+    c->offset_ns = c->host->ops->now_ns(c->host->self) - c->stopped_at;
+    pair(c);
 }

@@ -28,6 +28,7 @@ struct clock {
     u64 icount_skipped_ns;            // idle time jumped over (icount mode)
     u64 offset_ns;                    // host monotonic - offset = virtual (real mode)
     u64 stopped_at;                   // virtual time while stopped
+    u64 pair_tsc, pair_ns;            // host TSC and virtual time of one moment since it was last started (real mode)
     bool running;
     struct clock_timer *timer[CLOCK_MAX_TIMERS];
     unsigned count;

@@ -1,7 +1,7 @@
 // KVM's paravirtual clock. The formats are those of Linux' Documentation/virt/kvm/x86/msr.rst.
 //
-// The record says: at TSC `tsc_timestamp` virtual time was `system_time`; since then it went on at the TSC's constant rate. It is
-// published when the guest asks for it and whenever that relation changes, not periodically: the host's monotonic clock and
+// The record says: at TSC `tsc_timestamp` virtual time was `system_time`; since then it went on at the TSC's constant rate. The records
+// of all processors speak of one moment, so that none can see time ahead of another's. It is published when the guest asks for it and whenever that relation changes, not periodically: the host's monotonic clock and
 // its TSC drift apart by parts per million only.
 #include "core/pvclock.h"
 
@@ -76,9 +76,14 @@ void pvclock_update(struct vcpu *v)
     if (!mem_write(&m->mem, a, &t.version, sizeof t.version))
         return;
     scale(v->model->tsc_hz, &t);
-    t.flags = m->vcpu_count > 1 ? 0 : FLAG_TSC_STABLE;
-    t.system_time = clock_now(&m->clock);
-    t.tsc_timestamp = vcpu_tsc(v);
+    t.flags = FLAG_TSC_STABLE;
+    if (m->clock.icount) { // the TSC is made of virtual time
+        t.system_time = clock_now(&m->clock);
+        t.tsc_timestamp = vcpu_tsc(v);
+    } else {
+        t.system_time = m->clock.pair_ns;
+        t.tsc_timestamp = m->clock.pair_tsc + v->cpu.msr.tsc_offset;
+    }
     mem_write(&m->mem, a, &t, sizeof t);
     t.version++;
     mem_write(&m->mem, a, &t.version, sizeof t.version);

@@ -340,8 +340,10 @@ static void test_kvmclock(void **state)
     for (size_t i = 0; i < ARRAY_LEN(freqs); i++) {
         use_model("EPYC");
         env.model.tsc_hz = freqs[i];
+        clock_stop(&env.f->machine.clock);
         env.f->host.tsc = 12345;
         env.f->host.now_ns = 777000;
+        clock_start(&env.f->machine.clock);
         memset(r, 0, sizeof *r);
         assert_true(msr_write(env.v, X86_MSR_KVM_SYSTEM_TIME_NEW, 0x2001));
         assert_int_equal(r->version, 2);
@@ -350,13 +352,23 @@ static void test_kvmclock(void **state)
         assert_int_equal(guest_ns(r, 12345), now);
         u64 later = guest_ns(r, 12345 + freqs[i] * 10);
         assert_in_range(later - now, 9999999980, 10000000020);
+        // A record that is published later, by any processor, agrees to the last tick.
+        struct record *other = (struct record *)(env.f->ram + 0x2200);
+        env.f->host.now_ns += 1000;
+        env.f->host.tsc += 3;
+        assert_true(msr_write(env.v, X86_MSR_KVM_SYSTEM_TIME_NEW, 0x2201));
+        assert_int_equal(other->tsc, r->tsc);
+        assert_int_equal(other->ns, r->ns);
+        env.f->host.now_ns -= 1000;
+        env.f->host.tsc -= 3;
+        assert_true(msr_write(env.v, X86_MSR_KVM_SYSTEM_TIME_NEW, 0x2001));
         // Setting the TSC publishes the new relation.
         assert_true(msr_write(env.v, X86_MSR_TSC, 5));
-        assert_int_equal(r->version, 4);
+        assert_int_equal(r->version, 6);
         assert_int_equal(guest_ns(r, 5), now);
         assert_true(msr_write(env.v, X86_MSR_KVM_SYSTEM_TIME_NEW, 0));
         assert_true(msr_write(env.v, X86_MSR_TSC, 6));
-        assert_int_equal(r->version, 4);
+        assert_int_equal(r->version, 6);
     }
     // Outside memory: nothing happens.
     assert_true(msr_write(env.v, X86_MSR_KVM_SYSTEM_TIME_NEW, 0xfffffffffffffff1));
