@@ -174,6 +174,8 @@ void gdb_session_stopped(struct gdb_session *s, const struct vcpu *v, const stru
     at_rest(s);
     if (v)
         s->cpu = v->id;
+    if (!s->awaited)
+        return;
     reply_stop(s, !e ? SIGNAL_INT : e->reason == VM_EXIT_SHUTDOWN ? SIGNAL_SEGV : SIGNAL_TRAP, e);
     send(s);
 }
@@ -182,6 +184,14 @@ static void changed(struct vcpu *v)
 {
     if (v->engine)
         v->engine->push_state(v);
+}
+
+void gdb_session_continued(struct gdb_session *s)
+{
+    if (!s->open || s->running)
+        return;
+    s->running = true;
+    s->awaited = false;
 }
 
 enum action { STAY, GO, STEP };
@@ -197,7 +207,7 @@ static bool resume(struct gdb_session *s, const u8 *action)
     }
     if (!cpus)
         return reply_error(s, EINVAL);
-    s->running = true;
+    s->running = s->awaited = true;
     s->ops->resume(s->self, cpus);
     return false;
 }
@@ -688,6 +698,8 @@ static void on_interrupt(struct gdb_session *s)
     if (!s->running)
         return;
     halt(s);
+    if (!s->awaited)
+        return;
     reply_stop(s, SIGNAL_INT, NULL);
     send(s);
 }
@@ -755,7 +767,7 @@ void gdb_session_ended(struct gdb_session *s, int status)
 
     if (!s->open)
         return;
-    if (s->running) {
+    if (s->running && s->awaited) {
         snprintf(text, sizeof(text), "W%02x", (unsigned)status & 0xff);
         reply_text(s, text);
         send(s);

@@ -27,7 +27,8 @@ struct gdb_session {
     const struct gdb_ops *ops;
     void *self;
     bool open;     // somebody is connected
-    bool running;  // the machine has been told to go on
+    bool running;  // the machine has been told to go on ...
+    bool awaited;  // ... by the client, which waits for the next stop
     bool no_acks;  // QStartNoAckMode
     bool physical; // memory packets name guest-physical addresses
     bool step_interrupts;
@@ -49,6 +50,8 @@ void gdb_session_close(struct gdb_session *s);
 void gdb_session_input(struct gdb_session *s, const u8 *buf, size_t len);
 // The machine has come to rest: vCPU `v` left its engine with VM_EXIT_DEBUG or VM_EXIT_SHUTDOWN (which gdb sees as SIGSEGV), or (NULL, NULL) somebody else stopped it.
 void gdb_session_stopped(struct gdb_session *s, const struct vcpu *v, const struct vm_exit *e);
+// Somebody else has let it go on: stops stay stops, but the client is not told.
+void gdb_session_continued(struct gdb_session *s);
 // The machine has ended with this exit status.
 void gdb_session_ended(struct gdb_session *s, int status);
 // Output of a monitor command.

@@ -159,8 +159,8 @@ bool gdb_stopped(struct gdb *g, const struct vcpu *v, const struct vm_exit *e)
 
 void gdb_continued(struct gdb *g)
 {
-    if (g && g->session.open)
-        g->session.running = true;
+    if (g)
+        gdb_session_continued(&g->session);
 }
 
 void gdb_ended(struct gdb *g, int status)

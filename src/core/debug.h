@@ -12,6 +12,9 @@
 //    (descriptors, TSS, page tables). vm_exit.addr: the first such byte.
 //  - DEBUG_STEP after one instruction, one REP iteration, or the delivery of one event, when vcpu.debug_step is set; breakpoints
 //    on that instruction do not stop it. The order stays until the debugger takes it back.
+//
+// While one vCPU steps, the others may be parked for as long as the debugger likes, and then do not serve their TLB queues: who waits
+// for that must stop waiting when VCPU_REQ_EXIT is set for himself.
 #ifndef POGO_CORE_DEBUG_H
 #define POGO_CORE_DEBUG_H
 

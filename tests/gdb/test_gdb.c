@@ -535,10 +535,20 @@ static void test_interrupt(void **state)
     assert_string_equal(said(p), "T02thread:1;");
     stopped(p, 1, DEBUG_BREAK, 0); // comes late: already told
     assert_int_equal(p->out_len, 0);
+    // The monitor sets the machine going behind the client's back: it stops, but the client did not ask.
+    p->out_len = 0;
+    gdb_session_continued(&p->s);
+    stopped(p, 1, DEBUG_BREAK, 0);
+    assert_int_equal(p->out_len, 0);
+    assert_false(p->s.running);
+    gdb_session_continued(&p->s);
+    type(p, "\x03", 1);
+    assert_int_equal(p->out_len, 0);
+    assert_int_equal(p->stops, 3);
     // A packet while the machine runs stops it.
     EXPECT("c", "(nothing)");
-    EXPECT("qC", "QC1");
-    assert_int_equal(p->stops, 3);
+    EXPECT("qC", "QC2");
+    assert_int_equal(p->stops, 4);
     assert_false(p->s.running);
 }
 
