@@ -75,7 +75,7 @@ static void cmd_system_powerdown(struct monitor *m, char *args)
     bool heard = piix4_power_button(&b->pm);
     lock_drop(&b->m.dev_lock);
     if (!heard)
-        fprintf(m->out, "the guest does not listen to the power button (no ACPI)\n");
+        fprintf(m->out, "the guest does not listen to the power button\n");
 }
 
 static void cmd_nmi(struct monitor *m, char *args)
@@ -314,6 +314,7 @@ static void end_line(struct monitor *m)
     remember(m);
     run_line(m);
     m->len = 0;
+    m->line[0] = 0;
     if (vm_state(m->vm) != VM_ENDED)
         show_text(m, PROMPT);
 }
