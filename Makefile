@@ -98,7 +98,7 @@ FUZZ_TESTS += fuzz_virtio
 FUZZ_TESTS += fuzz_options
 
 # Bare-metal test guests: guests/NAME.c with guests/lib, one image each. The same images serve every MODE.
-GUESTS64 := smp64 bench64 smoke64 paging64 debug64 intr64 sys64 sens64
+GUESTS64 := smp64 timers64 bench64 smoke64 paging64 debug64 intr64 sys64 sens64
 GUESTS32 := smoke32 seg32 task32 v86
 GUESTS64 += gates64 fault64 triple64 iret64 atomics lock64 smc xstate fpu64 compat64
 GUESTS32 += paging32 gates32 iret32 desc32 long32 real16

@@ -45,6 +45,8 @@ struct host_ops {
     // or HOST_WAITER_TIMER.
     void (*wait)(void *host, u32 waiter, u64 deadline_ns);
     void (*wake)(void *host, u32 waiter);
+    // Let other threads run: this one waits for some of them. May be NULL.
+    void (*yield)(void *host);
     // Sleep while *word == seen (may wake for no reason); wake one sleeper. NULL: locks spin.
     void (*futex_wait)(void *host, _Atomic u32 *word, u32 seen);
     void (*futex_wake)(void *host, _Atomic u32 *word);

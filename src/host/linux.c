@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -153,6 +154,12 @@ static int blocking_fd(FILE *log)
     return fstat(fileno(log), &st) || S_ISREG(st.st_mode) ? -1 : fileno(log);
 }
 
+static void linux_yield(void *host)
+{
+    (void)host;
+    sched_yield();
+}
+
 static const struct host_ops linux_ops = {
     .mem_alloc = linux_mem_alloc,
     .mem_free = linux_mem_free,
@@ -163,6 +170,7 @@ static const struct host_ops linux_ops = {
     .wall_ns = linux_wall_ns,
     .wait = linux_wait,
     .wake = linux_wake,
+    .yield = linux_yield,
     .futex_wait = linux_futex_wait,
     .futex_wake = linux_futex_wake,
     .log = linux_log,

@@ -1,5 +1,6 @@
 // Moves, exchanges and conversions: everything that carries data about without computing, and the flag loads and stores that
 // need no privilege.
+#include "core/machine.h"
 #include "engine/interp/operand.h"
 #include "isa/alu.h"
 
@@ -303,7 +304,19 @@ void op_salc(struct interp *x, const struct insn *in)
 
 // --- nothing, or nearly so ----------------------------------------------------------------------------------------------------
 
-// NOP, PAUSE, prefetches, and the fences: each guest access is made in program order by the host's own instructions.
+// A loop of these waits for another processor, whose thread may be waiting for this one's time.
+#define PAUSES_TO_YIELD 64
+
+void op_pause(struct interp *x, const struct insn *in)
+{
+    struct machine *m = x->v->machine;
+
+    (void)in;
+    if (++x->pauses % PAUSES_TO_YIELD == 0 && m->vcpu_count > 1 && m->host->ops->yield)
+        m->host->ops->yield(m->host->self);
+}
+
+// NOP, prefetches, and the fences: each guest access is made in program order by the host's own instructions.
 void op_nop(struct interp *x, const struct insn *in)
 {
     (void)x;

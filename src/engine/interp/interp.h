@@ -67,6 +67,7 @@ struct interp {
     const struct debug_points *points; // the debugger's, or NULL when there are none
     u64 budget;                        // instructions left in this run()
     jmp_buf fault;
+    u32 pauses; // PAUSE instructions run
     struct native_cache *native;
     struct host_code native_code;
     u8 fetch_buf[16];
