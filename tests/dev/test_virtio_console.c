@@ -46,8 +46,11 @@ static u64 take(void *out, const u8 *bytes, u64 len)
 static u64 give(void *in, u8 *bytes, u64 max)
 {
     struct peer *p = in;
-    u64 n = p->coming ? strlen(p->coming) : 0;
+    u64 n;
 
+    if (!p->coming)
+        return 0;
+    n = strlen(p->coming);
     n = n < max ? n : max;
     memcpy(bytes, p->coming, n);
     p->coming += n;
