@@ -635,6 +635,7 @@ static bool cmd_named(struct gdb_session *s, struct gdb_text *t)
 
 // --- the session ------------------------------------------------------------------------------------------------------------
 
+// The machine is at rest: engines look at breakpoints and orders to step while they run.
 static void let_go(struct gdb_session *s)
 {
     debug_clear(&s->m->debug);
@@ -757,8 +758,11 @@ void gdb_session_open(struct gdb_session *s)
 
 void gdb_session_close(struct gdb_session *s)
 {
-    if (s->open)
-        let_go(s);
+    if (!s->open)
+        return;
+    if (s->running)
+        halt(s);
+    let_go(s);
 }
 
 void gdb_session_ended(struct gdb_session *s, int status)
