@@ -94,6 +94,9 @@ static void statuses(FILE *out)
     item(out, "", "4", "", "triple fault: the guest's processor shut down");
     item(out, "", "2n+1", "", "the guest wrote n to isa-debug-exit");
     item(out, "", "128+n", "", "signal n ended it");
+    item(
+        out, "", "141", "",
+        "standard output is a pipe, and its reader has gone; with SIGPIPE ignored (trap '' PIPE) the machine goes on instead");
 }
 
 void manual_print(FILE *out)

@@ -381,6 +381,20 @@ static void on_quit_key(void *arg)
     vm_quit(arg, CMD_OK);
 }
 
+// What any program in a pipeline does, unless it was started to do otherwise; but the guest's own end counts.
+static void on_broken(void *arg)
+{
+    struct vm *vm = arg;
+
+    if (vm->chars.pipe_ignored || vm->chars.draining || vm->loop.end)
+        return;
+    error_format(&vm->error,
+                 "standard output: its reader has gone; to go on without one, start pogo with SIGPIPE ignored "
+                 "(trap '' PIPE) or send the guest's output elsewhere (-serial)");
+    vm->has_error = true;
+    vm_quit(vm, 128 + SIGPIPE);
+}
+
 static void tell_line(struct vm_line *l, void (*what)(struct pc *b, unsigned n))
 {
     struct pc *b = l->vm->board;
@@ -597,12 +611,13 @@ int vm_init(struct vm *vm, struct error *err)
     pthread_mutex_init(&vm->gate, NULL);
     pthread_cond_init(&vm->parked, NULL);
     pthread_cond_init(&vm->go, NULL);
-    vm->event_watch = (struct loop_watch){-1, POLLIN, serve_event, vm};
-    vm->signal_watch = (struct loop_watch){-1, POLLIN, serve_signal, vm};
+    vm->event_watch = (struct loop_watch){.fd = -1, .events = POLLIN, .ready = serve_event, .arg = vm};
+    vm->signal_watch = (struct loop_watch){.fd = -1, .events = POLLIN, .ready = serve_signal, .arg = vm};
     int ret = chardevs_init(&vm->chars, &vm->loop);
     vm->chars.stall = on_stall;
     vm->chars.unstall = on_unstall;
     vm->chars.quit = on_quit_key;
+    vm->chars.broken = on_broken;
     vm->chars.arg = vm;
     init_lines(vm);
     return ret ? error_set(err, ret, "cannot make an event descriptor: %s", strerror(-ret)) : 0;

@@ -247,9 +247,10 @@ static void output_failed(struct chardev *c, u32 n, int error)
         c->dropped += n;
         pthread_mutex_unlock(&c->lock);
     } else {
-        (void)error;
         disconnect(c);
         close_out(c);
+        if (error == EPIPE && c->spec.kind == CHARDEV_STDIO && c->all->broken)
+            c->all->broken(c->all->arg);
     }
 }
 
@@ -299,8 +300,13 @@ static void flush(struct chardev *c)
 
 static void out_ready(void *arg, short revents)
 {
-    (void)revents;
-    flush(arg);
+    struct chardev *c = arg;
+
+    flush(c);
+    // The reader of a pipe has gone, and there is nothing to write that would tell.
+    if (c->out_watch.hangup && c->out_fd >= 0 && revents & (POLLERR | POLLHUP))
+        output_failed(c, 0, EPIPE);
+    chardev_update(c);
 }
 
 static void flush_all(void *arg)
@@ -430,6 +436,7 @@ void chardev_update(struct chardev *c)
 
     c->in_watch.events = readable(c) ? POLLIN : 0;
     c->out_watch.events = c->out_fd >= 0 && pending(c) && c->all->flush_timer.at_ns == LOOP_NEVER ? POLLOUT : 0;
+    c->out_watch.hangup = c->spec.kind == CHARDEV_STDIO && c->fifo;
     c->listen_watch.fd = c->listen_fd;
     c->listen_watch.events = peerless ? POLLIN : 0;
 }
@@ -569,11 +576,12 @@ void chardev_detach(struct chardev_front *f)
 int chardevs_init(struct chardevs *s, struct loop *loop)
 {
     *s = (struct chardevs){.loop = loop};
-    s->wake_watch = (struct loop_watch){eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), POLLIN, on_wake, s};
+    s->wake_watch =
+        (struct loop_watch){.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .events = POLLIN, .ready = on_wake, .arg = s};
     s->flush_timer = (struct loop_timer){LOOP_NEVER, flush_all, s};
     if (s->wake_watch.fd < 0)
         return -errno;
-    signal(SIGPIPE, SIG_IGN); // a reader that has gone is an error of write()
+    s->pipe_ignored = signal(SIGPIPE, SIG_IGN) == SIG_IGN; // a reader that has gone is an error of write()
     int ret = loop_add(loop, &s->wake_watch);
     return ret ? ret : loop_add_timer(loop, &s->flush_timer);
 }
@@ -593,8 +601,8 @@ static void watch(struct chardev *c)
 {
     struct loop *l = c->all->loop;
 
-    c->in_watch = (struct loop_watch){c->in_fd, 0, in_ready, c};
-    c->out_watch = (struct loop_watch){c->out_fd, 0, out_ready, c};
+    c->in_watch = (struct loop_watch){.fd = c->in_fd, .ready = in_ready, .arg = c};
+    c->out_watch = (struct loop_watch){.fd = c->out_fd, .ready = out_ready, .arg = c};
     c->listen_watch.fd = c->listen_fd;
     if (has_peers(c) && !c->connected)
         c->in_watch.fd = c->out_watch.fd = -1;

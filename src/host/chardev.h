@@ -6,7 +6,8 @@
 //
 // A vCPU's thread never waits here. When a peer is slow, a device sees chardev_room() false and can show its guest a busy
 // transmitter; a guest that sends all the same is made to pause (chardevs.stall) before anything is lost. Only when a peer takes
-// nothing for CHARDEV_PATIENCE_MS is output dropped, until it takes something again. Without a peer output is discarded.
+// nothing for CHARDEV_PATIENCE_MS is output dropped, until it takes something again. Without a peer output is discarded. A pipe at
+// standard output whose reader has gone is told to the owner of the devices (chardevs.broken), also when nothing is written.
 //
 // Everything but what is marked is for the thread in control.
 #ifndef POGO_HOST_CHARDEV_H
@@ -89,6 +90,7 @@ struct chardev {
     int in_fd, out_fd, listen_fd; // -1: none
     bool own_in, own_out;         // to be closed
     bool regular;                 // out_fd never blocks for long: no need to poll it
+    bool fifo;                    // out_fd has a reader who can go
     unsigned chunk; // bytes that a write to out_fd takes without blocking, as far as is known; 0: any number
     struct loop_watch in_watch, out_watch, listen_watch;
     struct loop_timer timer; // next look at a pty without a peer, or next try of a client
@@ -114,14 +116,16 @@ struct chardevs {
     struct loop_timer flush_timer;
     _Atomic bool woken;
     _Atomic unsigned stalls; // devices that are stalled
+    bool pipe_ignored;       // whoever started this process had SIGPIPE ignored
     // Any thread: a device's ring is nearly full. Then, in the thread in control: none is any more.
     void (*stall)(void *arg);
     void (*unstall)(void *arg);
-    void (*quit)(void *arg); // Ctrl-A x
+    void (*quit)(void *arg);   // Ctrl-A x
+    void (*broken)(void *arg); // nobody reads standard output any more; called once
     void *arg;
 };
 
-// Returns 0 or a negative errno. stall, unstall, quit and arg are the caller's to set.
+// Returns 0 or a negative errno. stall, unstall, quit, broken and arg are the caller's to set. SIGPIPE is ignored from now on.
 int chardevs_init(struct chardevs *s, struct loop *loop);
 // The machine starts, or the process was stopped and goes on: have the terminal, if one is used, give keys as they are typed.
 void chardevs_raw(struct chardevs *s);

@@ -41,6 +41,7 @@ static void classify_out(struct chardev *c)
     if (fstat(c->out_fd, &st))
         return;
     c->regular = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode);
+    c->fifo = S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode);
     if (c->regular || fcntl(c->out_fd, F_GETFL) & O_NONBLOCK)
         return;
     c->chunk = S_ISFIFO(st.st_mode) ? 4096 : 1; // PIPE_BUF: what poll() promises of a pipe

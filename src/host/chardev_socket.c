@@ -178,7 +178,7 @@ static int listen_now(struct chardev *c, const struct address *a, const char *op
     c->unlink_path = c->spec.kind == CHARDEV_UNIX;
     if (listen(fd, 1))
         return error_set(err, -errno, "-%s %s: cannot listen: %s", option, c->name, strerror(errno));
-    c->listen_watch = (struct loop_watch){fd, POLLIN, accept_peer, c};
+    c->listen_watch = (struct loop_watch){.fd = fd, .events = POLLIN, .ready = accept_peer, .arg = c};
     return 0;
 }
 

@@ -102,7 +102,7 @@ void loop_step(struct loop *l, u64 max_ns)
 
     for (unsigned i = 0; i < l->watches; i++) {
         struct loop_watch *w = l->watch[i];
-        if (w->fd < 0 || !w->events)
+        if (w->fd < 0 || (!w->events && !w->hangup))
             continue;
         who[n] = w;
         p[n++] = (struct pollfd){.fd = w->fd, .events = w->events};

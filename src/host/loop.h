@@ -9,12 +9,13 @@
 #define LOOP_MAX_TIMERS 64
 #define LOOP_NEVER (~0ull)
 
-// Embedded in its owner, who may change `fd` and `events` at any time; -1 or no events: not watched.
+// Embedded in its owner, who may change everything at any time; fd -1, or no events and no `hangup`: not watched.
 struct loop_watch {
     int fd;
     short events; // POLLIN, POLLOUT
     void (*ready)(void *arg, short revents);
     void *arg;
+    bool hangup; // call `ready` also when nothing but the other end's leaving (POLLERR, POLLHUP) is to be told
 };
 
 struct loop_timer {
