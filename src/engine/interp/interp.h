@@ -74,6 +74,31 @@ struct interp {
     struct interp_memo memo[INTERP_MEMO];
 };
 
+// --- the run loop (loop.c), for engines that lean on the interpreter ------------------------------------------------------
+//
+//     interp_enter(x, budget);
+//     if (setjmp(x->fault))
+//         interp_take_fault(x);
+//     while (interp_ready(x))
+//         interp_step(x);
+//     return x->exit;
+//
+// An engine does something faster than interp_step() where it can, and gives back the instruction of budget that it did not
+// use; v->insns is its business then, too.
+
+// Memory is zeroed by the caller and stays where it is. 0 or a negative errno.
+int interp_init(struct interp *x, struct vcpu *v);
+void interp_fini(struct interp *x);
+// Begin a run(): at most `budget` instructions.
+void interp_enter(struct interp *x, u64 budget);
+// All that is due before the next instruction: events, requests, the clock. True when one is to be run, for which budget has
+// been spent; false: return x->exit.
+bool interp_ready(struct interp *x);
+// Run one instruction. Faults leave by longjmp to x->fault.
+void interp_step(struct interp *x);
+// After that longjmp: a handler or a delivery raised x->raised; make it the pending event.
+void interp_take_fault(struct interp *x);
+
 // --- raising (loop.c) ---------------------------------------------------------------------------------------------------
 
 _Noreturn void interp_raise(struct interp *x, unsigned vector); // no error code

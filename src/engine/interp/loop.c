@@ -72,8 +72,7 @@ static void shutdown(struct interp *x)
     interp_stop(x, VM_EXIT_SHUTDOWN);
 }
 
-// A handler or a delivery raised x->raised: make it the pending event.
-static void take_fault(struct interp *x)
+void interp_take_fault(struct interp *x)
 {
     struct cpu *c = x->c;
     c->gpr[X86_RSP] = x->restart_rsp;
@@ -459,7 +458,7 @@ static void debug_traps(struct interp *x, bool single_step)
         c->event = (struct cpu_event){.type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_DB, .dr6 = dr6};
 }
 
-static inline void step(struct interp *x)
+void interp_step(struct interp *x)
 {
     struct cpu *c = x->c;
     x->restart_rsp = c->gpr[X86_RSP];
@@ -506,42 +505,45 @@ static void sync_icount(struct interp *x)
     }
 }
 
-static void run_loop(struct interp *x)
+bool interp_ready(struct interp *x)
 {
     struct vcpu *v = x->v;
-    for (;;) {
-        if (UNLIKELY(v->machine->clock.icount))
-            sync_icount(x);
-        if (UNLIKELY(x->stop || x->c->event.type != CPU_EVENT_NONE || x->c->activity != CPU_RUNNING ||
-                     x->c->nmi_pending || atomic_load_explicit(&v->request, memory_order_relaxed))) {
-            if (x->budget == 0 && !x->stop) {
-                interp_stop(x, VM_EXIT_BUDGET);
-                return;
-            }
-            if (!boundary(x))
-                return;
+    if (UNLIKELY(v->machine->clock.icount))
+        sync_icount(x);
+    if (UNLIKELY(x->stop || x->c->event.type != CPU_EVENT_NONE || x->c->activity != CPU_RUNNING || x->c->nmi_pending ||
+                 atomic_load_explicit(&v->request, memory_order_relaxed))) {
+        if (x->budget == 0 && !x->stop) {
+            interp_stop(x, VM_EXIT_BUDGET);
+            return false;
         }
-        if (!spend_budget(x))
-            return;
-        step(x);
+        if (!boundary(x))
+            return false;
     }
+    return spend_budget(x);
 }
 
 // --- the engine -----------------------------------------------------------------------------------------------------------------
 
+void interp_enter(struct interp *x, u64 budget)
+{
+    const struct machine *m = x->v->machine;
+    x->budget = budget;
+    x->stop = x->watch_hit = false;
+    x->points = m->debug.break_count || m->debug.watch_count ? &m->debug : NULL;
+    x->delivering = x->ext = false;
+    x->trace = host_logs(m->host, LOG_ASM) || host_logs(m->host, LOG_CPU);
+    x->restart_rsp = x->c->gpr[X86_RSP];
+    interp_mode_changed(x);
+}
+
 static struct vm_exit interp_run(struct vcpu *v, u64 budget)
 {
     struct interp *x = v->engine_state;
-    x->budget = budget;
-    x->stop = x->watch_hit = false;
-    x->points = v->machine->debug.break_count || v->machine->debug.watch_count ? &v->machine->debug : NULL;
-    x->delivering = x->ext = false;
-    x->trace = host_logs(v->machine->host, LOG_ASM) || host_logs(v->machine->host, LOG_CPU);
-    x->restart_rsp = v->cpu.gpr[X86_RSP];
-    interp_mode_changed(x);
+    interp_enter(x, budget);
     if (setjmp(x->fault))
-        take_fault(x);
-    run_loop(x);
+        interp_take_fault(x);
+    while (interp_ready(x))
+        interp_step(x);
     return x->exit;
 }
 
@@ -561,30 +563,39 @@ static u32 isa_options_of(const struct cpu_model *model)
            (cpu_model_has(model, ISA_FEAT_WBNOINVD) ? 0 : ISA_OPT_NO_WBNOINVD);
 }
 
+int interp_init(struct interp *x, struct vcpu *v)
+{
+    x->v = v;
+    x->c = &v->cpu;
+    for (unsigned i = 0; i < INTERP_MEMO; i++)
+        x->memo[i].mode = 0xff;
+    x->isa_options = isa_options_of(v->model);
+    return interp_simd_init(x);
+}
+
+void interp_fini(struct interp *x)
+{
+    interp_simd_fini(x);
+}
+
 static int interp_vcpu_create(struct vcpu *v)
 {
     struct host *h = v->machine->host;
     struct interp *x = h->ops->mem_alloc(h->self, "interp", sizeof *x);
     if (!x)
         return -12; // -ENOMEM
-    x->v = v;
-    x->c = &v->cpu;
-    for (unsigned i = 0; i < INTERP_MEMO; i++)
-        x->memo[i].mode = 0xff;
-    x->isa_options = isa_options_of(v->model);
-    v->engine_state = x;
-    int err = interp_simd_init(x);
-    if (err) {
+    int err = interp_init(x, v);
+    if (err)
         h->ops->mem_free(h->self, x, sizeof *x);
-        v->engine_state = NULL;
-    }
+    else
+        v->engine_state = x;
     return err;
 }
 
 static void interp_vcpu_destroy(struct vcpu *v)
 {
     struct host *h = v->machine->host;
-    interp_simd_fini(v->engine_state);
+    interp_fini(v->engine_state);
     h->ops->mem_free(h->self, v->engine_state, sizeof(struct interp));
     v->engine_state = NULL;
 }
