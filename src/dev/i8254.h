@@ -8,27 +8,36 @@
 
 #define I8254_HZ 1193182u
 
+// Times are in ticks: pulses of CLK since the machine's time 0.
 struct i8254_channel {
-    u8 mode;   // 0..5
-    u8 access; // 1 low byte, 2 high byte, 3 low then high
-    bool bcd, gate;
-    bool loaded;     // a count was written since the control word
+    u8 control; // bits 5:0 of the control word as written: access, mode, BCD
+    bool gate;
+    bool written;    // a whole count came since the control word
     bool write_high; // access 3: the high byte comes next
     bool read_high;
-    u8 write_low;   // access 3: the low byte, until the high one comes
-    u32 count;      // what was written; 1..65536 (10000 in BCD)
-    u64 start;      // virtual ns at which counting began, as if never stopped
-    u64 stopped;    // gate low: ticks counted before
-    bool triggered; // modes 1 and 5: counting since a rising gate
-    u8 latched;     // bytes of `latch` still to be read
+    u8 write_low; // access 3: the low byte, until the high one comes
+    u8 latched;   // bytes of `latch` still to be read
     u16 latch;
     bool status_latched;
     u8 status;
+
+    u32 reload;  // the count register: 1..65536 (10000 in BCD)
+    bool null;   // it has not gone to the counting element yet
+    u64 load_at; // it goes there with this pulse; CLOCK_NEVER: it waits for the gate, or the end of the period
+
+    bool loaded;   // the counting element counts, or did until the gate stopped it
+    u32 count;     // what it was loaded with
+    u64 start;     // when, as if never stopped; in modes 2 and 3 the beginning of this period or half cycle
+    bool frozen;   // stopped,
+    u64 ticks;     // after so many pulses
+    bool low_half; // mode 3: the output is low
+    u16 residue;   // what it shows while not loaded
 };
 
 struct i8254 {
     struct i8254_channel ch[3];
     u8 port61;           // bits 0 (gate 2), 1 (speaker)
+    u64 rise;            // tick of channel 0's next rising edge; CLOCK_NEVER: none
     struct irq_line irq; // channel 0's output
     struct clock *clock;
     struct clock_timer timer;
