@@ -4,39 +4,9 @@
 //
 // On processors a store is seen by the next fetch from the same linear address; other changes here are followed by a
 // serializing instruction (SDM 3A 8.1.3). QEMU agrees.
-#include "guest.h"
+#include "code.h"
 
 const char guest_name[] = "smc";
-
-#define WINDOW 0x40000000ull // two pages of code, remapped here
-#define ALIAS 0x40200000ull  // the same memory as data
-#define PHYS 0x00a00000ull
-
-static u64 *code_pte, *alias_pte;
-static u8 *const code = (u8 *)WINDOW, *const alias = (u8 *)ALIAS;
-
-#define ALL (PTE_P | PTE_W | PTE_U)
-
-static void serialize(void)
-{
-    u32 r[4];
-    cpuid(0, 0, r);
-}
-
-// MOV EAX, value; RET
-static void put_return(u8 *at, u32 value)
-{
-    at[0] = 0xb8;
-    __builtin_memcpy(at + 1, &value, 4);
-    at[5] = 0xc3;
-}
-
-static u32 call(const void *fn)
-{
-    u32 result;
-    __asm__ volatile("call *%1" : "=a"(result) : "r"(fn) : "rcx", "rdx", "memory", "cc");
-    return result;
-}
 
 static u32 call_with(const void *fn, const void *rdi, u64 rcx)
 {
@@ -44,17 +14,6 @@ static u32 call_with(const void *fn, const void *rdi, u64 rcx)
     __asm__ volatile("call *%3" : "=a"(result), "+D"(rdi), "+c"(rcx) : "r"(fn), "a"(0) : "rdx", "memory", "cc");
     return result;
 }
-
-static void put_bytes(u8 *at, const u8 *bytes, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++)
-        at[i] = bytes[i];
-}
-#define PUT(at, ...) \
-    do { \
-        static const u8 bytes_[] = {__VA_ARGS__}; \
-        put_bytes((at), bytes_, sizeof bytes_); \
-    } while (0)
 
 // --- one after the other ------------------------------------------------------------------------------------------------
 
@@ -200,12 +159,6 @@ static void breakpoint(void)
 
 // --- pages --------------------------------------------------------------------------------------------------------------
 
-static void map(unsigned page, u64 entry)
-{
-    code_pte[page] = entry;
-    invlpg(code + page * 4096);
-}
-
 // An instruction on two pages, changed on one or the other.
 static void page_crossing(void)
 {
@@ -220,13 +173,13 @@ static void page_crossing(void)
         // The second page becomes another.
         u8 *third = alias + 0x2000;
         put_return(third - before, 0x77777777); // its tail is at the start of the third page
-        map(1, (PHYS + 0x2000) | ALL);
+        map(1, (PHYS + 0x2000) | PTE_ALL);
         u32 want = 0;
         for (unsigned i = 1; i < 5; i++)
             want |= (u32)(i < before ? at[i] : third[i - before]) << 8 * (i - 1);
         third[5 - before] = 0xc3;
         CHECK_EQ(call(at), want);
-        map(1, (PHYS + 0x1000) | ALL);
+        map(1, (PHYS + 0x1000) | PTE_ALL);
         CHECK_EQ(call(at), 0x66223355);
     }
 }
@@ -240,7 +193,7 @@ static void other_address(void)
         put_return(code, i + 10);
         CHECK_EQ(call(alias), i + 10); // and executed at both
     }
-    *(volatile u32 *)(PHYS + 1) = 55; // a third address
+    *(volatile u32 *)(flat + 1) = 55; // a third address
     serialize();
     CHECK_EQ(call(code), 55);
     CHECK_EQ(call(alias), 55);
@@ -251,35 +204,35 @@ static void remapped(void)
     put_return(code, 1);
     put_return(code + 4096, 2);
     CHECK_EQ(call(code), 1);
-    map(0, (PHYS + 0x1000) | ALL);
+    map(0, (PHYS + 0x1000) | PTE_ALL);
     CHECK_EQ(call(code), 2);
-    map(0, PHYS | ALL);
+    map(0, PHYS | PTE_ALL);
     CHECK_EQ(call(code), 1);
-    code_pte[0] = (PHYS + 0x1000) | ALL;
+    code_pte[0] = (PHYS + 0x1000) | PTE_ALL;
     write_cr3(read_cr3());
     CHECK_EQ(call(code), 2);
     // A direct jump that was taken before its target's page moved.
-    map(0, PHYS | ALL);
+    map(0, PHYS | PTE_ALL);
     PUT(code, 0xe9, 0xfb, 0x0f, 0, 0);
     CHECK_EQ(call(code), 2);
     put_return(alias + 0x2000, 3);
-    map(1, (PHYS + 0x2000) | ALL);
+    map(1, (PHYS + 0x2000) | PTE_ALL);
     CHECK_EQ(call(code), 3);
     map(1, 0);
     TRY(call(code));
     CHECK_TRAP_ERR(14, 16);
     CHECK_EQ(trap.ip, (word)code + 4096);
-    map(1, (PHYS + 0x1000) | ALL | PTE_NX);
+    map(1, (PHYS + 0x1000) | PTE_ALL | PTE_NX);
     TRY(call(code));
     CHECK_TRAP_ERR(14, 17);
-    map(1, (PHYS + 0x1000) | ALL);
+    map(1, (PHYS + 0x1000) | PTE_ALL);
     CHECK_EQ(call(code), 2);
     // Code on a read-only page: the store faults, the code stays.
     map(1, (PHYS + 0x1000) | PTE_P);
     TRY(code[4097] = 9);
     CHECK_TRAP_ERR(14, 3);
     CHECK_EQ(call(code), 2);
-    map(1, (PHYS + 0x1000) | ALL);
+    map(1, (PHYS + 0x1000) | PTE_ALL);
 }
 
 // Two address spaces with different code at one address.
@@ -290,11 +243,11 @@ static void address_spaces(void)
     u64 first = read_cr3(), second = (u64)top;
     u64 *old_top = (u64 *)(first & 0x000ffffffffff000ull);
     u64 *old_pdpt = (u64 *)(old_top[0] & 0x000ffffffffff000ull);
-    top[0] = (u64)pdpt | ALL;
+    top[0] = (u64)pdpt | PTE_ALL;
     pdpt[0] = old_pdpt[0];
-    pdpt[1] = (u64)pd | ALL;
-    pd[0] = (u64)pt | ALL;
-    pt[0] = (PHYS + 0x1000) | ALL;
+    pdpt[1] = (u64)pd | PTE_ALL;
+    pd[0] = (u64)pt | PTE_ALL;
+    pt[0] = (PHYS + 0x1000) | PTE_ALL;
     put_return(code, 1);
     put_return(code + 4096, 2);
     for (unsigned i = 0; i < 4; i++) {
@@ -366,13 +319,7 @@ static void data_beside_code(void)
 
 void guest_main(void)
 {
-    code_pte = pte_of(WINDOW);
-    alias_pte = pte_of(ALIAS);
-    for (unsigned i = 0; i < 4; i++) {
-        map(i, (PHYS + 4096 * i) | ALL);
-        alias_pte[i] = (PHYS + 4096 * i) | ALL;
-    }
-    write_cr3(read_cr3());
+    code_init();
     next_instruction();
     itself();
     loop_body();
