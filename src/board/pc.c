@@ -504,7 +504,7 @@ static void wire(struct pc *b, const struct pc_options *o)
         b->testdev.irq[i] = pc_isa_irq(b, i);
 }
 
-// Code that some engine derived from memory is about to change.
+// Code that some engine derived from memory has changed.
 static void code_write(void *owner, gpa base, u64 len)
 {
     struct pc *b = owner;

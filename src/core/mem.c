@@ -117,8 +117,16 @@ _Atomic u8 *mem_flags(const struct mem *m, gpa a)
     return is_memory(r) ? &r->page_flags[(a - r->base) >> MEM_PAGE_SHIFT] : NULL;
 }
 
-// Bytes [off, off+len) of a RAM region are about to change.
-static void before_write(struct mem *m, const struct mem_region *r, u64 off, u64 len)
+static void set_dirty(const struct mem_region *r, u64 off, u64 len)
+{
+    if (!len)
+        return;
+    for (u64 page = off >> MEM_PAGE_SHIFT; page <= (off + len - 1) >> MEM_PAGE_SHIFT; page++)
+        mem_flag_set(&r->page_flags[page], MEM_PAGE_DIRTY);
+}
+
+// Tell engines of bytes [off, off+len) of a RAM region that lie in pages with code.
+static void tell_engines(struct mem *m, const struct mem_region *r, u64 off, u64 len)
 {
     for (u64 done = 0; done < len;) {
         u64 at = off + done;
@@ -126,11 +134,18 @@ static void before_write(struct mem *m, const struct mem_region *r, u64 off, u64
         if (part > len - done)
             part = len - done;
         _Atomic u8 *flags = &r->page_flags[at >> MEM_PAGE_SHIFT];
-        mem_flag_set(flags, MEM_PAGE_DIRTY);
         if (UNLIKELY(atomic_load_explicit(flags, memory_order_acquire) & MEM_PAGE_CODE) && m->code_write)
             m->code_write(m->owner, r->base + at, part);
         done += part;
     }
+}
+
+// Bytes [off, off+len) of a RAM region have changed. The fence orders the bytes before the look at the flags: an engine sets the
+// flag first and reads the bytes after, so either it reads the new bytes or we see its flag.
+static void after_write(struct mem *m, const struct mem_region *r, u64 off, u64 len)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    tell_engines(m, r, off, len);
 }
 
 u8 *mem_write_ptr(struct mem *m, gpa a, u64 len)
@@ -139,8 +154,19 @@ u8 *mem_write_ptr(struct mem *m, gpa a, u64 len)
 
     if (!r || r->kind != MEM_RAM || len > r->size - (a - r->base))
         return NULL;
-    before_write(m, r, a - r->base, len);
+    set_dirty(r, a - r->base, len);
+    tell_engines(m, r, a - r->base, len);
     return r->host + (a - r->base);
+}
+
+void mem_written(struct mem *m, gpa a, u64 len)
+{
+    const struct mem_region *r = mem_find(m, a);
+
+    if (r && r->kind == MEM_RAM && len <= r->size - (a - r->base)) {
+        set_dirty(r, a - r->base, len);
+        after_write(m, r, a - r->base, len);
+    }
 }
 
 bool mem_read(const struct mem *m, gpa a, void *buf, u64 len)
@@ -173,8 +199,9 @@ bool mem_write(struct mem *m, gpa a, const void *buf, u64 len)
             return false;
         u64 off = a - r->base;
         u64 part = len < r->size - off ? len : r->size - off;
-        before_write(m, r, off, part);
+        set_dirty(r, off, part);
         __builtin_memcpy(r->host + off, from, part);
+        after_write(m, r, off, part);
         from += part;
         a += part;
         len -= part;
@@ -232,7 +259,8 @@ void mem_cpu_store(struct mem *m, u32 cpu, gpa a, unsigned size, u64 val)
             r->ops->write(r->dev, off, size, val & size_mask(size));
         lock_drop(m->lock);
     } else if (r->kind == MEM_RAM) {
-        before_write(m, r, off, size);
+        set_dirty(r, off, size);
         mem_host_store(r->host + off, size, val);
+        after_write(m, r, off, size);
     }
 }

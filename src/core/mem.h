@@ -42,7 +42,8 @@ struct mem {
     unsigned hot
         [MEM_HOT]; // indices of the largest RAM regions, which nearly every look-up is for; valid when count is not 0
     gpa phys_mask; // addresses are below 1 << MAXPHYADDR; 0: no limit
-    // Called when a write hits a page with MEM_PAGE_CODE, before the bytes change: engines drop what they derived.
+    // Called when a write has hit a page with MEM_PAGE_CODE, by any thread, after the bytes have changed and before the next
+    // instruction of the processor that wrote them: engines drop what they derived.
     void (*code_write)(void *owner, gpa base, u64 len);
     void *owner;
 };
@@ -69,9 +70,12 @@ static inline const struct mem_region *mem_find(const struct mem *m, gpa a)
 
 // Host address of [a, a+len) if it is RAM (or ROM when !write) inside one region; else NULL. Does not touch flags.
 u8 *mem_ptr(const struct mem *m, gpa a, u64 len, bool write);
-// The same for a write that the caller is about to do in place (locked operations, device DMA): sets the dirty flags
-// and has engines forget code in [a, a+len). RAM only.
+// The same for a write that the caller is about to do in place (locked operations, device DMA): sets the dirty flags and has
+// engines forget code in [a, a+len). RAM only. The caller says mem_written() when the bytes are there, for what engines
+// derived meanwhile.
 u8 *mem_write_ptr(struct mem *m, gpa a, u64 len);
+// Bytes [a, a+len) of RAM were changed in place: sets the dirty flags and has engines forget code from there.
+void mem_written(struct mem *m, gpa a, u64 len);
 // Page flags byte of RAM or ROM page at `a`, or NULL.
 _Atomic u8 *mem_flags(const struct mem *m, gpa a);
 

@@ -98,12 +98,16 @@ static bool pte_set(const struct walk *w, struct pte *p, u64 bits)
         return true;
     }
     u8 *host = mem_write_ptr(w->mem, p->addr, p->size);
+    bool ok;
     if (p->size == 8) {
         u64 old = p->val;
-        return __atomic_compare_exchange_n((u64 *)host, &old, want, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+        ok = __atomic_compare_exchange_n((u64 *)host, &old, want, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    } else {
+        u32 old = (u32)p->val;
+        ok = __atomic_compare_exchange_n((u32 *)host, &old, (u32)want, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     }
-    u32 old = (u32)p->val;
-    return __atomic_compare_exchange_n((u32 *)host, &old, (u32)want, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    mem_written(w->mem, p->addr, p->size);
+    return ok;
 }
 
 // Reserved bits of a present entry at `level` (1: page table) beyond w->rsvd. SDM 3A tables 4-4 to 4-19; APM 2 5.3.

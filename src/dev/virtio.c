@@ -281,6 +281,7 @@ static void used_store(struct virtio *v, const struct virtio_queue *q, u64 off, 
         __atomic_store_n((u16 *)(void *)p, (u16)val, __ATOMIC_RELEASE);
     else
         __atomic_store_n((u32 *)(void *)p, val, __ATOMIC_RELAXED);
+    mem_written(v->mem, q->used + off, size);
 }
 
 u16 virtio_available(const struct virtio *v, unsigned queue)
@@ -484,8 +485,8 @@ u64 virtio_write(struct virtio *v, const struct virtio_chain *c, u64 off, const 
         const struct virtio_seg *s = &c->seg[c->out_count + i];
         u64 n = covered(s, base, off, len, &skip);
         if (n) {
-            mem_write_ptr(v->mem, s->addr + skip, n);
             memcpy(s->host + skip, (const u8 *)buf + done, n);
+            mem_written(v->mem, s->addr + skip, n);
         }
         done += n;
         base += s->len;
@@ -501,7 +502,7 @@ void virtio_touch(struct virtio *v, const struct virtio_chain *c, u64 off, u64 l
         const struct virtio_seg *s = &c->seg[c->out_count + i];
         u64 n = covered(s, base, off, len, &skip);
         if (n)
-            mem_write_ptr(v->mem, s->addr + skip, n);
+            mem_written(v->mem, s->addr + skip, n);
         base += s->len;
     }
 }

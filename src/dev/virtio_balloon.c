@@ -34,6 +34,7 @@ static void discard(struct virtio_balloon *d, gpa base, u64 len)
     if (!p || !d->config.discard)
         return;
     d->config.discard(d->config.host, p, len);
+    mem_written(d->v.mem, base, len);
     d->discarded += len;
 }
 
