@@ -1,8 +1,12 @@
-// MC146818: the time of day is the virtual clock plus an offset, turned into registers when somebody reads them. Setting the clock
-// changes the offset.
+// MC146818: the divider chain is the virtual clock plus an offset. Its seconds plus another offset are the time of day, turned into
+// registers when somebody reads them. Setting the clock changes the second offset, and so leaves the chain alone; only the
+// divider's reset, which holds the chain, changes the first.
 //
-// Interrupt flags are worked out when register C is read; a timer runs only while an interrupt is enabled. The alarm is looked
-// at once a second while its interrupt is enabled, and else at the reading.
+//   virtual ns + base_ns = chain ns ------- / 1 s ----- + base_s = seconds since 1970
+//                             '-- x 32768 Hz / 2^(rate-1): periodic interrupts
+//
+// Interrupt flags are worked out, for all the time since the last look, when somebody looks or something changes that they depend
+// on; a timer runs only while an interrupt is enabled.
 
 #include "dev/mc146818.h"
 
@@ -29,16 +33,23 @@ enum {
 };
 
 #define A_UIP 0x80
+#define A_DIVIDER 0x70
+#define A_32KHZ 0x20
+#define A_RATE 0x0f
 #define B_SET 0x80
 #define B_PIE 0x40 // the enable bits of B are the flag bits of C
 #define B_AIE 0x20
 #define B_UIE 0x10
+#define B_SQWE 0x08
 #define B_BINARY 0x04
 #define B_24H 0x02
 #define C_IRQF 0x80
 #define D_VALID 0x80
 
-#define UIP_NS 244000 // the update-in-progress bit rises this long before the second ends
+#define CHAIN_HZ 32768
+#define UIP_NS (8 * NS_PER_S / CHAIN_HZ) // the update-in-progress bit rises this long before the second ends
+#define DAY_S 86400
+#define ANY 0xc0 // an alarm register with these bits set matches everything
 
 // --- calendar -----------------------------------------------------------------------------------------------------------------
 
@@ -91,7 +102,7 @@ static unsigned decode_hour(const struct mc146818 *r, u8 v)
 
 // --- time -----------------------------------------------------------------------------------------------------------------------
 
-static u64 shown_ns(const struct mc146818 *r)
+static u64 chain_ns(const struct mc146818 *r)
 {
     return clock_now(r->clock) + r->base_ns;
 }
@@ -99,77 +110,120 @@ static u64 shown_ns(const struct mc146818 *r)
 // Seconds since 1970 that the clock shows.
 static i64 shown_s(const struct mc146818 *r)
 {
-    return r->base_s + (i64)(shown_ns(r) / NS_PER_S);
+    return r->base_s + (i64)(chain_ns(r) / NS_PER_S);
 }
 
-// Show `s` from now on, at the beginning of that second.
-static void set_clock(struct mc146818 *r, i64 s)
+// The second of the day.
+static unsigned of_day(i64 s)
 {
-    u64 now = clock_now(r->clock);
+    return (unsigned)((s % DAY_S + DAY_S) % DAY_S);
+}
 
-    r->base_ns = NS_PER_S - now % NS_PER_S;
-    r->base_s = s - (i64)((now + r->base_ns) / NS_PER_S);
+// The divider's reset, and its test modes: the chain stands.
+static bool held(const struct mc146818 *r)
+{
+    return (r->reg[REG_A] & A_DIVIDER) > A_32KHZ;
+}
+
+// The time registers are just memory: nothing counts them up.
+static bool frozen(const struct mc146818 *r)
+{
+    return (r->reg[REG_B] & B_SET) || held(r);
 }
 
 static void fill_time(struct mc146818 *r)
 {
-    i64 s = shown_s(r), days = s / 86400 - (s % 86400 < 0), year;
-    unsigned of_day = (unsigned)(s - days * 86400), month, day;
+    i64 s = shown_s(r), days = (s - of_day(s)) / DAY_S, year;
+    unsigned month, day;
 
     date_of(days, &year, &month, &day);
-    r->reg[SECONDS] = encode(r, of_day % 60);
-    r->reg[MINUTES] = encode(r, of_day / 60 % 60);
-    r->reg[HOURS] = encode_hour(r, of_day / 3600);
+    r->reg[SECONDS] = encode(r, of_day(s) % 60);
+    r->reg[MINUTES] = encode(r, of_day(s) / 60 % 60);
+    r->reg[HOURS] = encode_hour(r, of_day(s) / 3600);
     r->reg[WEEKDAY] = encode(r, (unsigned)((days % 7 + 7 + 4) % 7) + 1); // 1970-01-01 was a Thursday; Sunday is 1
     r->reg[DAY] = encode(r, day);
     r->reg[MONTH] = encode(r, month);
     r->reg[YEAR] = encode(r, (unsigned)(year % 100));
-    r->reg[CENTURY] = (u8)(year / 1000 % 10 << 4 | year / 100 % 10);
+    r->reg[CENTURY] = encode(r, (unsigned)(year / 100 % 100));
 }
 
-// The registers were set: make the clock show them from now on. What is no date is taken modulo.
+// The registers were set: make the clock show them for the rest of this second. What is no date is taken modulo.
 static void take_time(struct mc146818 *r)
 {
     unsigned month = (decode(r, r->reg[MONTH]) + 11) % 12 + 1;
-    i64 year = ((r->reg[CENTURY] >> 4) * 10 + (r->reg[CENTURY] & 15)) * 100 + decode(r, r->reg[YEAR]) % 100;
+    i64 year = decode(r, r->reg[CENTURY]) * 100 + decode(r, r->reg[YEAR]) % 100;
     unsigned day = decode(r, r->reg[DAY]);
     i64 days = days_of(year, month, day ? day : 1);
-    i64 s = days * 86400 + decode_hour(r, r->reg[HOURS]) * 3600 + decode(r, r->reg[MINUTES]) * 60 +
+    i64 s = days * DAY_S + decode_hour(r, r->reg[HOURS]) * 3600 + decode(r, r->reg[MINUTES]) * 60 +
             decode(r, r->reg[SECONDS]);
 
-    set_clock(r, s);
-}
-
-static bool frozen(const struct mc146818 *r)
-{
-    return r->reg[REG_B] & B_SET;
+    r->base_s = s - (i64)(chain_ns(r) / NS_PER_S);
 }
 
 // --- interrupts -------------------------------------------------------------------------------------------------------------------
 
-// Nanoseconds between periodic interrupts: rate 1 and 2 are those of 8 and 9 with the PC's crystal; 0 none.
-static u64 period_ns(const struct mc146818 *r)
+// Chain pulses of 32768 Hz between periodic interrupts; 0: none. Rates 1 and 2 are those of 8 and 9 with the PC's crystal.
+static u64 period(const struct mc146818 *r)
 {
-    unsigned rate = r->reg[REG_A] & 15;
+    unsigned rate = r->reg[REG_A] & A_RATE;
 
-    if (!rate)
+    if (!rate || held(r))
         return 0;
     if (rate <= 2)
         rate += 7;
-    return NS_PER_S * (1u << (rate - 1)) / 32768;
+    return 1ull << (rate - 1);
 }
 
-static bool alarm_matches(struct mc146818 *r)
+// Periods since the chain's beginning.
+static u64 periods(const struct mc146818 *r)
 {
-    static const u8 pairs[3][2] = {{SECONDS, SECONDS_ALARM}, {MINUTES, MINUTES_ALARM}, {HOURS, HOURS_ALARM}};
+    u64 pulses = (u64)((unsigned __int128)chain_ns(r) * CHAIN_HZ / NS_PER_S);
 
-    fill_time(r);
-    for (unsigned i = 0; i < 3; i++) {
-        u8 alarm = r->reg[pairs[i][1]];
-        if ((alarm & 0xc0) != 0xc0 && alarm != r->reg[pairs[i][0]]) // c0 and above: any
-            return false;
+    return period(r) ? pulses / period(r) : 0;
+}
+
+static bool second_matches(const struct mc146818 *r, unsigned s)
+{
+    u8 alarm = r->reg[SECONDS_ALARM];
+
+    return (alarm & ANY) == ANY || alarm == encode(r, s);
+}
+
+static bool minute_matches(const struct mc146818 *r, unsigned m)
+{
+    u8 alarm = r->reg[MINUTES_ALARM];
+
+    return (alarm & ANY) == ANY || alarm == encode(r, m);
+}
+
+static bool hour_matches(const struct mc146818 *r, unsigned h)
+{
+    u8 alarm = r->reg[HOURS_ALARM];
+
+    return (alarm & ANY) == ANY || alarm == encode_hour(r, h);
+}
+
+// Seconds after `s` at which the alarm matches next; 0: never, for it is no time.
+static unsigned next_alarm(const struct mc146818 *r, i64 s)
+{
+    unsigned ahead = 1, second = 0;
+
+    while (second < 60 && !second_matches(r, second))
+        second++;
+    if (second == 60)
+        return 0;
+    while (ahead <= DAY_S) {
+        unsigned at = of_day(s + ahead);
+        if (!hour_matches(r, at / 3600))
+            ahead += 3600 - at % 3600;
+        else if (!minute_matches(r, at / 60 % 60))
+            ahead += 60 - at % 60;
+        else if (!second_matches(r, at % 60))
+            ahead++;
+        else
+            return ahead;
     }
-    return true;
+    return 0;
 }
 
 static void update_irq(struct mc146818 *r)
@@ -183,36 +237,51 @@ static void update_irq(struct mc146818 *r)
     }
 }
 
+// From now on flags are about what comes after this moment.
+static void mark(struct mc146818 *r)
+{
+    r->seen_second = shown_s(r);
+    r->seen_periods = periods(r);
+}
+
 // Set the flags of what has happened since the last look.
 static void look(struct mc146818 *r)
 {
-    u64 now = clock_now(r->clock), period = period_ns(r);
     i64 second = shown_s(r);
 
-    if (!frozen(r) && second != r->seen_second) {
+    if (!frozen(r) && second > r->seen_second) {
+        unsigned alarm = next_alarm(r, r->seen_second);
         r->reg[REG_C] |= B_UIE;
-        if (alarm_matches(r))
+        if (alarm && alarm <= second - r->seen_second)
             r->reg[REG_C] |= B_AIE;
     }
-    r->seen_second = second;
-    if (period && now / period != r->seen_period)
+    if (periods(r) != r->seen_periods)
         r->reg[REG_C] |= B_PIE;
-    r->seen_period = period ? now / period : 0;
+    mark(r);
     update_irq(r);
 }
 
 static void schedule(struct mc146818 *r)
 {
-    u64 now = clock_now(r->clock), next = CLOCK_NEVER, period = period_ns(r);
+    u64 chain = chain_ns(r), next = CLOCK_NEVER;
+    u64 second = chain - chain % NS_PER_S; // began then
+    u8 b = r->reg[REG_B];
 
-    if ((r->reg[REG_B] & (B_AIE | B_UIE)) && !frozen(r))
-        next = now + NS_PER_S - shown_ns(r) % NS_PER_S;
-    if ((r->reg[REG_B] & B_PIE) && period && (now / period + 1) * period < next)
-        next = (now / period + 1) * period;
+    if ((b & B_UIE) && !frozen(r)) {
+        next = second + NS_PER_S;
+    } else if ((b & B_AIE) && !frozen(r)) {
+        unsigned alarm = next_alarm(r, shown_s(r));
+        next = alarm ? second + alarm * NS_PER_S : CLOCK_NEVER;
+    }
+    if ((b & B_PIE) && period(r)) {
+        unsigned __int128 pulses = (unsigned __int128)(periods(r) + 1) * period(r);
+        u64 at = (u64)((pulses * NS_PER_S + CHAIN_HZ - 1) / CHAIN_HZ);
+        next = at < next ? at : next;
+    }
     if (next == CLOCK_NEVER)
         clock_disarm(r->clock, &r->timer);
     else
-        clock_arm(r->clock, &r->timer, next);
+        clock_arm(r->clock, &r->timer, next - r->base_ns);
 }
 
 static void fire(void *dev, u64 now)
@@ -228,7 +297,7 @@ static void fire(void *dev, u64 now)
 
 static u8 read_a(const struct mc146818 *r)
 {
-    bool uip = !frozen(r) && shown_ns(r) % NS_PER_S >= NS_PER_S - UIP_NS;
+    bool uip = !frozen(r) && chain_ns(r) % NS_PER_S >= NS_PER_S - UIP_NS;
 
     return (r->reg[REG_A] & 0x7f) | (uip ? A_UIP : 0);
 }
@@ -266,43 +335,44 @@ static bool is_time(u8 index)
            (index <= YEAR && index != SECONDS_ALARM && index != MINUTES_ALARM && index != HOURS_ALARM);
 }
 
-static void write_b(struct mc146818 *r, u8 val)
+// Registers A and B say whether the clock runs. Where it stops, the registers keep what it showed last; where it runs again, it goes
+// on from what they say, by their number format of that moment.
+static void write_mode(struct mc146818 *r, u8 index, u8 val)
 {
-    bool was = frozen(r);
+    bool was_frozen = frozen(r), was_held = held(r);
 
-    if (!was)
-        fill_time(r); // also when the format changes: registers are kept, not converted
-    look(r);
-    if (was && !(val & B_SET)) {
-        r->reg[REG_B] = val;
+    if (!was_frozen)
+        fill_time(r);
+    if (index == REG_A)
+        r->reg[REG_A] = val & (u8)~A_UIP;
+    else
+        r->reg[REG_B] = val & B_SET ? val & (u8)~B_UIE : val; // setting clears UIE
+    if (was_held && !held(r))                                 // the first update comes half a second after the reset
+        r->base_ns = NS_PER_S + NS_PER_S / 2 - clock_now(r->clock) % NS_PER_S;
+    if (was_frozen && !frozen(r))
         take_time(r);
-    }
-    r->reg[REG_B] = val & B_SET ? val & (u8)~B_UIE : val; // setting clears UIE
-    r->seen_second = shown_s(r);
-    update_irq(r);
-    schedule(r);
 }
 
 static void write_data(struct mc146818 *r, u8 val)
 {
-    if (!frozen(r) && is_time(r->index)) {
+    look(r);
+    switch (r->index) {
+    case REG_A:
+    case REG_B: write_mode(r, r->index, val); break;
+    case REG_C:
+    case REG_D: break; // read-only
+    default:
+        if (frozen(r) || !is_time(r->index)) {
+            r->reg[r->index] = val;
+            break;
+        }
         fill_time(r);
         r->reg[r->index] = val;
         take_time(r);
-        return;
     }
-    switch (r->index) {
-    case REG_A:
-        look(r);
-        r->reg[REG_A] = val & 0x7f;
-        r->seen_period = period_ns(r) ? clock_now(r->clock) / period_ns(r) : 0;
-        schedule(r);
-        break;
-    case REG_B: write_b(r, val); break;
-    case REG_C:
-    case REG_D: break; // read-only
-    default: r->reg[r->index] = val; break;
-    }
+    mark(r);
+    update_irq(r);
+    schedule(r);
 }
 
 static void mc146818_write(void *dev, u64 off, unsigned size, u64 val)
@@ -320,7 +390,7 @@ void mc146818_reset(void *dev)
 {
     struct mc146818 *r = dev;
 
-    r->reg[REG_B] &= (u8) ~(B_PIE | B_AIE | B_UIE);
+    r->reg[REG_B] &= (u8) ~(B_PIE | B_AIE | B_UIE | B_SQWE);
     r->reg[REG_C] = 0;
     update_irq(r);
     schedule(r);
@@ -367,12 +437,12 @@ int mc146818_init(struct mc146818 *r, i64 utc_ns, u64 ram_low, u64 ram_high)
     ret = clock_add_timer(r->clock, &r->timer);
     if (ret)
         return ret;
-    set_clock(r, utc_ns / (i64)NS_PER_S);
-    r->base_ns += (u64)(utc_ns % (i64)NS_PER_S);
-    r->reg[REG_A] = 0x26; // 32.768 kHz, 1024 Hz
+    r->base_ns = 2 * NS_PER_S + (u64)(utc_ns % (i64)NS_PER_S) - clock_now(r->clock) % NS_PER_S;
+    r->base_s = utc_ns / (i64)NS_PER_S - 2 - (i64)(clock_now(r->clock) / NS_PER_S);
+    r->reg[REG_A] = A_32KHZ | 6; // 1024 Hz
     r->reg[REG_B] = B_24H;
     r->reg[REG_D] = D_VALID;
-    r->seen_second = shown_s(r);
+    mark(r);
     put_memory(r, ram_low, ram_high);
     return 0;
 }

@@ -9,12 +9,12 @@
 #define MC146818_SIZE 128
 
 struct mc146818 {
-    u8 reg[MC146818_SIZE]; // time registers are valid only while they are frozen (register B, SET)
+    u8 reg[MC146818_SIZE]; // time registers are valid only while they are frozen (SET, divider reset)
     u8 index;
-    i64 base_s;      // the clock shows base_s + (virtual time + base_ns) / 1 s, in seconds since 1970
-    u64 base_ns;     // below two seconds
-    i64 seen_second; // second of the last look: an update has ended since when it is another
-    u64 seen_period; // the same for periodic interrupts
+    u64 base_ns;      // the divider chain has run for the virtual time plus this
+    i64 base_s;       // the clock shows the chain's seconds plus this, since 1970
+    i64 seen_second;  // second of the last look: an update has ended since when it is another
+    u64 seen_periods; // the same for periodic interrupts
     bool irq_level;
     struct irq_line irq;
     struct clock *clock;
