@@ -131,6 +131,11 @@ static bool went_astray(const struct orc_case *c, const struct orc_result *got)
     for (unsigned k = 0; k < c->nland; k++)
         if (off > c->land[k] && off < c->land[k] + 8u)
             return true;
+    // An exit tells of one code segment only.
+    bool far = c->insn.op == ISA_OP_JMP_FAR || c->insn.op == ISA_OP_CALL_FAR || c->insn.op == ISA_OP_RET_FAR ||
+               c->insn.op == ISA_OP_IRET;
+    if (far && off == c->land[0] && cs != c->in.sel[X86_CS])
+        return true;
     return (to >= CTX && to < THUNKS + 4096) || (off >= c->code_off && off < c->code_off + (u64)c->len);
 }
 
