@@ -12,15 +12,13 @@
 #include "cli/daemon.h"
 #include "cli/disks.h"
 #include "cli/gdbstub.h"
+#include "cli/images.h"
 #include "cli/monitor.h"
 #include "cli/options.h"
 #include "cli/ports.h"
 #include "cli/vm.h"
 #include "host/features.h"
-#include "host/file.h"
 #include "host/linux.h"
-
-#define MAX_KERNEL (1ull << 30)
 
 // Everything that one run holds; released by run_free() whatever happened.
 struct run {
@@ -28,11 +26,7 @@ struct run {
     struct linux_host host;
     FILE *log;
     struct cpu_model model;
-    struct file_data kernel, bios, module_file[BOOT_MAX_MODULES];
-    char *module_text; // the -initrd argument cut into strings
-    struct boot_module module[BOOT_MAX_MODULES];
-    struct boot_range range[BOOT_MAX_RANGES];
-    struct boot_params boot;
+    struct images images;
     struct disks disks;
     struct ports ports;
     struct monitors monitors;
@@ -119,79 +113,6 @@ static int help_for(const struct run_options *o)
     return CMD_OK;
 }
 
-// --- loading ----------------------------------------------------------------------------------------------------------------
-
-// Cut the -initrd argument at single commas; ",," is a comma. Each piece begins with a file name. In place.
-static int split_modules(struct run *r, struct error *err)
-{
-    char *in, *out;
-
-    r->module_text = strdup(r->o.initrd);
-    if (!r->module_text)
-        return error_set(err, -ENOMEM, "-initrd: no memory for its argument");
-    in = out = r->module_text;
-    while (in) {
-        if (r->boot.module_count == BOOT_MAX_MODULES)
-            return error_set(err, -E2BIG, "-initrd: more than %d modules; put several files into one archive",
-                             BOOT_MAX_MODULES);
-        r->module[r->boot.module_count++].cmdline = out;
-        while (*in && (*in != ',' || in[1] == ',')) {
-            in += *in == ',';
-            *out++ = *in++;
-        }
-        in = *in ? in + 1 : NULL;
-        *out++ = 0;
-    }
-    return 0;
-}
-
-static int load_modules(struct run *r, struct error *err)
-{
-    int ret = r->o.initrd ? split_modules(r, err) : 0;
-    u64 left = r->o.ram;
-
-    for (unsigned i = 0; !ret && i < r->boot.module_count; i++) {
-        struct file_data *f = &r->module_file[i];
-        char *name = strndup(r->module[i].cmdline, strcspn(r->module[i].cmdline, " "));
-
-        if (!name)
-            return error_set(err, -ENOMEM, "-initrd: no memory for a file name");
-        ret = file_load(name, "-initrd", left, f, err);
-        if (ret == -EFBIG)
-            error_format(err, "-initrd %s: larger than the %llu bytes left of the guest's memory; give more (-m)", name,
-                         (unsigned long long)left);
-        free(name);
-        left -= f->size;
-        r->module[i].bytes = f->bytes;
-        r->module[i].size = f->size;
-    }
-    return ret;
-}
-
-static int load_files(struct run *r, struct error *err)
-{
-    int ret = 0;
-
-    if (!r->o.kernel && !r->o.bios)
-        return error_set(
-            err, -EINVAL,
-            "run: no guest: give -kernel IMAGE (Linux bzImage, multiboot or PVH ELF) or -bios ROM; 'make run' in pogo's "
-            "source fetches Debian's kernel and boots it, and most systems have theirs: -kernel /boot/vmlinuz-VERSION "
-            "-initrd /boot/initrd.img-VERSION -append console=ttyS0 -m 1G");
-    if (r->o.initrd && !r->o.kernel)
-        return error_set(err, -EINVAL, "-initrd: modules need a kernel; give -kernel IMAGE");
-    if (r->o.bios)
-        ret = file_load(r->o.bios, "-bios", PC_MAX_BIOS, &r->bios, err);
-    if (!ret && r->o.bios && r->bios.size < PC_MIN_BIOS)
-        ret = error_set(err, -EINVAL, "-bios %s: %llu bytes; a firmware image has at least %llu KiB", r->o.bios,
-                        (unsigned long long)r->bios.size, PC_MIN_BIOS >> 10);
-    if (!ret && r->o.kernel)
-        ret = file_load(r->o.kernel, "-kernel", MAX_KERNEL, &r->kernel, err);
-    if (!ret)
-        ret = load_modules(r, err);
-    return ret;
-}
-
 // --- building ---------------------------------------------------------------------------------------------------------------
 
 static int open_log(struct run *r, struct error *err)
@@ -245,8 +166,8 @@ static int create_board(struct run *r, struct error *err)
         .ram = r->o.ram,
         .cpus = r->o.cpus,
         .model = &r->model,
-        .bios = r->bios.bytes,
-        .bios_size = r->bios.size,
+        .bios = r->images.bios.bytes,
+        .bios_size = r->images.bios.size,
         .rtc_shift_s = r->o.rtc_shift_s,
     };
     int ret = choose_cpu(r, &pc.engine, err);
@@ -261,38 +182,14 @@ static int create_board(struct run *r, struct error *err)
     if (ret)
         return ret;
     r->model.tsc_hz = r->model.tsc_hz ? r->model.tsc_hz : r->host.host.tsc_hz;
-    return pc_create(&r->host.host, &pc, &r->vm.board, err);
+    ret = pc_create(&r->host.host, &pc, &r->vm.board, err);
+    file_free(&r->images.bios); // the board has a copy
+    return ret;
 }
 
-static int boot(struct run *r, struct error *err)
+static int boot(void *arg, struct pc *b, struct error *err)
 {
-    struct pc *b = r->vm.board;
-    int ret;
-
-    if (!r->o.kernel)
-        return 0;
-    r->boot.path = r->o.kernel;
-    r->boot.kernel = r->kernel.bytes;
-    r->boot.kernel_size = r->kernel.size;
-    r->boot.cmdline = r->o.append;
-    r->boot.long_mode = cpu_model_has(&r->model, ISA_FEAT_LM);
-    r->boot.module = r->module;
-    r->boot.range = r->range;
-    r->boot.range_count = pc_memory_map(b, r->range);
-    r->vm.boot = &r->boot;
-    ret = pc_install_tables(b, &r->boot.rsdp, err);
-    return ret ? ret : boot_load(&b->m.mem, &r->boot, &b->m.vcpu[0]->cpu, err);
-}
-
-// What was loaded is kept for the next reset, if there can be one.
-static void drop_images(struct run *r)
-{
-    if (!r->o.no_reboot)
-        return;
-    r->vm.boot = NULL;
-    for (unsigned i = 0; i < BOOT_MAX_MODULES; i++)
-        file_free(&r->module_file[i]);
-    file_free(&r->kernel);
+    return images_boot(arg, b, err);
 }
 
 static int build(struct run *r, struct error *err)
@@ -301,7 +198,7 @@ static int build(struct run *r, struct error *err)
     int ret;
 
     linux_clocks_read(&started);
-    ret = load_files(r, err);
+    ret = images_open(&r->images, &r->o, err);
     if (!ret && r->o.daemonize)
         ret = daemon_fork(err);
     if (!ret)
@@ -317,10 +214,11 @@ static int build(struct run *r, struct error *err)
     if (!ret)
         ret = ports_create(&r->ports, &r->o, &r->vm.chars, r->vm.board, err);
     if (!ret)
-        ret = boot(r, err);
+        ret = images_boot(&r->images, r->vm.board, err);
     if (ret)
         return ret;
-    drop_images(r);
+    r->vm.boot = boot;
+    r->vm.boot_arg = &r->images;
     for (unsigned i = 0; i < r->vm.board->m.vcpu_count; i++)
         r->vm.board->m.vcpu[i]->engine->push_state(r->vm.board->m.vcpu[i]);
     r->vm.no_reboot = r->o.no_reboot;
@@ -339,11 +237,7 @@ static void run_free(struct run *r)
     if (r->vm.board)
         pc_destroy(r->vm.board);
     vm_fini(&r->vm);
-    for (unsigned i = 0; i < BOOT_MAX_MODULES; i++)
-        file_free(&r->module_file[i]);
-    file_free(&r->kernel);
-    file_free(&r->bios);
-    free(r->module_text);
+    images_close(&r->images);
     options_free(&r->o);
     if (r->log && r->log != stderr)
         fclose(r->log);

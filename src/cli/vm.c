@@ -145,7 +145,6 @@ static bool on_poweroff(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 static bool on_reset(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 {
     struct pc *b = vm->board;
-    gpa rsdp;
 
     (void)v, (void)e;
     if (vm->no_reboot) {
@@ -154,8 +153,7 @@ static bool on_reset(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
     }
     pc_reset(b);
     vm->off = false;
-    if (vm->boot &&
-        (pc_install_tables(b, &rsdp, &vm->error) || boot_load(&b->m.mem, vm->boot, &b->m.vcpu[0]->cpu, &vm->error)))
+    if (vm->boot && vm->boot(vm->boot_arg, b, &vm->error))
         return fail(vm, CMD_ERROR);
     b->m.vcpu[0]->engine->push_state(b->m.vcpu[0]);
     return true;

@@ -6,7 +6,6 @@
 #include <pthread.h>
 
 #include "board/pc.h"
-#include "boot/boot.h"
 #include "host/chardev.h"
 #include "host/loop.h"
 
@@ -21,7 +20,9 @@ enum vm_state { VM_RUNNING, VM_STOPPED, VM_OFF, VM_ENDED }; // OFF: the guest ha
 
 struct vm {
     struct pc *board;
-    const struct boot_params *boot; // NULL: firmware alone
+    // After a reset: put a guest into the machine. Returns 0 or a negative errno with *err set. NULL: firmware does.
+    int (*boot)(void *arg, struct pc *b, struct error *err);
+    void *boot_arg;
     bool no_reboot, no_shutdown;
     struct loop loop; // of the thread in control
     struct chardevs chars;

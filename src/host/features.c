@@ -19,20 +19,33 @@ static const struct feature_bit feature_bits[] = {
 #undef F
 };
 
-static bool cpuid_bit(const struct feature_bit *f)
-{
-    u32 r[4];
+// A leaf that was asked for: CPUID traps in virtual machines, and rows of the table with the same leaf stand together.
+struct leaf {
+    bool known;
+    u32 leaf, subleaf, r[4];
+};
 
-    if ((u32)__get_cpuid_max(f->leaf & 0x80000000, NULL) < f->leaf)
-        return false;
-    if (f->leaf == 7 && f->subleaf) {
+static void read_leaf(struct leaf *l, u32 leaf, u32 subleaf)
+{
+    *l = (struct leaf){.known = true, .leaf = leaf, .subleaf = subleaf};
+    if ((u32)__get_cpuid_max(leaf & 0x80000000, NULL) < leaf)
+        return;
+    if (leaf == 7 && subleaf) {
         // EAX of subleaf 0 is the highest subleaf.
-        __cpuid_count(7, 0, r[0], r[1], r[2], r[3]);
-        if (r[0] < f->subleaf)
-            return false;
+        __cpuid_count(7, 0, l->r[0], l->r[1], l->r[2], l->r[3]);
+        if (l->r[0] < subleaf) {
+            memset(l->r, 0, sizeof(l->r));
+            return;
+        }
     }
-    __cpuid_count(f->leaf, f->subleaf, r[0], r[1], r[2], r[3]);
-    return r[f->reg] >> f->bit & 1;
+    __cpuid_count(leaf, subleaf, l->r[0], l->r[1], l->r[2], l->r[3]);
+}
+
+static bool cpuid_bit(struct leaf *l, const struct feature_bit *f)
+{
+    if (!l->known || l->leaf != f->leaf || l->subleaf != f->subleaf)
+        read_leaf(l, f->leaf, f->subleaf);
+    return l->r[f->reg] >> f->bit & 1;
 }
 
 // State components that the operating system has enabled; 0 when it does not use XSAVE.
@@ -54,11 +67,13 @@ static const u16 needs_ymm[] = {
 
 void host_features(u64 features[HOST_FEATURE_WORDS])
 {
+    struct leaf leaf = {0};
+
     memset(features, 0, HOST_FEATURE_WORDS * sizeof(u64));
     features[ISA_FEAT_NONE / 64] |= 1ull << (ISA_FEAT_NONE % 64);
     for (size_t i = 0; i < ARRAY_LEN(feature_bits); i++) {
         unsigned f = feature_bits[i].feature;
-        if (cpuid_bit(&feature_bits[i]))
+        if (cpuid_bit(&leaf, &feature_bits[i]))
             features[f / 64] |= 1ull << (f % 64);
     }
     if ((host_xcr0() & 6) == 6)

@@ -77,17 +77,10 @@ static int read_all(int fd, u64 max, struct file_data *f)
     return 0;
 }
 
-int file_load(const char *path, const char *option, u64 max, struct file_data *out, struct error *err)
+static int load_fd(int fd, const char *path, const char *option, u64 max, struct file_data *out, struct error *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int ret;
+    int ret = read_all(fd, max, out);
 
-    *out = (struct file_data){0};
-    if (fd < 0)
-        return error_set(err, -errno, "%s %s: cannot open: %s; check the path and its permissions", option, path,
-                         strerror(errno));
-    ret = read_all(fd, max, out);
-    close(fd);
     if (ret)
         ret = error_set(err, ret, "%s %s: cannot read: %s; give a readable file", option, path, strerror(-ret));
     else if (out->size > max)
@@ -98,8 +91,84 @@ int file_load(const char *path, const char *option, u64 max, struct file_data *o
     return ret;
 }
 
+static int open_path(const char *path, const char *option, struct error *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    return fd >= 0 ? fd
+                   : error_set(err, -errno, "%s %s: cannot open: %s; check the path and its permissions", option, path,
+                               strerror(errno));
+}
+
+int file_load(const char *path, const char *option, u64 max, struct file_data *out, struct error *err)
+{
+    int fd = open_path(path, option, err), ret;
+
+    *out = (struct file_data){0};
+    if (fd < 0)
+        return fd;
+    ret = load_fd(fd, path, option, max, out, err);
+    close(fd);
+    return ret;
+}
+
 void file_free(struct file_data *f)
 {
     free(f->bytes);
     *f = (struct file_data){0};
+}
+
+// --- files that are read again ----------------------------------------------------------------------------------------------
+
+int file_open(const char *path, const char *option, u64 max, struct file_again *f, struct error *err)
+{
+    struct stat st;
+    int fd = open_path(path, option, err), ret;
+
+    *f = (struct file_again){.fd = -1};
+    if (fd < 0)
+        return fd;
+    f->open = true;
+    ret = fstat(fd, &st) ? -errno : 0;
+    ret = ret ? error_set(err, ret, "%s %s: cannot read: %s", option, path, strerror(-ret))
+              : load_fd(fd, path, option, max, &f->data, err);
+    if (ret || !S_ISREG(st.st_mode)) {
+        close(fd);
+        return ret;
+    }
+    f->fd = fd;
+    f->mtime = st.st_mtim;
+    f->size = (u64)st.st_size;
+    return 0;
+}
+
+void file_drop(struct file_again *f)
+{
+    if (f->fd >= 0)
+        file_free(&f->data);
+}
+
+int file_read(const char *path, const char *option, u64 max, struct file_again *f, struct error *err)
+{
+    struct stat st;
+
+    f->changed = false;
+    if (f->data.bytes || f->fd < 0)
+        return 0;
+    if (lseek(f->fd, 0, SEEK_SET) < 0 || fstat(f->fd, &st))
+        return error_set(err, -errno, "%s %s: cannot read it again: %s", option, path, strerror(errno));
+    f->changed =
+        st.st_mtim.tv_sec != f->mtime.tv_sec || st.st_mtim.tv_nsec != f->mtime.tv_nsec || (u64)st.st_size != f->size;
+    f->mtime = st.st_mtim;
+    f->size = (u64)st.st_size;
+    return load_fd(f->fd, path, option, max, &f->data, err);
+}
+
+void file_close(struct file_again *f)
+{
+    file_free(&f->data);
+    if (f->open && f->fd >= 0)
+        close(f->fd);
+    f->fd = -1;
+    f->open = false;
 }

@@ -198,12 +198,14 @@ static u64 tsc_hz_cpuid(void)
     return 0;
 }
 
+#define CLOCK_TRIES 32
+
 // As close together as a few tries allow: on a busy host one of them is interrupted now and then.
 void linux_clocks_read(struct linux_clocks *c)
 {
     u64 best = ~0ull;
 
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < CLOCK_TRIES; i++) {
         u64 before = __rdtsc();
         u64 now = clock_ns(CLOCK_MONOTONIC);
         u64 took = __rdtsc() - before;
@@ -215,8 +217,8 @@ void linux_clocks_read(struct linux_clocks *c)
     }
 }
 
-// 10 ms make the error some millionths.
-#define MEASURE_NS (10 * 1000 * 1000)
+// The two readings are each some ten nanoseconds off: so much time makes the error a few millionths.
+#define MEASURE_NS (4 * 1000 * 1000)
 
 static u64 tsc_hz_measure(const struct linux_clocks *since)
 {

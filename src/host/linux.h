@@ -25,9 +25,9 @@ struct linux_host {
 
 void linux_clocks_read(struct linux_clocks *c);
 // Fill *h. `log_mask`: bits 1 << enum host_log; `log`: where lines go, stays the caller's. Where the processor does not tell the
-// TSC's frequency it is measured from `since` on (NULL: now) until 10 ms have passed: the time of other work counts.
+// TSC's frequency it is measured from `since` on (NULL: now) until 4 ms have passed: the time of other work counts.
 void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log, const struct linux_clocks *since);
-// Frequency of the host's TSC, measured from `since` on (NULL: for 10 ms) where the processor does not tell it; *by_cpuid: it does.
+// Frequency of the host's TSC, measured from `since` on (NULL: for 4 ms) where the processor does not tell it; *by_cpuid: it does.
 u64 linux_host_tsc_hz(const struct linux_clocks *since, bool *by_cpuid);
 // Name of a log category as the -d option spells it ("int", "cpu", ...).
 const char *linux_host_log_name(enum host_log category);

@@ -274,6 +274,35 @@ send quit\n'
 ends 0
 verdict 'monitor' "$problem"
 
+# Resets start the guest from the same files again, whatever became of their names; what cannot be read twice is kept.
+reset_again() { # name kernel command
+    start -kernel "$2" "${exit_dev[@]}" -serial "unix:$sock.s,server=on,wait=off" -monitor "unix:$sock,server=on,wait=off"
+    for ((i = 0; i < 100; i++)); do [ -S "$sock" ] && break || sleep 0.05; done
+    eval "$3"
+    play unix "$sock" <<<'expect (pogo)
+send system_reset\n
+expect (pogo)'
+}
+echo_again() { # name kernel command
+    reset_again "$@"
+    [ -n "$problem" ] || play unix "$sock.s" <<<'send x.
+expect x.'
+    ends 1
+    verdict "$1" "$problem"
+}
+cp "$tmp/ECHO.elf" "$tmp/kernel"
+echo_again 'reset after the kernel was removed' "$tmp/kernel" 'rm "$tmp/kernel"'
+echo_again 'reset with a kernel from a pipe' <(cat "$tmp/ECHO.elf") :
+cp "$tmp/HALT.elf" "$tmp/kernel"
+echo_again 'reset after the kernel was changed' "$tmp/kernel" 'cat "$tmp/ECHO.elf" >"$tmp/kernel"'
+verdict 'the change is told' "$(grep -q "^pogo: -kernel $tmp/kernel: has changed since" "$tmp/err" || echo 'it is not')"
+cp "$tmp/ECHO.elf" "$tmp/kernel"
+reset_again 'reset after the kernel was spoiled' "$tmp/kernel" 'echo spoiled >"$tmp/kernel"'
+problem=
+ends 1
+grep -q "^pogo: -kernel $tmp/kernel: neither" "$tmp/err" || problem="$problem; no message"
+verdict 'reset after the kernel was spoiled' "$problem"
+
 # Bytes that nobody should send to it.
 start -kernel "$tmp/HALT.elf" -serial null -monitor "unix:$sock,server=on,wait=off"
 head -c 200000 /dev/urandom | tr -d '\n\r' | head -c 100000 >"$tmp/noise"
