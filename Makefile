@@ -83,7 +83,7 @@ UNIT_TESTS += boot/test_boot boot/test_linux board/test_pc
 UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
-UNIT_TESTS += board/test_acpi dev/test_pci dev/test_piix board/test_pc_pci
+UNIT_TESTS += board/test_shadow board/test_acpi dev/test_pci dev/test_piix board/test_pc_pci
 UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/test_virtio_console host/test_blockio
 UNIT_TESTS += interp/test_debug gdb/test_gdb
 UNIT_TESTS += host/test_chardev cli/test_options
@@ -144,6 +144,7 @@ $(B)/tests/%.o: tests/%.S
 
 # What a test program needs beside its own file.
 $(B)/tests/isa/test_native $(B)/tests/interp/test_simd: $(B)/tests/isa/raw_run.o
+$(B)/tests/board/test_shadow: $(B)/tests/board/shadow_rom.o
 $(B)/tests/oracle/oracle: $(ORACLE_OBJS) $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
 

@@ -17,11 +17,10 @@
 #define GIB (1024 * MIB)
 
 #define VGA_HOLE 0xa0000ull
-#define UPPER_AREA 0xc0000ull
 #define EBDA 0x9fc00ull // firmware keeps the last KiB of low memory for itself
 #define PCI_HOLE (3 * GIB)
 #define HIGH_RAM (4 * GIB)
-#define ROM_SHADOW (128 * KIB)
+#define ROM_LOW_SIZE (128 * KIB) // at most so much of the firmware is seen below 1 MiB, too
 
 // --- what sits where ------------------------------------------------------------------------------------------------------
 
@@ -540,21 +539,33 @@ static u64 flags_size(u64 bytes)
     return ((bytes >> MEM_PAGE_SHIFT) + MEM_PAGE_SIZE - 1) & ~(u64)(MEM_PAGE_SIZE - 1);
 }
 
+// A block of memory and its flags. Returns 0 or -ENOMEM with *err set; pc_destroy() frees what there is.
+static int alloc_block(struct pc *b, const char *name, u64 size, u8 **bytes, _Atomic u8 **flags, struct error *err)
+{
+    *bytes = alloc(b, name, size, err);
+    *flags = *bytes ? alloc(b, "pogo-flags", flags_size(size), err) : NULL;
+    return *flags ? 0 : -ENOMEM;
+}
+
 static int alloc_memory(struct pc *b, const struct pc_options *o, struct error *err)
 {
+    int ret;
+
     b->ram_size = o->ram;
-    b->ram = alloc(b, "pogo-ram", b->ram_size, err);
-    b->ram_flags = b->ram ? alloc(b, "pogo-ram-flags", flags_size(b->ram_size), err) : NULL;
-    if (!b->ram_flags)
-        return -ENOMEM;
+    ret = alloc_block(b, "pogo-ram", b->ram_size, &b->ram, &b->ram_flags, err);
+    if (!ret)
+        ret = alloc_block(b, "pogo-blank", I440FX_LAST_AREA_SIZE, &b->blank, &b->blank_flags, err);
+    if (ret)
+        return ret;
+    memset(b->blank, 0xff, I440FX_LAST_AREA_SIZE);
     if (!o->bios)
         return 0;
-    // A ROM that is no multiple of the page size ends at the top of its last page.
-    b->rom_size = (o->bios_size + MEM_PAGE_SIZE - 1) & ~(u64)(MEM_PAGE_SIZE - 1);
-    b->rom = alloc(b, "pogo-rom", b->rom_size, err);
-    b->rom_flags = b->rom ? alloc(b, "pogo-rom-flags", flags_size(b->rom_size), err) : NULL;
-    if (!b->rom_flags)
-        return -ENOMEM;
+    // A ROM that is no multiple of an area's size ends at the top of its last one.
+    b->rom_size = (o->bios_size + I440FX_AREA_SIZE - 1) & ~(I440FX_AREA_SIZE - 1);
+    ret = alloc_block(b, "pogo-rom", b->rom_size, &b->rom, &b->rom_flags, err);
+    if (ret)
+        return ret;
+    memset(b->rom, 0xff, b->rom_size - o->bios_size);
     memcpy(b->rom + (b->rom_size - o->bios_size), o->bios, o->bios_size);
     return 0;
 }
@@ -571,17 +582,53 @@ static int add_ram(struct pc *b, gpa base, gpa end, u64 offset, const char *name
     return mem_add_ram(&b->m.mem, base, size, b->ram + offset, b->ram_flags + (offset >> MEM_PAGE_SHIFT), name);
 }
 
+static gpa area_base(unsigned area)
+{
+    return I440FX_AREA_BASE + area * I440FX_AREA_SIZE;
+}
+
+// What the host bridge switches between RAM and ROM.
+static int add_area(struct pc *b, unsigned area)
+{
+    u64 low = b->rom_size < ROM_LOW_SIZE ? b->rom_size : ROM_LOW_SIZE;
+    u64 size = area == I440FX_AREAS - 1 ? I440FX_LAST_AREA_SIZE : I440FX_AREA_SIZE;
+    gpa base = area_base(area);
+    struct mem_region rom = {.host = b->blank, .page_flags = b->blank_flags};
+    struct mem_region ram = {.host = b->ram + base, .page_flags = b->ram_flags + (base >> MEM_PAGE_SHIFT)};
+    int ret;
+
+    if (base >= MIB - low) {
+        u64 off = b->rom_size - (MIB - base);
+        rom.host = b->rom + off;
+        rom.page_flags = b->rom_flags + (off >> MEM_PAGE_SHIFT);
+    }
+    ret = mem_add_shadow(&b->m.mem, base, size, &rom, &ram, "upper");
+    if (!b->rom_size)
+        mem_shadow_set(&b->m.mem, base, MEM_SHADOW_READ | MEM_SHADOW_WRITE); // as the host bridge will say
+    return ret;
+}
+
+// With the device lock held, or while the machine is at rest.
+void pc_map_areas(void *board, u32 reads, u32 writes)
+{
+    struct pc *b = board;
+    bool changed = false;
+
+    for (unsigned i = 0; i < I440FX_AREAS; i++) {
+        u32 what = (reads >> i & 1 ? MEM_SHADOW_READ : 0) | (writes >> i & 1 ? MEM_SHADOW_WRITE : 0);
+        changed |= mem_shadow_set(&b->m.mem, area_base(i), what);
+    }
+    if (changed)
+        mmu_map_changed(&b->m);
+}
+
 static int map_memory(struct pc *b, struct error *err)
 {
     struct mem *m = &b->m.mem;
-    u64 shadow = b->rom_size < ROM_SHADOW ? b->rom_size : ROM_SHADOW;
-    u64 skip = b->rom_size - shadow;
     int ret = add_ram(b, 0, VGA_HOLE, 0, "low");
 
-    if (!ret)
-        ret = add_ram(b, UPPER_AREA, MIB - shadow, UPPER_AREA, "upper");
-    if (!ret && shadow)
-        ret = mem_add_rom(m, MIB - shadow, shadow, b->rom + skip, b->rom_flags + (skip >> MEM_PAGE_SHIFT), "rom-low");
+    for (unsigned i = 0; i < I440FX_AREAS && !ret; i++)
+        ret = add_area(b, i);
     if (!ret)
         ret = add_ram(b, MIB, PCI_HOLE, MIB, "main");
     if (!ret && b->rom_size)
@@ -732,6 +779,8 @@ void pc_destroy(struct pc *b)
         release(h, v, sizeof(*v));
     }
     pc_free_virtio(b);
+    release(h, (void *)b->blank_flags, flags_size(I440FX_LAST_AREA_SIZE));
+    release(h, b->blank, I440FX_LAST_AREA_SIZE);
     release(h, (void *)b->rom_flags, flags_size(b->rom_size));
     release(h, b->rom, b->rom_size);
     release(h, (void *)b->ram_flags, flags_size(b->ram_size));

@@ -3,7 +3,8 @@
 // Guest-physical memory:
 //   0          .. 9ffff       RAM
 //   a0000      .. bffff       hole (VGA)
-//   c0000      .. fffff       RAM; the last 128 KiB at most: end of the firmware ROM, when there is one
+//   c0000      .. fffff       RAM or ROM as the host bridge's PAM registers say. ROM: in the last 128 KiB the end of the firmware, else
+//                             ones. Without firmware it is all RAM
 //   100000     .. bfffffff    RAM
 //   c0000000   .. ffffffff    hole (PCI); firmware ROM at its end
 //   100000000  ..             RAM that the hole displaced
@@ -60,9 +61,9 @@ struct pc_options {
 };
 
 struct pc {
-    struct machine m; // first
-    u8 *ram, *rom;
-    _Atomic u8 *ram_flags, *rom_flags;
+    struct machine m;      // first
+    u8 *ram, *rom, *blank; // blank: ones, where there is no ROM
+    _Atomic u8 *ram_flags, *rom_flags, *blank_flags;
     u64 ram_size, rom_size;
     struct i8259 pic;
     struct ioapic ioapic;
@@ -120,6 +121,8 @@ void pc_serial_break(struct pc *b, unsigned n);
 
 // Free the memory of virtio devices.
 void pc_free_virtio(struct pc *b);
+// What the host bridge says of the memory from 0xc0000 to 0xfffff.
+void pc_map_areas(void *board, u32 reads, u32 writes);
 // Build the PCI side; the I/O APIC is there. Returns 0 or a negative errno.
 int pc_wire_pci(struct pc *b);
 // Where PCI's share of an ISA interrupt goes: it is up while either the device's or this one is.

@@ -74,8 +74,12 @@ static int add_window64(struct pc *b)
 
 static int add_bridges(struct pc *b)
 {
-    int ret = i440fx_init(&b->host_bridge, &b->pci);
+    int ret;
 
+    b->host_bridge.map = pc_map_areas;
+    b->host_bridge.sink = b;
+    b->host_bridge.all_ram = !b->rom_size;
+    ret = i440fx_init(&b->host_bridge, &b->pci);
     for (unsigned i = 0; i < 16; i++)
         b->piix3.isa[i] = pc_pci_irq(b, i);
     for (unsigned i = 0; i < 4; i++)

@@ -126,7 +126,7 @@ static void info_mtree(struct monitor *m, char *args)
     (void)args;
     fprintf(m->out, "memory\n");
     for (unsigned i = 0; i < machine->mem.count; i++) {
-        const struct mem_region *r = &machine->mem.region[i];
+        const struct mem_region *r = mem_find(&machine->mem, machine->mem.region[i].base);
         fprintf(m->out, "  %016llx-%016llx %s %s\n", (unsigned long long)r->base,
                 (unsigned long long)(r->base + (r->size - 1)), kinds[r->kind], r->name);
     }

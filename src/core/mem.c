@@ -29,7 +29,7 @@ static void choose_hot(struct mem *m)
     u64 size[MEM_HOT] = {0};
 
     for (unsigned i = 0; i < MEM_HOT; i++)
-        m->hot[i] = 0;
+        m->hot[i] = MEM_MAX_REGIONS;
     for (unsigned i = 0; i < m->count; i++) {
         u64 s = m->region[i].kind == MEM_RAM ? m->region[i].size : 0;
         if (s > size[0]) {
@@ -79,6 +79,65 @@ int mem_add_mmio(struct mem *m, gpa base, u64 size, const struct dev_ops *ops, v
     return region_add(m, &r);
 }
 
+// --- shadow memory ---------------------------------------------------------------------------------------------------
+
+int mem_add_shadow(struct mem *m, gpa base, u64 size, const struct mem_region *rom, const struct mem_region *ram,
+                   const char *name)
+{
+    struct mem_region r = {.base = base,
+                           .size = size,
+                           .kind = MEM_ROM,
+                           .host = rom->host,
+                           .page_flags = rom->page_flags,
+                           .shadow = (u8)(m->shadow_count + 1),
+                           .name = name};
+    struct mem_shadow *s = &m->shadow[m->shadow_count];
+
+    if (m->shadow_count == MEM_MAX_SHADOWS)
+        return -ENOSPC;
+    if (!ram->host || !ram->page_flags || ((hva)ram->host & (MEM_PAGE_SIZE - 1)))
+        return -EINVAL;
+    int err = region_add(m, &r);
+    if (err)
+        return err;
+    m->shadow_count++;
+    r.shadow = 0;
+    for (u32 what = 0; what < ARRAY_LEN(s->view); what++) {
+        struct mem_region *v = &s->view[what];
+        *v = r;
+        if (what & MEM_SHADOW_READ) {
+            v->kind = what & MEM_SHADOW_WRITE ? MEM_RAM : MEM_ROM;
+            v->host = ram->host;
+            v->page_flags = ram->page_flags;
+        } else if (what & MEM_SHADOW_WRITE) {
+            v->under = ram->host;
+            v->under_flags = ram->page_flags;
+        }
+    }
+    atomic_init(&s->now, 0);
+    return 0;
+}
+
+bool mem_shadow_set(struct mem *m, gpa base, u32 what)
+{
+    for (unsigned i = 0; i < m->shadow_count; i++)
+        if (m->shadow[i].view[0].base == base)
+            return atomic_exchange(&m->shadow[i].now, what & 3) != (what & 3);
+    return false;
+}
+
+static const struct mem_region *current_view(const struct mem *m, const struct mem_region *r)
+{
+    const struct mem_shadow *s;
+
+    if (LIKELY(!r->shadow))
+        return r;
+    s = &m->shadow[r->shadow - 1];
+    return &s->view[atomic_load_explicit(&s->now, memory_order_acquire)];
+}
+
+// --- look-up and access ----------------------------------------------------------------------------------------------
+
 const struct mem_region *mem_find_slow(const struct mem *m, gpa a)
 {
     unsigned lo = 0, hi = m->count;
@@ -89,7 +148,7 @@ const struct mem_region *mem_find_slow(const struct mem *m, gpa a)
         if (a < r->base)
             hi = mid;
         else if (a - r->base < r->size)
-            return r;
+            return current_view(m, r);
         else
             lo = mid + 1;
     }
@@ -117,12 +176,12 @@ _Atomic u8 *mem_flags(const struct mem *m, gpa a)
     return is_memory(r) ? &r->page_flags[(a - r->base) >> MEM_PAGE_SHIFT] : NULL;
 }
 
-static void set_dirty(const struct mem_region *r, u64 off, u64 len)
+static void set_dirty(_Atomic u8 *page_flags, u64 off, u64 len)
 {
     if (!len)
         return;
     for (u64 page = off >> MEM_PAGE_SHIFT; page <= (off + len - 1) >> MEM_PAGE_SHIFT; page++)
-        mem_flag_set(&r->page_flags[page], MEM_PAGE_DIRTY);
+        mem_flag_set(&page_flags[page], MEM_PAGE_DIRTY);
 }
 
 // Tell engines of bytes [off, off+len) of a RAM region that lie in pages with code.
@@ -154,7 +213,7 @@ u8 *mem_write_ptr(struct mem *m, gpa a, u64 len)
 
     if (!r || r->kind != MEM_RAM || len > r->size - (a - r->base))
         return NULL;
-    set_dirty(r, a - r->base, len);
+    set_dirty(r->page_flags, a - r->base, len);
     tell_engines(m, r, a - r->base, len);
     return r->host + (a - r->base);
 }
@@ -164,7 +223,7 @@ void mem_written(struct mem *m, gpa a, u64 len)
     const struct mem_region *r = mem_find(m, a);
 
     if (r && r->kind == MEM_RAM && len <= r->size - (a - r->base)) {
-        set_dirty(r, a - r->base, len);
+        set_dirty(r->page_flags, a - r->base, len);
         after_write(m, r, a - r->base, len);
     }
 }
@@ -199,7 +258,7 @@ bool mem_write(struct mem *m, gpa a, const void *buf, u64 len)
             return false;
         u64 off = a - r->base;
         u64 part = len < r->size - off ? len : r->size - off;
-        set_dirty(r, off, part);
+        set_dirty(r->page_flags, off, part);
         __builtin_memcpy(r->host + off, from, part);
         after_write(m, r, off, part);
         from += part;
@@ -259,8 +318,11 @@ void mem_cpu_store(struct mem *m, u32 cpu, gpa a, unsigned size, u64 val)
             r->ops->write(r->dev, off, size, val & size_mask(size));
         lock_drop(m->lock);
     } else if (r->kind == MEM_RAM) {
-        set_dirty(r, off, size);
+        set_dirty(r->page_flags, off, size);
         mem_host_store(r->host + off, size, val);
         after_write(m, r, off, size);
+    } else if (r->under) { // no engine has code from there: it forgot when this was hidden
+        set_dirty(r->under_flags, off, size);
+        mem_host_store(r->under + off, size, val);
     }
 }

@@ -3,6 +3,12 @@
 // RAM is one host mapping; guest-physical RAM is one or two ranges of it (below and above the PCI hole). Everything
 // that reaches guest memory goes through here: bounds, MMIO dispatch, dirty and has-code flags are in this one place.
 // Addresses have had A20 applied by the caller (mmu does).
+//
+// Regions are for good, with one exception: an area of *shadow memory* is ROM with RAM under it, and who reads and who writes
+// there meets the one or the other as mem_shadow_set() says, at any time. Such an area has one region for each of the four
+// combinations, made when it is added and never changed, and an atomic number says which of them holds. So look-ups need no
+// lock, what mem_find() returned stays true of the memory it names, and host addresses stay valid whatever the guest does.
+// What remembers a translation or anything derived from code must be told: mmu_map_changed().
 #ifndef POGO_CORE_MEM_H
 #define POGO_CORE_MEM_H
 
@@ -16,6 +22,7 @@
 #define MEM_PAGE_SIZE 4096u
 #define MEM_MAX_REGIONS 48
 #define MEM_HOT 2
+#define MEM_MAX_SHADOWS 16
 
 enum mem_kind { MEM_NONE, MEM_RAM, MEM_ROM, MEM_MMIO };
 
@@ -27,20 +34,33 @@ struct mem_region {
     gpa base;
     u64 size;
     enum mem_kind kind;
-    u8 *host;                  // RAM, ROM: first byte
-    _Atomic u8 *page_flags;    // RAM, ROM: flags of the first page
+    u8 *host;               // RAM, ROM: first byte
+    _Atomic u8 *page_flags; // RAM, ROM: flags of the first page
+    u8 *under;              // ROM: the RAM that takes processors' stores; NULL: they vanish
+    _Atomic u8 *under_flags;
+    u8 shadow;                 // in the table only: number of the area of shadow memory, plus 1
     const struct dev_ops *ops; // MMIO
     void *dev;
     const char *name;
 };
 
+// Index of a view: bit 0 when reads meet RAM, bit 1 when writes do.
+#define MEM_SHADOW_READ 1u
+#define MEM_SHADOW_WRITE 2u
+
+struct mem_shadow {
+    struct mem_region view[4];
+    _Atomic u32 now; // which of them holds
+};
+
 struct mem {
     struct lock *lock; // taken around MMIO accesses; NULL: none
     u32 accessor;      // vCPU whose MMIO access is being served, for per-processor devices; valid in their handlers
-    struct mem_region region[MEM_MAX_REGIONS]; // sorted by base, disjoint
+    struct mem_region region[MEM_MAX_REGIONS + 1]; // sorted by base, disjoint; the last holds nothing
     unsigned count;
-    unsigned hot
-        [MEM_HOT]; // indices of the largest RAM regions, which nearly every look-up is for; valid when count is not 0
+    unsigned hot[MEM_HOT]; // indices of the largest RAM regions, which nearly every look-up is for
+    struct mem_shadow shadow[MEM_MAX_SHADOWS];
+    unsigned shadow_count;
     gpa phys_mask; // addresses are below 1 << MAXPHYADDR; 0: no limit
     // Called when a write has hit a page with MEM_PAGE_CODE, by any thread, after the bytes have changed and before the next
     // instruction of the processor that wrote them: engines drop what they derived.
@@ -48,15 +68,22 @@ struct mem {
     void *owner;
 };
 
-// Regions are added while the machine is built: nothing tells TLBs of a change of the map. RAM and ROM: base, size and
+// Regions are added while the machine is built. RAM and ROM: base, size and
 // host address are multiples of the page size, and there is one flags byte a page (both kinds). Return 0, -EINVAL
 // (alignment, zero size, past phys_mask, or past the end of the address space), -EEXIST on overlap with an earlier
 // region, -ENOSPC when the table is full. The memory stays the caller's and must outlive `m`.
 int mem_add_ram(struct mem *m, gpa base, u64 size, u8 *host, _Atomic u8 *page_flags, const char *name);
 int mem_add_rom(struct mem *m, gpa base, u64 size, u8 *host, _Atomic u8 *page_flags, const char *name);
 int mem_add_mmio(struct mem *m, gpa base, u64 size, const struct dev_ops *ops, void *dev, const char *name);
+// Shadow memory: `rom` with `ram` under it. At first both reads and writes are the ROM's. -ENOSPC also when there are
+// MEM_MAX_SHADOWS of them.
+int mem_add_shadow(struct mem *m, gpa base, u64 size, const struct mem_region *rom, const struct mem_region *ram,
+                   const char *name);
+// Say what reads and writes of the area that begins at `base` meet: MEM_SHADOW_READ, MEM_SHADOW_WRITE for RAM. Returns whether
+// that is a change, of which the caller then tells the processors by mmu_map_changed(). One caller at a time.
+bool mem_shadow_set(struct mem *m, gpa base, u32 what);
 
-// The region that holds `a`, or NULL. Called through mem_find.
+// The region that holds `a` now, or NULL. Called through mem_find.
 const struct mem_region *mem_find_slow(const struct mem *m, gpa a);
 static inline const struct mem_region *mem_find(const struct mem *m, gpa a)
 {

@@ -99,6 +99,8 @@ static bool pte_set(const struct walk *w, struct pte *p, u64 bits)
     }
     u8 *host = mem_write_ptr(w->mem, p->addr, p->size);
     bool ok;
+    if (UNLIKELY(!host)) // shadow memory that has ceased to be RAM since
+        return false;
     if (p->size == 8) {
         u64 old = p->val;
         ok = __atomic_compare_exchange_n((u64 *)host, &old, want, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
@@ -618,11 +620,39 @@ void mmu_protect_page(struct machine *m, struct vcpu *self, gpa page)
         tlb_protect_gpa(&self->tlb, page);
 }
 
+// The map changes in the middle of other processors' instructions. What they derive from the old one until they have come here is
+// forgotten here, in the thread that derived it, so nothing can be left over. Which areas changed is not recorded: it is a matter of
+// a few dozen changes in the life of a machine.
+void mmu_map_changed(struct machine *m)
+{
+    for (unsigned i = 0; i < m->vcpu_count; i++) {
+        struct vcpu *v = m->vcpu[i];
+        atomic_store(&v->tlb_queue.map_changed, true);
+        vcpu_request(v, VCPU_REQ_TLB);
+        if (v->engine && v->engine->kick)
+            v->engine->kick(v);
+    }
+}
+
+static void forget_shadow_memory(struct vcpu *v)
+{
+    const struct mem *m = &v->machine->mem;
+
+    tlb_flush_all(&v->tlb);
+    for (unsigned i = 0; i < m->shadow_count; i++) {
+        const struct mem_region *r = &m->shadow[i].view[0];
+        if (v->engine && v->engine->invalidate)
+            v->engine->invalidate(v, r->base, r->size);
+    }
+}
+
 void mmu_serve_tlb_requests(struct vcpu *v)
 {
     struct vcpu_tlb_queue *q = &v->tlb_queue;
 
     vcpu_request_clear(v, VCPU_REQ_TLB);
+    if (atomic_exchange(&q->map_changed, false))
+        forget_shadow_memory(v);
     u32 done = atomic_load(&q->pending);
     if (atomic_exchange(&q->all, false))
         tlb_protect_all(&v->tlb);

@@ -22,7 +22,7 @@ struct cpu_model;
 #define VCPU_REQ_SIPI 0x10u
 #define VCPU_REQ_TIMER 0x20u // the machine's clock has a timer due
 #define VCPU_REQ_EXIT 0x40u  // leave engine_ops.run() with VM_EXIT_KICK
-#define VCPU_REQ_TLB 0x80u   // tlb work queued by another vCPU
+#define VCPU_REQ_TLB 0x80u   // TLB work queued by another vCPU, or by a device
 #define VCPU_REQ_A20 0x100u  // machine.a20_mask changed
 #define VCPU_REQ_NMI2 0x200u // a second NMI came before the first was taken; see vcpu_nmi()
 #define VCPU_REQ_NMIS (VCPU_REQ_NMI | VCPU_REQ_NMI2)
@@ -39,13 +39,15 @@ struct vcpu_intc {
     void (*cr8_written)(void *intc); // CR8 changed, which is TPR[7:4]; NULL: nobody cares
 };
 
-// TLB work from other threads: pages to take write permission from. A full queue turns into "all pages".
+// TLB work from other threads: pages to take write permission from. A full queue turns into "all pages". And: the map has
+// changed, see mmu_map_changed().
 #define VCPU_TLB_QUEUE 16
 
 struct vcpu_tlb_queue {
     _Atomic u64 slot[VCPU_TLB_QUEUE]; // page | 1, or 0 when free
     _Atomic bool all;
     _Atomic u32 pending; // posted and not yet done
+    _Atomic bool map_changed;
 };
 
 struct vcpu {

@@ -272,11 +272,13 @@ static u16 load16(const u8 *p)
     return __atomic_load_n((const u16 *)(const void *)p, __ATOMIC_ACQUIRE);
 }
 
-// Store a field of the used ring. The ring was checked when it was enabled, so it has an address.
+// Store a field of the used ring. The ring was checked when it was enabled; only what a guest hides under firmware since is lost.
 static void used_store(struct virtio *v, const struct virtio_queue *q, u64 off, unsigned size, u32 val)
 {
     u8 *p = mem_write_ptr(v->mem, q->used + off, size);
 
+    if (!p)
+        return;
     if (size == 2)
         __atomic_store_n((u16 *)(void *)p, (u16)val, __ATOMIC_RELEASE);
     else

@@ -183,7 +183,8 @@ static void firmware(void **state)
         assert_int_equal(kind_at(r, (1ull << 32) - size), MEM_ROM);
         assert_int_equal(kind_at(r, (1ull << 32) - size - 1), MEM_NONE);
         assert_int_equal(kind_at(r, 0x100000 - low), MEM_ROM);
-        assert_int_equal(kind_at(r, 0x100000 - low - 1), MEM_RAM);
+        assert_int_equal(mem_load(&r->pc->m.mem, 0x100000 - low, 1), 0x5a);
+        assert_int_equal(mem_load(&r->pc->m.mem, 0x100000 - low - 1, 1), 0xff); // nothing there
         val = mem_load(&r->pc->m.mem, 0xfffffff0, 8);
         assert_memory_equal(&val, "reset ve", 8);
         mem_store(&r->pc->m.mem, 0xffff0, 8, 0); // ROM

@@ -302,14 +302,76 @@ static void test_hot_regions(void **state)
     assert_null(mem_find(&m, 0x6000));
 }
 
+// ROM with RAM under it: the four views, and what stays the same whatever the view.
+static void test_shadow(void **state)
+{
+    (void)state;
+    struct mem m = {.code_write = NULL};
+    struct mem_region rom = {.host = host_a, .page_flags = flags_a}, ram = {.host = host_b, .page_flags = flags_b};
+    const struct mem_region *r;
+
+    assert_int_equal(mem_add_shadow(&m, 0x1000, 0x2000, &rom, &(struct mem_region){0}, "s"), -EINVAL);
+    assert_int_equal(mem_add_shadow(&m, 0x1000, 0x2001, &rom, &ram, "s"), -EINVAL);
+    assert_int_equal(mem_add_shadow(&m, 0x1000, 0x2000, &rom, &ram, "s"), 0);
+    assert_int_equal(mem_add_shadow(&m, 0x2000, 0x1000, &rom, &ram, "s"), -EEXIST);
+    assert_false(mem_shadow_set(&m, 0x3000, 3)); // no such area
+
+    // As ROM, all by itself in the map.
+    mem_store(&m, 0x1ffc, 8, 0x1122334455667788); // crosses a page
+    assert_int_equal(mem_load(&m, 0x1000, 1), 0xaa);
+    assert_null(mem_write_ptr(&m, 0x1000, 1));
+    assert_false(mem_write(&m, 0x1000, "x", 1));
+    assert_int_equal(flags_b[0] | flags_b[1], 0);
+
+    // Written through.
+    r = mem_find(&m, 0x1000);
+    assert_true(mem_shadow_set(&m, 0x1000, MEM_SHADOW_WRITE));
+    assert_false(mem_shadow_set(&m, 0x1000, MEM_SHADOW_WRITE));
+    mem_store(&m, 0x2000, 2, 0x1234);
+    assert_int_equal(mem_load(&m, 0x2000, 2), 0xaaaa);
+    assert_int_equal(mem_find(&m, 0x2000)->kind, MEM_ROM);
+    assert_int_equal(flags_b[1], MEM_PAGE_DIRTY);
+    assert_int_equal(flags_b[0], 0);
+    assert_ptr_equal(r->host, host_a); // who still holds the old one is safe
+
+    assert_true(mem_shadow_set(&m, 0x1000, MEM_SHADOW_READ));
+    assert_int_equal(mem_load(&m, 0x2000, 2), 0x1234);
+    mem_store(&m, 0x2000, 2, 0x5678);
+    assert_int_equal(mem_load(&m, 0x2000, 2), 0x1234);
+    assert_null(mem_ptr(&m, 0x2000, 1, true));
+    assert_ptr_equal(mem_flags(&m, 0x2000), &flags_b[1]);
+
+    assert_true(mem_shadow_set(&m, 0x1000, MEM_SHADOW_READ | MEM_SHADOW_WRITE));
+    assert_ptr_equal(mem_write_ptr(&m, 0x1000, 0x2000), host_b);
+    assert_null(mem_write_ptr(&m, 0x1000, 0x2001));
+    mem_store(&m, 0x2000, 2, 0x5678);
+    assert_int_equal(mem_load(&m, 0x2000, 2), 0x5678);
+    assert_int_equal(host_a[0x1000], 0xaa);
+}
+
+static void test_many_shadows(void **state)
+{
+    (void)state;
+    struct mem m = {0};
+    struct mem_region page = {.host = host_a, .page_flags = flags_a};
+
+    for (unsigned i = 0; i < MEM_MAX_SHADOWS; i++)
+        assert_int_equal(mem_add_shadow(&m, i * 0x1000, 0x1000, &page, &page, "s"), 0);
+    assert_int_equal(mem_add_shadow(&m, 0x100000, 0x1000, &page, &page, "s"), -ENOSPC);
+    assert_true(mem_shadow_set(&m, 0x7000, 3));
+    assert_int_equal(mem_find(&m, 0x7fff)->kind, MEM_RAM);
+    assert_int_equal(mem_find(&m, 0x8000)->kind, MEM_ROM);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(test_bad_regions, setup), cmocka_unit_test_setup(test_overlap, setup),
-        cmocka_unit_test_setup(test_table_full, setup),  cmocka_unit_test_setup(test_pointers, setup),
-        cmocka_unit_test_setup(test_bulk, setup),        cmocka_unit_test_setup(test_bulk_at_the_end, setup),
-        cmocka_unit_test_setup(test_single, setup),      cmocka_unit_test_setup(test_code_hook, setup),
-        cmocka_unit_test_setup(test_hot_regions, setup),
+        cmocka_unit_test_setup(test_bad_regions, setup),  cmocka_unit_test_setup(test_overlap, setup),
+        cmocka_unit_test_setup(test_table_full, setup),   cmocka_unit_test_setup(test_pointers, setup),
+        cmocka_unit_test_setup(test_bulk, setup),         cmocka_unit_test_setup(test_bulk_at_the_end, setup),
+        cmocka_unit_test_setup(test_single, setup),       cmocka_unit_test_setup(test_code_hook, setup),
+        cmocka_unit_test_setup(test_hot_regions, setup),  cmocka_unit_test_setup(test_shadow, setup),
+        cmocka_unit_test_setup(test_many_shadows, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
