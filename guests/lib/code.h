@@ -65,6 +65,12 @@ static inline u32 call(const void *fn)
     return result;
 }
 
+// The same where it may trap.
+__attribute__((noinline, unused)) static void try_call(const void *fn)
+{
+    TRY(call(fn));
+}
+
 #ifdef __x86_64__
 static u64 *code_pte, *alias_pte;
 
