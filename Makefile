@@ -105,6 +105,7 @@ GUESTS32 += paging32 gates32 iret32 desc32 long32 real16
 # The demonstration of `make run-hello`.
 GUESTS64 += smcstore64
 GUESTS64 += smcpage64
+GUESTS64 += smcstate64
 GUESTS64 += hello
 
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
