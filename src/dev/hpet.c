@@ -1,4 +1,6 @@
-// The HPET. Each comparator has a timer on the clock, armed for the moment at which the counter will match.
+// The HPET. For each comparator it is known when the counter will match next. A timer on the clock is armed for that moment where the match
+// would be noticed by itself: for an edge interrupt that is enabled, or a level one whose status bit is still clear. Other matches
+// are made up for at the next access.
 
 #include "dev/hpet.h"
 
@@ -24,6 +26,7 @@
 #define T_64BIT_CAP (1ull << 5)
 #define T_SET_VALUE (1ull << 6)
 #define T_32BIT (1ull << 8)
+#define T_ROUTE_MASK (31ull << 9)
 #define T_ROUTE(config) ((config) >> 9 & 31)
 #define T_WRITABLE 0x3f4eull // FSB delivery is not offered
 #define T_PINS 0x00000004ull // input 2
@@ -37,7 +40,7 @@ static bool running(const struct hpet *h)
 
 static u64 counter_at(const struct hpet *h, u64 now)
 {
-    return running(h) ? (now - h->start) / HPET_TICK_NS : h->stopped;
+    return running(h) ? h->base + (now - h->start) / HPET_TICK_NS : h->base;
 }
 
 static u64 counter(const struct hpet *h)
@@ -51,58 +54,112 @@ static u64 width(const struct hpet_timer *t)
     return t->config & T_32BIT ? 0xffffffff : ~0ull;
 }
 
-static void set_line(struct hpet_timer *t, bool level)
+static bool repeats(const struct hpet_timer *t)
 {
-    struct hpet *h = t->hpet;
-
-    if (hpet_legacy(h) && t->n < 2)
-        irq_set(h->legacy[t->n], level);
-    else
-        irq_set(h->pin[T_ROUTE(t->config) % HPET_PINS], level);
+    return (t->config & T_PERIODIC) && t->period;
 }
 
-static void arm(struct hpet_timer *t)
-{
-    struct hpet *h = t->hpet;
-    u64 now, ticks;
+// --- interrupts ---------------------------------------------------------------------------------------------------------------
 
-    if (!running(h) || !(t->config & T_ENABLE)) {
-        clock_disarm(h->clock, &t->timer);
+// Wires by number: 0 none, then the inputs of the I/O APIC, then the legacy ones.
+static struct irq_line line_of(const struct hpet *h, unsigned wire)
+{
+    return wire <= HPET_PINS ? h->pin[wire - 1] : h->legacy[wire - 1 - HPET_PINS];
+}
+
+// Where a timer's interrupts go at present.
+static unsigned wire_of(const struct hpet_timer *t)
+{
+    if (!(t->config & T_ENABLE) || !running(t->hpet))
+        return 0;
+    if (hpet_legacy(t->hpet) && t->n < 2)
+        return 1 + HPET_PINS + t->n;
+    return T_PINS >> T_ROUTE(t->config) & 1 ? 1 + (unsigned)T_ROUTE(t->config) : 0;
+}
+
+// A level interrupt holds its wire while its status bit is set, and only there.
+static void drive(struct hpet_timer *t)
+{
+    unsigned wire = t->config & T_LEVEL && t->hpet->status >> t->n & 1 ? wire_of(t) : 0;
+
+    if (wire == t->wire)
         return;
-    }
-    now = clock_now(h->clock);
-    ticks = (t->cmp - counter_at(h, now)) & width(t);
-    // A comparator just behind the counter matches after a whole turn of it: 43 s with 32 bits. Of 64 bits nobody sees the end.
-    if (ticks > (CLOCK_NEVER - now) / HPET_TICK_NS - 1)
-        clock_disarm(h->clock, &t->timer);
-    else
-        clock_arm(h->clock, &t->timer, now + ticks * HPET_TICK_NS);
+    if (t->wire)
+        irq_set(line_of(t->hpet, t->wire), false);
+    t->wire = (u8)wire;
+    if (wire)
+        irq_set(line_of(t->hpet, wire), true);
 }
 
-static void match(void *dev, u64 now)
+// Wake up for the next match, if that can change anything that is not worked out at the next access as well.
+static void arm(struct hpet_timer *t, u64 not_before_ns)
 {
-    struct hpet_timer *t = dev;
+    struct clock *c = t->hpet->clock;
+    bool wanted = t->config & T_LEVEL ? !(t->hpet->status >> t->n & 1) : wire_of(t) != 0;
+
+    if (!wanted || t->due_ns == CLOCK_NEVER)
+        clock_disarm(c, &t->timer);
+    else
+        clock_arm(c, &t->timer, t->due_ns > not_before_ns ? t->due_ns : not_before_ns);
+}
+
+// When will the counter be `ticks` further? Of 64 bits nobody sees the end.
+static u64 time_of(const struct hpet *h, u64 now, u64 ticks)
+{
+    u64 begun = now - (now - h->start) % HPET_TICK_NS;
+
+    return ticks > (CLOCK_NEVER - now) / HPET_TICK_NS - 1 ? CLOCK_NEVER : begun + ticks * HPET_TICK_NS;
+}
+
+// The next match by the comparator. One just behind the counter matches after a whole turn of it: 43 s with 32 bits.
+static void plan(struct hpet_timer *t, u64 now)
+{
     struct hpet *h = t->hpet;
 
-    if (t->config & T_PERIODIC && t->period) {
+    t->due_ns = running(h) ? time_of(h, now, (t->cmp - counter_at(h, now)) & width(t)) : CLOCK_NEVER;
+}
+
+// The counter has reached the comparator, or passed it.
+static void match(struct hpet_timer *t, u64 now)
+{
+    struct hpet *h = t->hpet;
+    u64 behind = (counter_at(h, now) - t->cmp) & width(t);
+
+    if (repeats(t)) {
         // The next multiple after now: a starved host skips ticks rather than delivering them in a burst.
-        u64 behind = (counter_at(h, now) - t->cmp) & width(t);
-        t->cmp = (t->cmp + (behind / t->period + 1) * t->period) & width(t);
-    } else if (t->config & T_PERIODIC || width(t) != ~0ull) {
-        // Nothing to add: it matches again after a turn, which a tick from now still is.
-        clock_disarm(h->clock, &t->timer);
-        if (width(t) != ~0ull)
-            clock_arm(h->clock, &t->timer, now + (1ull << 32) * HPET_TICK_NS);
+        u64 ahead = t->period - behind % t->period;
+        t->cmp = (t->cmp + behind + ahead) & width(t);
+        t->due_ns = time_of(h, now, ahead);
+    } else { // again after a turn
+        t->due_ns = width(t) == ~0ull ? CLOCK_NEVER : time_of(h, now, width(t) + 1 - behind);
     }
-    if (t->config & T_PERIODIC && t->period)
-        arm(t);
     if (t->config & T_LEVEL) {
         h->status |= 1ull << t->n;
-        set_line(t, true);
-    } else {
-        set_line(t, true);
-        set_line(t, false);
+        drive(t);
+    } else if (wire_of(t)) {
+        irq_pulse(line_of(h, wire_of(t)));
     }
+}
+
+static void fire(void *dev, u64 now)
+{
+    struct hpet_timer *t = dev;
+
+    if (t->due_ns <= now)
+        match(t, now);
+    arm(t, now + CLOCK_MIN_PERIOD_NS);
+}
+
+// Make up for the matches that no timer was armed for, or that it was late for.
+static void catch_up(struct hpet *h)
+{
+    u64 now = clock_now(h->clock);
+
+    for (unsigned n = 0; n < HPET_TIMERS; n++)
+        if (h->t[n].due_ns <= now) {
+            match(&h->t[n], now);
+            arm(&h->t[n], now + CLOCK_MIN_PERIOD_NS);
+        }
 }
 
 // --- registers --------------------------------------------------------------------------------------------------------------
@@ -142,55 +199,73 @@ static void write_config(struct hpet *h, u64 val)
     u64 now = clock_now(h->clock), count = counter_at(h, now);
 
     h->config = val & (CONFIG_ENABLE | CONFIG_LEGACY);
-    if (running(h) && !was)
-        h->start = now - h->stopped * HPET_TICK_NS;
-    if (!running(h) && was)
-        h->stopped = count;
-    for (unsigned n = 0; n < HPET_TIMERS; n++)
-        arm(&h->t[n]);
-}
-
-static void write_timer(struct hpet_timer *t, u64 reg, u64 val)
-{
-    if (reg == TIMER_CONFIG) {
-        struct hpet *h = t->hpet;
-        if (h->status >> t->n & 1) { // the line follows its timer
-            set_line(t, false);
-            h->status &= ~(1ull << t->n);
-        }
-        t->config = (t->config & ~T_WRITABLE) | (val & T_WRITABLE & ~T_SET_VALUE);
-        t->set_value = val & T_SET_VALUE;
-        t->cmp &= width(t);
-    } else if (reg == TIMER_CMP) {
-        val &= width(t);
-        if (!(t->config & T_PERIODIC) || t->set_value)
-            t->cmp = val;
-        if (t->config & T_PERIODIC)
-            t->period = val;
-        t->set_value = false;
+    h->base = count;
+    h->start = was ? now - (now - h->start) % HPET_TICK_NS : now;
+    for (unsigned n = 0; n < HPET_TIMERS; n++) {
+        if (running(h) != was)
+            plan(&h->t[n], now);
+        drive(&h->t[n]);
+        arm(&h->t[n], 0);
     }
-    arm(t);
 }
 
-static void write64(struct hpet *h, u64 off, u64 val)
+static void write_timer_config(struct hpet_timer *t, u64 val)
+{
+    u64 old = t->config;
+
+    val = (old & ~T_WRITABLE) | (val & T_WRITABLE);
+    if (!(T_PINS >> T_ROUTE(val) & 1)) // a route that it does not have does not stay
+        val = (val & ~T_ROUTE_MASK) | (old & T_ROUTE_MASK);
+    t->set_value = val & T_SET_VALUE;
+    t->config = val & ~T_SET_VALUE;
+    t->cmp &= width(t);
+    t->period &= width(t);
+    if ((old ^ t->config) & (T_32BIT | T_PERIODIC))
+        plan(t, clock_now(t->hpet->clock));
+    drive(t);
+    arm(t, 0);
+}
+
+// Bits outside `mask` keep their values, each in the register that is written.
+static void write_comparator(struct hpet_timer *t, u64 val, u64 mask)
+{
+    if (!(t->config & T_PERIODIC) || t->set_value)
+        t->cmp = ((t->cmp & ~mask) | val) & width(t);
+    if (t->config & T_PERIODIC)
+        t->period = ((t->period & ~mask) | val) & width(t);
+    t->set_value = false;
+    plan(t, clock_now(t->hpet->clock));
+    arm(t, 0);
+}
+
+static void write_status(struct hpet *h, u64 val)
+{
+    h->status &= ~val;
+    for (unsigned n = 0; n < HPET_TIMERS; n++) {
+        drive(&h->t[n]);
+        arm(&h->t[n], 0);
+    }
+}
+
+// The bits of `mask` are written; `val` is zero elsewhere.
+static void write_bits(struct hpet *h, u64 off, u64 val, u64 mask)
 {
     struct hpet_timer *t = timer_at(h, off);
+    u64 kept = read64(h, off) & ~mask;
 
     if (t) {
-        write_timer(t, (off - REG_TIMER) % TIMER_STRIDE, val);
+        switch ((off - REG_TIMER) % TIMER_STRIDE) {
+        case TIMER_CONFIG: write_timer_config(t, kept | val); break;
+        case TIMER_CMP: write_comparator(t, val, mask); break;
+        }
         return;
     }
     switch (off) {
-    case REG_CONFIG: write_config(h, val); break;
-    case REG_STATUS:
-        for (unsigned n = 0; n < HPET_TIMERS; n++)
-            if (h->status & val & 1ull << n)
-                set_line(&h->t[n], false);
-        h->status &= ~val;
-        break;
+    case REG_CONFIG: write_config(h, kept | val); break;
+    case REG_STATUS: write_status(h, val); break;
     case REG_COUNTER: // only while it stands
         if (!running(h))
-            h->stopped = val;
+            h->base = kept | val;
         break;
     default: break;
     }
@@ -203,37 +278,32 @@ static u64 hpet_read(void *dev, u64 off, unsigned size)
 
     if (size < 4 || (off & (size - 1)))
         return 0;
+    catch_up(dev);
     val = read64(dev, off & ~7ull) >> shift;
     return size == 4 ? (u32)val : val;
 }
 
 static void hpet_write(void *dev, u64 off, unsigned size, u64 val)
 {
-    u64 reg = off & ~7ull, old;
+    u64 shift = (off & 7) * 8, mask = size == 4 ? 0xffffffffull << shift : ~0ull;
 
     if (size < 4 || (off & (size - 1)))
         return;
-    if (size == 4) {
-        u64 mask = 0xffffffffull << (off & 7) * 8;
-        struct hpet_timer *t = timer_at(dev, reg);
-        // A write of half a comparator keeps the other half of what is being written: the period's, where there is one.
-        old = t && (reg - REG_TIMER) % TIMER_STRIDE == TIMER_CMP && t->config & T_PERIODIC && !t->set_value ? t->period
-              : reg == REG_STATUS                                                                           ? 0
-                                  : read64(dev, reg);
-        val = (old & ~mask) | (val << (off & 7) * 8 & mask);
-    }
-    write64(dev, reg, val);
+    catch_up(dev);
+    write_bits(dev, off & ~7ull, val << shift & mask, mask);
 }
 
 void hpet_reset(struct hpet *h)
 {
-    h->config = h->status = h->stopped = h->start = 0;
+    h->config = h->status = h->base = h->start = 0;
     for (unsigned n = 0; n < HPET_TIMERS; n++) {
         struct hpet_timer *t = &h->t[n];
+        drive(t);
         t->config = T_PERIODIC_CAP | T_64BIT_CAP | T_PINS << 32;
         t->cmp = ~0ull;
         t->period = 0;
         t->set_value = false;
+        t->due_ns = CLOCK_NEVER;
         clock_disarm(h->clock, &t->timer);
     }
 }
@@ -244,7 +314,7 @@ int hpet_init(struct hpet *h)
         struct hpet_timer *t = &h->t[n];
         t->hpet = h;
         t->n = n;
-        t->timer.fire = match;
+        t->timer.fire = fire;
         t->timer.dev = t;
         int ret = clock_add_timer(h->clock, &t->timer);
         if (ret)

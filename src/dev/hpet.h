@@ -18,13 +18,15 @@ struct hpet_timer {
     unsigned n;
     u64 config, cmp, period;
     bool set_value; // the next write of the comparator sets it, not the period
+    u64 due_ns;     // virtual time of the next match; CLOCK_NEVER: none in sight
+    u8 wire;        // the wire that it holds up (a level interrupt), or 0
     struct clock_timer timer;
 };
 
 struct hpet {
     u64 config, status;
-    u64 stopped; // counter while it stands
-    u64 start;   // virtual ns at which a running counter was 0 (may wrap)
+    u64 base;  // the counter while it stands, and what it was
+    u64 start; // at this virtual time, in ns, while it runs
     struct hpet_timer t[HPET_TIMERS];
 
     // Links, kept over a reset. pin[n] is input n of the I/O APIC; with legacy replacement timer 0 drives legacy[0] in place of
