@@ -106,6 +106,7 @@ GUESTS32 += paging32 gates32 iret32 desc32 long32 real16
 GUESTS64 += smcstore64
 GUESTS64 += smcpage64
 GUESTS64 += smcstate64
+GUESTS64 += smcdebug64
 GUESTS64 += hello
 
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
