@@ -274,6 +274,8 @@ static void interrupt_windows(void)
         i32 at; // where the interrupt comes, or -1
     } windows[] = {{{0xfb, 0x90, 0xfa, 0xc3}, 2}, {{0xfb, 0xfa, 0x90, 0xc3}, -1}, {{0x53, 0x9d, 0xfa, 0xc3}, 2}};
     trap_handler[VEC_TIMER] = on_tick;
+    lapic_write(0x380, 0); // the storm is over, but for one that is pending
+    __asm__ volatile("sti; nop; cli");
     lapic_write(0x320, VEC_TIMER);
     for (unsigned w = 0; w < sizeof windows / sizeof *windows; w++) {
         put_bytes(code + 0x200 + 16 * w, windows[w].bytes, 8);
