@@ -108,6 +108,7 @@ GUESTS64 += smcpage64
 GUESTS64 += smcstate64
 GUESTS64 += smcdebug64
 GUESTS64 += smcmp64
+GUESTS32 += smcreal16
 GUESTS64 += hello
 
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
