@@ -109,6 +109,7 @@ GUESTS64 += smcstate64
 GUESTS64 += smcdebug64
 GUESTS64 += smcmp64
 GUESTS32 += smcreal16
+GUESTS32 += smcseg32
 GUESTS64 += hello
 
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
