@@ -471,9 +471,11 @@ static void set_uart_irq(void *sink, unsigned n, bool level)
     set_isa_irq(b, n & 1 ? IRQ_COM2 : IRQ_COM1, b->uart_irq >> (n & 1) & 0x05);
 }
 
-static void wire_uarts(struct pc *b, const struct pc_options *o)
+static int wire_uarts(struct pc *b, const struct pc_options *o)
 {
-    for (unsigned i = 0; i < PC_SERIALS; i++) {
+    int ret = 0;
+
+    for (unsigned i = 0; i < PC_SERIALS && !ret; i++) {
         const struct pc_peer *p = &o->serial_peer[i];
         struct uart *u = &b->uart[i];
 
@@ -483,14 +485,15 @@ static void wire_uarts(struct pc *b, const struct pc_options *o)
         u->rx = p->rx;
         u->out = p->out;
         u->in = p->in;
-        uart_reset(u);
+        u->clock = &b->m.clock;
+        ret = uart_init(u);
     }
+    return ret;
 }
 
 static void wire(struct pc *b, const struct pc_options *o)
 {
     b->fw_cfg = (struct fw_cfg){.ram_size = b->ram_size, .cpus = (u16)b->m.vcpu_count};
-    wire_uarts(b, o);
     b->debugcon = (struct debug_console){o->debugcon_peer.tx, o->debugcon_peer.out};
     b->debug_exit = (struct debug_exit){power_off, b};
     b->pvpanic = (struct pvpanic){power_off, b};
@@ -739,6 +742,8 @@ static int build(struct pc *b, const struct pc_options *o, struct error *err)
     ret = wire_timers(b, o->rtc_shift_s);
     if (!ret)
         ret = wire_i8042(b);
+    if (!ret)
+        ret = wire_uarts(b, o);
     if (ret)
         return error_set(err, ret, "no room for the board's timers");
     ret = pc_wire_pci(b);

@@ -22,13 +22,16 @@
 #define IIR_THRE 0x02
 #define IIR_RDA 0x04
 #define IIR_RLS 0x06
-#define IIR_TIMEOUT 0x0c // characters in the FIFO, fewer than the trigger level
+#define IIR_TIMEOUT 0x0c // characters in the FIFO, fewer than the trigger level, for a while
 #define IIR_FIFOS 0xc0
 
 #define FCR_ENABLE 0x01
 #define FCR_CLEAR_RX 0x02
 #define FCR_CLEAR_TX 0x04
 
+#define LCR_BITS 0x03 // of a character, less 5
+#define LCR_STOP 0x04
+#define LCR_PARITY 0x08
 #define LCR_DLAB 0x80
 
 #define MCR_OUT2 0x08
@@ -37,7 +40,7 @@
 #define LSR_DR 0x01
 #define LSR_OE 0x02
 #define LSR_BI 0x10
-#define LSR_ERRORS 0x1e // OE, PE, FE, BI: cleared by reading
+#define LSR_ERRORS 0x1e // OE, PE, FE, BI: cleared by reading; all but OE belong to the character that is read next
 #define LSR_THRE 0x20
 #define LSR_TEMT 0x40
 #define LSR_FIFO_ERROR 0x80
@@ -49,6 +52,8 @@
 #define MSR_RI 0x40
 #define MSR_DCD 0x80
 #define MSR_CONNECTED (MSR_CTS | MSR_DSR | MSR_DCD)
+
+#define BAUD_MAX 115200u // of the PC's crystal, with divisor 1
 
 static unsigned rx_trigger(const struct uart *u)
 {
@@ -62,8 +67,10 @@ static u8 pending(const struct uart *u)
 {
     if ((u->ier & IER_RLS) && (u->lsr & LSR_ERRORS))
         return IIR_RLS;
-    if ((u->ier & IER_RDA) && u->count)
-        return u->count >= rx_trigger(u) ? IIR_RDA : IIR_TIMEOUT;
+    if ((u->ier & IER_RDA) && u->count >= rx_trigger(u))
+        return IIR_RDA;
+    if ((u->ier & IER_RDA) && u->timeout)
+        return IIR_TIMEOUT;
     if ((u->ier & IER_THRE) && u->thre_pending)
         return IIR_THRE;
     if ((u->ier & IER_MSI) && (u->msr & MSR_DELTA))
@@ -81,33 +88,81 @@ static void update_irq(struct uart *u)
     irq_set(u->irq, level);
 }
 
-// Put a character in the receiver. Without room: the FIFO keeps what it has, RBR is overwritten; both set OE.
-static void receive(struct uart *u, u8 byte, u8 lsr_bits)
+static unsigned rx_size(const struct uart *u)
 {
-    unsigned size = u->fcr & FCR_ENABLE ? UART_FIFO_SIZE : 1;
+    return u->fcr & FCR_ENABLE ? UART_FIFO_SIZE : 1;
+}
 
-    u->lsr |= LSR_DR | lsr_bits;
-    if (u->count < size) {
-        u->fifo[(u->head + u->count++) % UART_FIFO_SIZE] = byte;
+// Nanoseconds that a character would take on a line of this speed: start bit, data, parity, stop bits.
+static u64 character_ns(const struct uart *u)
+{
+    unsigned bits = 7 + (u->lcr & LCR_BITS) + !!(u->lcr & LCR_PARITY) + !!(u->lcr & LCR_STOP);
+    unsigned divisor = u->dll | u->dlm << 8;
+
+    return (u64)bits * (divisor ? divisor : 1) * 1000000000 / BAUD_MAX;
+}
+
+// A character went into the FIFO or came out of it: what is left there waits for four more to come.
+static void restart_timeout(struct uart *u)
+{
+    u->timeout = false;
+    if (u->count && (u->fcr & FCR_ENABLE))
+        clock_arm(u->clock, &u->timer, clock_now(u->clock) + 4 * character_ns(u));
+    else
+        clock_disarm(u->clock, &u->timer);
+}
+
+static void on_timeout(void *dev, u64 now)
+{
+    struct uart *u = dev;
+
+    (void)now;
+    u->timeout = true;
+    update_irq(u);
+}
+
+// Show the errors of the character that is read next.
+static void show_errors(struct uart *u)
+{
+    if (!u->count)
         return;
+    u->lsr |= u->errors[u->head];
+    u->errors[u->head] = 0;
+}
+
+// Put a character in the receiver. Without room: the FIFO keeps what it has, RBR is overwritten; both set OE.
+static void receive(struct uart *u, u8 byte, u8 errors)
+{
+    unsigned size = rx_size(u), at = (u->head + u->count) % UART_FIFO_SIZE;
+
+    u->lsr |= LSR_DR;
+    if (u->count == size) {
+        u->lsr |= LSR_OE;
+        if (size > 1)
+            return;
+        at = u->head;
+    } else {
+        u->count++;
     }
-    u->lsr |= LSR_OE;
-    if (size == 1)
-        u->fifo[u->head] = byte;
+    u->fifo[at] = byte;
+    u->errors[at] = errors;
+    if (errors && size > 1)
+        u->lsr |= LSR_FIFO_ERROR;
+    show_errors(u);
+    restart_timeout(u);
 }
 
 static void clear_rx(struct uart *u)
 {
     u->head = u->count = 0;
-    u->lsr &= (u8)~LSR_DR;
+    u->lsr &= (u8) ~(LSR_DR | LSR_FIFO_ERROR | (LSR_ERRORS & ~LSR_OE));
+    restart_timeout(u);
 }
 
 static void pull(struct uart *u)
 {
-    unsigned size = u->fcr & FCR_ENABLE ? UART_FIFO_SIZE : 1;
-
     // In loopback the receiver is disconnected from the line.
-    while (u->rx && u->count < size && !(u->mcr & MCR_LOOP)) {
+    while (u->rx && u->count < rx_size(u) && !(u->mcr & MCR_LOOP)) {
         int c = u->rx(u->in);
         if (c < 0)
             return;
@@ -123,7 +178,8 @@ void uart_poll(struct uart *u)
 
 void uart_break(struct uart *u)
 {
-    receive(u, 0, LSR_BI);
+    if (!(u->mcr & MCR_LOOP))
+        receive(u, 0, LSR_BI);
     update_irq(u);
 }
 
@@ -136,6 +192,8 @@ static u8 read_rbr(struct uart *u)
             u->head = (u->head + 1) % UART_FIFO_SIZE;
         else
             u->lsr &= (u8)~LSR_DR;
+        show_errors(u);
+        restart_timeout(u);
     }
     pull(u);
     return c;
@@ -177,11 +235,14 @@ void uart_tx_ready(struct uart *u)
     update_irq(u);
 }
 
+// Errors go away by being read; that there are some in the FIFO is said until the last was.
 static u8 read_lsr(struct uart *u)
 {
-    u8 val = u->lsr;
+    u8 val = u->lsr, left = 0;
 
-    u->lsr &= (u8)~LSR_ERRORS;
+    for (unsigned i = 0; i < u->count; i++)
+        left |= u->errors[(u->head + i) % UART_FIFO_SIZE];
+    u->lsr &= (u8) ~(LSR_ERRORS | (left ? 0 : LSR_FIFO_ERROR));
     if (u->room && !(u->mcr & MCR_LOOP) && !u->room(u->out))
         val &= (u8) ~(LSR_THRE | LSR_TEMT);
     return val;
@@ -298,6 +359,17 @@ static void uart_dump(void *dev, char *buf, size_t size)
 
     snprintf(buf, size, "ier %02x fcr %02x lcr %02x mcr %02x lsr %02x msr %02x divisor %u rx %u irq %d", u->ier, u->fcr,
              u->lcr, u->mcr, u->lsr, u->msr, u->dll | u->dlm << 8, u->count, u->irq_level);
+}
+
+int uart_init(struct uart *u)
+{
+    int ret;
+
+    u->timer = (struct clock_timer){.fire = on_timeout, .dev = u};
+    ret = clock_add_timer(u->clock, &u->timer);
+    if (!ret)
+        uart_reset(u);
+    return ret;
 }
 
 const struct dev_ops uart_ops = {

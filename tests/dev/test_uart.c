@@ -1,15 +1,12 @@
 // 16550A: register traces with the answers that the data sheet gives.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <string.h>
-
-#include <cmocka.h>
-
 #include "dev/uart16550.h"
+
+#include "dev/rig.h"
 
 enum { RBR = 0, THR = 0, IER = 1, IIR = 2, FCR = 2, LCR = 3, MCR = 4, LSR = 5, MSR = 6, SCR = 7 };
 
 struct line {
+    struct rig_clock t;
     struct uart u;
     u8 sent[64];
     unsigned sent_count;
@@ -53,7 +50,9 @@ static void start(struct line *l)
     l->u.tx = take;
     l->u.rx = give;
     l->u.out = l->u.in = l;
-    uart_reset(&l->u);
+    rig_start(&l->t);
+    l->u.clock = &l->t.clock;
+    assert_int_equal(uart_init(&l->u), 0);
 }
 
 static u8 rd(struct line *l, unsigned reg)
@@ -197,7 +196,9 @@ static void receive_with_fifo(void **state)
     wr(&l, FCR, 0x81); // trigger level 8
     wr(&l, IER, 0x01);
     arrive(&l, text, 3);
-    assert_int_equal(rd(&l, IIR), 0xcc); // below the trigger: timeout
+    assert_int_equal(rd(&l, IIR), 0xc1); // below the trigger: after a while
+    rig_advance(&l.t, 10 * MS);
+    assert_int_equal(rd(&l, IIR), 0xcc);
     for (unsigned i = 0; i < 3; i++)
         assert_int_equal(rd(&l, RBR), text[i]);
     assert_int_equal(rd(&l, IIR), 0xc1);
@@ -285,9 +286,9 @@ static void priorities(void **state)
     (void)state;
     start(&l);
     wr(&l, IER, 0x0f);
-    wr(&l, MCR, 0x18);
     wr(&l, THR, 1);
     uart_break(&l.u);
+    wr(&l, MCR, 0x18);
     assert_int_equal(rd(&l, IIR), 0x06);
     assert_int_equal(rd(&l, LSR) & 0x10, 0x10);
     assert_int_equal(rd(&l, IIR), 0x04);
@@ -344,6 +345,147 @@ static void busy_far_end(void **state)
     assert_int_equal(rd(&l, RBR), 'd');
 }
 
+// Errors belong to characters: each is shown when its character is the next to be read.
+static void errors_in_fifo(void **state)
+{
+    struct line l;
+
+    (void)state;
+    start(&l);
+    wr(&l, MCR, 0x08);
+    wr(&l, FCR, 0xc1);
+    wr(&l, IER, 0x04);
+    arrive(&l, "ab", 2);
+    uart_break(&l.u);
+    arrive(&l, "c", 1);
+    uart_break(&l.u);
+    assert_false(l.irq);                 // not yet at the top,
+    assert_int_equal(rd(&l, LSR), 0xe1); // but somewhere in the FIFO
+    assert_int_equal(rd(&l, RBR), 'a');
+    assert_int_equal(rd(&l, LSR), 0xe1);
+    assert_int_equal(rd(&l, RBR), 'b');
+    assert_true(l.irq);
+    assert_int_equal(rd(&l, IIR), 0xc6);
+    assert_int_equal(rd(&l, LSR), 0xf1);
+    assert_false(l.irq);
+    assert_int_equal(rd(&l, LSR), 0xe1); // another one is left
+    assert_int_equal(rd(&l, RBR), 0);
+    assert_int_equal(rd(&l, RBR), 'c');
+    assert_int_equal(rd(&l, LSR), 0xf1); // the last
+    assert_int_equal(rd(&l, LSR), 0x61);
+    assert_int_equal(rd(&l, RBR), 0);
+    assert_int_equal(rd(&l, LSR), 0x60);
+    // Clearing the FIFO clears its errors.
+    uart_break(&l.u);
+    wr(&l, FCR, 0x03);
+    assert_int_equal(rd(&l, LSR), 0x60);
+    assert_false(l.irq);
+    // A character that finds no room takes its errors with it.
+    arrive(&l, "0123456789abcdef", 16);
+    uart_break(&l.u);
+    assert_int_equal(rd(&l, LSR), 0x63);
+    assert_int_equal(rd(&l, LSR), 0x61);
+    // Without FIFOs there is no bit 7.
+    wr(&l, FCR, 0x00);
+    uart_break(&l.u);
+    assert_int_equal(rd(&l, LSR), 0x71);
+    assert_int_equal(rd(&l, LSR), 0x61);
+}
+
+static void break_in_loopback(void **state)
+{
+    struct line l;
+
+    (void)state;
+    start(&l);
+    wr(&l, MCR, 0x10);
+    uart_break(&l.u); // the line is cut off,
+    assert_int_equal(rd(&l, LSR), 0x60);
+    wr(&l, LCR, 0x43); // and a break of our own goes to the pin only
+    assert_int_equal(rd(&l, LSR), 0x60);
+    wr(&l, THR, 'x');
+    assert_int_equal(rd(&l, RBR), 'x');
+    wr(&l, MCR, 0x00);
+    uart_break(&l.u);
+    assert_int_equal(rd(&l, LSR), 0x71);
+}
+
+// Four characters' time after the FIFO was last touched, at the speed and format that are set.
+static void timeout(void **state)
+{
+    static const struct {
+        u16 divisor;
+        u8 lcr;
+        u64 ns;
+    } want[] = {{1, 0x03, 4 * 10 * S / 115200},
+                {12, 0x03, 4 * 10 * S / 9600},
+                {12, 0x00, 4 * 7 * S / 9600},
+                {3, 0x1f, 4 * 12 * S / 38400}};
+    struct line l;
+
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_LEN(want); i++) {
+        start(&l);
+        wr(&l, LCR, 0x80);
+        wr(&l, 0, (u8)want[i].divisor);
+        wr(&l, 1, (u8)(want[i].divisor >> 8));
+        wr(&l, LCR, want[i].lcr);
+        wr(&l, MCR, 0x08);
+        wr(&l, FCR, 0x41); // trigger level 4
+        wr(&l, IER, 0x01);
+        arrive(&l, "a", 1);
+        rig_advance(&l.t, want[i].ns / 2);
+        arrive(&l, "b", 1);
+        rig_advance(&l.t, want[i].ns - 4);
+        assert_false(l.irq);
+        rig_advance(&l.t, 4);
+        assert_true(l.irq);
+        assert_int_equal(rd(&l, IIR), 0xcc);
+        assert_int_equal(rd(&l, IIR), 0xcc); // until something is read
+        assert_int_equal(rd(&l, RBR), 'a');
+        assert_false(l.irq);
+        assert_int_equal(rd(&l, IIR), 0xc1);
+        rig_advance(&l.t, want[i].ns);
+        assert_int_equal(rd(&l, IIR), 0xcc);
+        arrive(&l, "cde", 3);
+        assert_int_equal(rd(&l, IIR), 0xc4); // the level is reached
+        for (unsigned n = 0; n < 4; n++)
+            assert_int_equal(rd(&l, RBR), 'b' + n);
+        rig_advance(&l.t, S);
+        assert_false(l.irq);
+        arrive(&l, "x", 1);
+        wr(&l, FCR, 0x43); // what is cleared has no timeout
+        rig_advance(&l.t, S);
+        assert_false(l.irq);
+    }
+}
+
+static void trigger_levels(void **state)
+{
+    static const u8 level[4] = {1, 4, 8, 14};
+    struct line l;
+
+    (void)state;
+    for (unsigned i = 0; i < 4; i++) {
+        start(&l);
+        wr(&l, MCR, 0x08);
+        wr(&l, FCR, (u8)(i << 6 | 1));
+        wr(&l, IER, 0x01);
+        for (unsigned n = 1; n <= 16; n++) {
+            arrive(&l, "x", 1);
+            assert_int_equal(l.irq, n >= level[i]);
+        }
+        for (unsigned n = 15; n < 16; n--) {
+            rd(&l, RBR);
+            assert_int_equal(l.irq, n >= level[i]);
+        }
+    }
+    // Without FIFO the level does not count.
+    wr(&l, FCR, 0xc0);
+    arrive(&l, "x", 1);
+    assert_int_equal(rd(&l, IIR), 0x04);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -361,6 +503,10 @@ int main(void)
         cmocka_unit_test(modem_interrupt),
         cmocka_unit_test(priorities),
         cmocka_unit_test(busy_far_end),
+        cmocka_unit_test(errors_in_fifo),
+        cmocka_unit_test(break_in_loopback),
+        cmocka_unit_test(timeout),
+        cmocka_unit_test(trigger_levels),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
