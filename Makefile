@@ -110,6 +110,7 @@ GUESTS64 += smcdebug64
 GUESTS64 += smcmp64
 GUESTS32 += smcreal16
 GUESTS32 += smcseg32
+GUESTS64 += smcdma64 smcrom64
 GUESTS64 += hello
 
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
@@ -187,10 +188,11 @@ $(G)/%.32.o: guests/%.S
 	@mkdir -p $(@D)
 	gcc -m32 -MMD -MP -c -o $@ $<
 
-# Multiboot loaders want ELF32, also around 64-bit code.
+# Multiboot loaders want ELF32, also around 64-bit code. Some guests are their own disk or ROM: whole sectors, whole pages.
 $(patsubst %,$(G)/%.elf,$(GUESTS64)): $(G)/%.elf: $(G)/lib/start64.64.o $(G)/%.64.o $(GUEST_LIB:%=$(G)/lib/%.64.o) guests/lib/guest.ld
 	gcc -m64 $(GUEST_LD) -o $@.64 $(filter %.o,$^)
-	objcopy -O elf32-i386 $@.64 $@
+	objcopy -g -O elf32-i386 $@.64 $@
+	truncate -s %65536 $@
 $(patsubst %,$(G)/%.elf,$(GUESTS32)): $(G)/%.elf: $(G)/lib/start32.32.o $(G)/%.32.o $(GUEST_LIB:%=$(G)/lib/%.32.o) guests/lib/guest.ld
 	gcc -m32 $(GUEST_LD) -o $@ $(filter %.o,$^)
 
