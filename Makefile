@@ -88,7 +88,7 @@ UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/te
 UNIT_TESTS += interp/test_debug gdb/test_gdb
 UNIT_TESTS += host/test_chardev cli/test_options
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
-CHECK_BUILDS = $(GUEST_IMAGES)
+CHECK_BUILDS = $(GUEST_IMAGES) $(G)/stress
 # The processor oracle.
 ORACLE_OBJS := $(addprefix $(B)/tests/oracle/,arena.o compare.o encode.o gen.o guest.o main.o mutant.o native.o steer.o tramp.o values.o)
 CHECK_BUILDS += $(B)/tests/oracle/oracle
@@ -196,6 +196,11 @@ $(patsubst %,$(G)/%.elf,$(GUESTS64)): $(G)/%.elf: $(G)/lib/start64.64.o $(G)/%.6
 $(patsubst %,$(G)/%.elf,$(GUESTS32)): $(G)/%.elf: $(G)/lib/start32.32.o $(G)/%.32.o $(GUEST_LIB:%=$(G)/lib/%.32.o) guests/lib/guest.ld
 	gcc -m32 $(GUEST_LD) -o $@ $(filter %.o,$^)
 
+# A program for Linux guests: whole, because they have no libraries.
+$(G)/stress: tests/linux/stress.c
+	@mkdir -p $(@D)
+	gcc -std=gnu11 $(WARN) -D_GNU_SOURCE -O2 -static -pthread -o $@ $<
+
 .PHONY: guests
 guests: $(GUEST_IMAGES) ## build the bare-metal test guests
 
@@ -270,14 +275,14 @@ run-hello: ## boot a small guest of our own
 run-hello-built: $(B)/pogo $(G)/hello.elf
 	$(B)/pogo run -kernel $(G)/hello.elf -nographic -device isa-debug-exit,iobase=0xf4,iosize=4 $(ARGS) || [ $$? -eq 33 ]
 
-check: ## run the tests (T=NAME: only rows of tests/suite that start with NAME; MODE=asan, ubsan, tsan, dbg)
+check: ## run the tests (T=NAME: only rows of tests/suite that start with NAME; ENGINE=NAME; MODE=asan, ubsan, tsan, dbg)
 	@tools/setup.sh check
 	@$(MAKE) --no-print-directory check-built
 
 check-built: all $(addprefix $(B)/tests/,$(UNIT_TESTS)) $(CHECK_BUILDS)
 	@tests/run.sh $(B) $(MODE) check $(T)
 
-check-long: ## the long tests: whole decoder space, long oracle runs, guests under QEMU
+check-long: ## the long tests: whole decoder space, long oracle runs, large guests, guests under QEMU (T, ENGINE)
 	@tools/setup.sh check-long
 	@$(MAKE) --no-print-directory check-long-built
 

@@ -3,6 +3,7 @@
 #
 #   SET  check (rows marked all, or marked with MODE) or long (rows marked long)
 #   NAME only rows whose name starts with it
+#   ENGINE (environment) engines for rows that are run for every engine, instead of all that the program has
 #
 # One line per test; the output of a failed one follows its line. A program tells how many cases it ran by a line
 # "N passed, N failed", by cmocka's summary or by TAP lines; one that tells nothing counts as one case. Exit status 77 means
@@ -72,14 +73,22 @@ run_one() { # number name seconds command
     echo "$p $f $s" >"$out/$1.count"
 }
 
-names=("$@")
-n=0
-while read -r name when seconds command; do
-    case $name in '' | '#'*) continue ;; esac
-    wanted "$when" "$name" || continue
+start_row() { # name when seconds command
+    wanted "$2" "$1" || return
     while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
     n=$((n + 1))
-    run_one $n "$name" "$seconds" "$command" &
+    run_one $n "$1" "$3" "$4" &
+}
+
+names=("$@")
+engines=${ENGINE:-$("$B/pogo" run -accel help | awk '$1 != "auto" { print $1 }')}
+n=0
+while read -r name when seconds command; do
+    case $name in
+    '' | '#'*) ;;
+    *@*) for engine in ${engines//,/ }; do start_row "${name//@/$engine}" "$when" "$seconds" "${command//@/$engine}"; done ;;
+    *) start_row "$name" "$when" "$seconds" "$command" ;;
+    esac
 done <tests/suite
 wait
 

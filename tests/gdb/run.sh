@@ -1,10 +1,10 @@
 #!/bin/bash
-# Debian's gdb against our guests, in batch mode. Usage: tests/gdb/run.sh BUILD_DIR
+# Debian's gdb against our guests, in batch mode. Usage: tests/gdb/run.sh BUILD_DIR [ENGINE]
 #
 # Each session is a gdb script; what it must print is given as patterns, in order.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-pogo=$1/pogo
+pogo=$1/pogo accel=${2:+-accel $2}
 if ! command -v gdb >/dev/null; then
     echo "skipped: gdb is not installed (apt-get install gdb)"
     exit 77
@@ -29,7 +29,8 @@ verdict() { # name problem
 start() { # image arguments...
     local image=$1
     shift
-    timeout 60 "$pogo" run -kernel "$image" -gdb "${listen:-unix:$tmp/sock}" "${exit_dev[@]}" "$@" >"$tmp/vm" 2>&1 <"${input:-/dev/null}" &
+    # shellcheck disable=SC2086
+    timeout 60 "$pogo" run $accel -kernel "$image" -gdb "${listen:-unix:$tmp/sock}" "${exit_dev[@]}" "$@" >"$tmp/vm" 2>&1 <"${input:-/dev/null}" &
     vm=$!
     wait_for 'grep -qs "^pogo: engine" "$tmp/vm"'
 }
@@ -246,7 +247,7 @@ continue
 kill
 END
 finish 'tcp' 0 'Breakpoint 1, guest_main'
-target="|exec $pogo run -kernel $guest -gdb stdio -S -serial none -display none" debug $guest.64 <<'END'
+target="|exec $pogo run $accel -kernel $guest -gdb stdio -S -serial none -display none" debug $guest.64 <<'END'
 attach
 break guest_main
 continue

@@ -30,9 +30,10 @@ fetch_kernel() { # kernel
         dir=linux-image-$([ "$1" = cloud ] && echo cloud-)amd64
         dir=$(tools/guest/kernel.sh "$dir") || return 1
         { read -r kernel && read -r modules; } <<<"$dir"
-        [ "$1" != pvh ] || unpack_kernel || return 1
         tools/guest/initramfs.sh "$work/initrd" || return 1
         initrd=$work/initrd,$modules,$work/tests
+        # Of several modules of a PVH image, Linux takes the first.
+        [ "$1" != pvh ] || { unpack_kernel && one_initrd; } || return 1
         ;;
     memtest64 | memtest32)
         dir=$(tools/guest/fetch.sh memtest86+ 'boot/*') || return 1
@@ -62,6 +63,11 @@ unpack_kernel() {
     kernel=$work/vmlinux
 }
 
+one_initrd() {
+    # shellcheck disable=SC2086
+    [ -z "$initrd" ] || { cat ${initrd//,/ } >"$work/one-initrd" && initrd=$work/one-initrd; }
+}
+
 # Prefix every line with the host's clock.
 stamp() {
     local line
@@ -79,8 +85,7 @@ make_disk() {
 monitor_command() { # mem smp append
     if [ "$monitor" = qemu ]; then
         command=(qemu-system-x86_64 -accel "$engine" -cpu max -display none -serial stdio)
-        [ -z "$initrd" ] || cat ${initrd//,/ } >"$work/qemu-initrd"
-        initrd=${initrd:+$work/qemu-initrd}
+        [ "$initrd" = "$work/one-initrd" ] || one_initrd
     else
         command=("$monitor" run -accel "$engine" -display none -serial stdio)
     fi
@@ -139,6 +144,7 @@ script_problem() { # log scripts
 make_tests_archive() { # scripts
     mkdir -p "$work/tree/tests"
     cp tests/linux/scripts/*.sh "$work/tree/tests/"
+    [[ ,$1, != *,stress,* ]] || cp build/guests/stress "$work/tree/tests/"
     # shellcheck disable=SC2086
     printf 'sh /tests/%s.sh || bad=1\n' ${1//,/ } >"$work/tree/tests/all.sh"
     echo '[ -z "$bad" ]' >>"$work/tree/tests/all.sh"
