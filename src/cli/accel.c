@@ -41,14 +41,25 @@ static const struct engine_ops *try_all(struct choice *c)
     return NULL;
 }
 
+// Engines that other builds, or other programs with such an option, have.
+static bool is_elsewhere(const char *name)
+{
+    static const char *const names[] = {"kvm", "bt", "cache", "hybrid", "hvf", "whpx", "nvmm", "xen", "hax"};
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (!strcmp(names[i], name))
+            return true;
+    return false;
+}
+
 static const struct engine_ops *try_name(struct choice *c, const char *name)
 {
     const struct engine_ops *e = engine_find(name);
 
-    if (!strcmp(name, "auto"))
+    if (!strcmp(name, "auto") || !strcmp(name, "tcg"))
         return try_all(c);
     if (!e)
-        pass_over(c, "%s: unknown engine; ", name);
+        pass_over(c, "%s: %s; ", name, is_elsewhere(name) ? "not in this build" : "unknown engine");
     return e && usable(c, e) ? e : NULL;
 }
 
@@ -80,7 +91,10 @@ void accel_print(FILE *out)
 {
     const struct engine_ops *e;
 
-    for (unsigned i = 0; (e = engine_at(i)); i++)
-        fprintf(out, "  %s\n", e->name);
-    fprintf(out, "  auto\n");
+    for (unsigned i = 0; (e = engine_at(i)); i++) {
+        const char *why = "it does not say why";
+        bool works = !e->probe || !e->probe(&why);
+        fprintf(out, "  %-8s %s%s\n", e->name, works ? "works here" : "does not work here: ", works ? "" : why);
+    }
+    fprintf(out, "  %-8s the first of these that works here (also under QEMU's name for software: tcg)\n", "auto");
 }

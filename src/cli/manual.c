@@ -184,7 +184,7 @@ void completion_print(FILE *out)
     for (size_t i = 0; i < ARRAY_LEN(from_tables); i++)
         words_after(out, from_tables[i]);
     fixed_after(out, "-machine | -M", "pc help");
-    fixed_after(out, "-display | -vga", "none");
+    fixed_after(out, "-display | -vga | -nic | -net | -parallel", "none");
     fixed_after(out, "-serial | -monitor | -debugcon", "stdio mon:stdio file: pipe: pty unix: tcp: chardev: null none");
     fixed_after(out, "-gdb", "tcp::1234 unix: stdio");
     fixed_after(out, "-chardev", "null stdio file pipe pty socket help");

@@ -65,23 +65,33 @@ static int opt_gdb_default(struct run_options *o, const char *arg, struct error 
     return 0;
 }
 
-static int only_none(const char *option, const char *arg, struct error *err)
+static int only_none(const char *option, const char *what, const char *arg, struct error *err)
 {
-    if (strcmp(arg, "none"))
-        return error_set(err, -EINVAL, "-%s %s: there is nothing graphical; must be none", option, arg);
-    return 0;
+    return strcmp(arg, "none") ? error_set(err, -EINVAL, "-%s %s: there is %s; must be none", option, arg, what) : 0;
 }
 
 static int opt_display(struct run_options *o, const char *arg, struct error *err)
 {
     (void)o;
-    return only_none("display", arg, err);
+    return only_none("display", "nothing graphical", arg, err);
 }
 
 static int opt_vga(struct run_options *o, const char *arg, struct error *err)
 {
     (void)o;
-    return only_none("vga", arg, err);
+    return only_none("vga", "nothing graphical", arg, err);
+}
+
+static int opt_net(struct run_options *o, const char *arg, struct error *err)
+{
+    (void)o;
+    return only_none("nic", "no network", arg, err);
+}
+
+static int opt_parallel(struct run_options *o, const char *arg, struct error *err)
+{
+    (void)o;
+    return only_none("parallel", "no parallel port", arg, err);
 }
 
 // --- the machine ------------------------------------------------------------------------------------------------------------
@@ -154,6 +164,12 @@ static int add_accels(struct run_options *o, const char *list, struct error *err
     return 0;
 }
 
+static int opt_enable_kvm(struct run_options *o, const char *arg, struct error *err)
+{
+    (void)arg;
+    return add_accels(o, "kvm", err);
+}
+
 static int opt_accel(struct run_options *o, const char *arg, struct error *err)
 {
     struct keyvals k;
@@ -166,6 +182,11 @@ static int opt_accel(struct run_options *o, const char *arg, struct error *err)
         o->help_for = "accel";
     if (!list || !*list)
         return error_set(err, -EINVAL, "-accel %s: names no engine; '-accel help' lists them", arg);
+    // QEMU's way to ask for what is always so.
+    const char *thread = keyvals_get(&k, "thread");
+    if (thread && strcmp(thread, "multi"))
+        return error_set(err, -EINVAL, "-accel %s: thread=%s: must be multi: each processor has a thread of its own",
+                         list, thread);
     ret = add_accels(o, list, err);
     return ret ? ret : keyvals_done(&k, err);
 }

@@ -40,7 +40,7 @@ expect 'help run' 0 '-kernel IMAGE' help run
 expect 'run --help' 0 '-no-reboot' run --help
 expect 'cpu help' 0 '^  max ' run -cpu help
 expect 'cpu help names features' 0 ' avx2 ' run -cpu help
-expect 'accel help' 0 '^  interp$' run -accel help
+expect 'accel help' 0 '^  interp  *works here$' run -accel help
 expect 'log help' 0 '^  guest_errors$' run -d help
 # Every option of the table is in the help.
 sed -n 's/^OPTION([a-z_]*, "\([^"]*\)".*/\1/p' src/cli/options.def >"$tmp/options"
@@ -128,6 +128,8 @@ refuse 'smp topology' 'no multiple' run -smp 5,cores=2
 refuse 'smp property' 'unknown property' run -smp 2,frob=3
 refuse 'machine property' 'usb=on: there is none' run -machine pc,usb=on
 refuse 'no engine left' 'none is left' run -kernel "$tmp/EXIT.elf" -accel foo:bar
+refuse 'network' 'there is no network; must be none' run -nic user
+refuse 'KVM' "-accel kvm: not in this build; '-accel help'" run -kernel "$tmp/EXIT.elf" -enable-kvm
 refuse 'display' 'must be none' run -display gtk
 refuse 'rtc' 'must be utc, localtime or a date' run -rtc base=yesterday
 refuse 'boot' 'letters from a to p' run -boot z
@@ -183,12 +185,16 @@ fi
 # --- running
 truncate -s 1M "$tmp/disk"
 expect 'QEMU options that need no action' 43 'engine interp' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -nodefaults -no-user-config -display none \
-    -vga none -boot order=cd,menu=off -rtc base=2020-01-02T03:04:05,clock=vm -name guest=a,process=b -M pc -smp 2,sockets=1,cores=2,threads=1 \
+    -vga none -nic none -net none -parallel none -boot order=cd,menu=off -rtc base=2020-01-02T03:04:05,clock=vm -name guest=a,process=b -M pc -smp 2,sockets=1,cores=2,threads=1 \
     -object rng-random,id=r,filename=/dev/urandom -device virtio-rng-pci,rng=r,addr=5 -drive "file=$tmp/disk,if=none,id=d,format=raw" \
     -device virtio-blk-pci,drive=d,serial=1 -blockdev "driver=raw,file.driver=file,file.filename=$tmp/disk,node-name=n,read-only=on" -m size=64M
 expect 'blockdev on blockdev' 43 '' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -blockdev "file,filename=$tmp/disk,node-name=f" \
     -blockdev raw,file=f,node-name=n -device virtio-blk-pci,drive=n
-expect 'next engine of a list' 43 'engine interp: kvm: unknown engine; next in the list' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel kvm:interp
+expect 'next engine of a list' 43 'engine interp: kvm: not in this build; next in the list' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel kvm:interp
+expect 'next engine of several options' 43 'engine interp: foo: unknown engine; kvm: not in this build; next in the list' run \
+    -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -machine accel=foo -accel kvm -accel interp
+expect 'the engines of QEMU scripts' 43 'engine interp' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel kvm -accel tcg,thread=multi
+refuse 'one thread for all processors' 'thread=single: must be multi' run -accel tcg,thread=single
 expect 'any engine' 43 'engine interp' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -machine pc,accel=auto
 expect 'exit status' 43 '' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}"
 expect 'kernel from a pipe' 43 '' run -kernel <(cat "$tmp/EXIT.elf") "${exit_dev[@]}"
