@@ -219,6 +219,7 @@ static int build(struct run *r, struct error *err)
         return ret;
     r->vm.boot = boot;
     r->vm.boot_arg = &r->images;
+    r->vm.disks = &r->disks;
     for (unsigned i = 0; i < r->vm.board->m.vcpu_count; i++)
         r->vm.board->m.vcpu[i]->engine->push_state(r->vm.board->m.vcpu[i]);
     r->vm.no_reboot = r->o.no_reboot;

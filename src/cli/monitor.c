@@ -84,7 +84,7 @@ static void cmd_nmi(struct monitor *m, char *args)
 
     (void)args;
     for (unsigned i = 0; i < machine->vcpu_count; i++) {
-        vcpu_request(machine->vcpu[i], VCPU_REQ_NMI);
+        vcpu_nmi(machine->vcpu[i]);
         machine->host->ops->wake(machine->host->self, i);
     }
 }
@@ -128,6 +128,26 @@ static void cmd_xp(struct monitor *m, char *args)
 static void cmd_print(struct monitor *m, char *args)
 {
     monitor_print(m, args);
+}
+
+static void cmd_in(struct monitor *m, char *args)
+{
+    monitor_port_in(m, args);
+}
+
+static void cmd_out(struct monitor *m, char *args)
+{
+    monitor_port_out(m, args);
+}
+
+static void cmd_memsave(struct monitor *m, char *args)
+{
+    monitor_save(m, args, false);
+}
+
+static void cmd_pmemsave(struct monitor *m, char *args)
+{
+    monitor_save(m, args, true);
 }
 
 static void cmd_gva2gpa(struct monitor *m, char *args)

@@ -17,6 +17,7 @@ struct monitor {
     FILE *out;    // while a command runs
     unsigned cpu; // that commands are about
     bool greeted, crlf;
+    u64 stats_ns, stats_insns; // guest time and instructions when they were last shown
     char line[MONITOR_LINE], history[MONITOR_HISTORY][MONITOR_LINE];
     unsigned len, past, shown; // of the line; lines in the history; how far back the user has gone
     unsigned escape;           // characters of a terminal's escape sequence seen
@@ -42,8 +43,14 @@ void monitor_list_info(FILE *out);
 char *monitor_word(char **args);
 // The processor that commands are about, its state complete.
 struct vcpu *monitor_cpu(struct monitor *m);
-// Numbers and $registers with + and -. False, with a message, when it is something else.
+// Numbers and $registers with C's operators. False, with a message, when it is something else.
 bool monitor_eval(struct monitor *m, const char *text, u64 *out);
+// One of several arguments: a word without blanks.
+bool monitor_eval_word(struct monitor *m, char **args, u64 *out);
+// i and o.
+void monitor_port_in(struct monitor *m, char *args);
+void monitor_port_out(struct monitor *m, char *args);
+void monitor_save(struct monitor *m, char *args, bool physical);
 // x and xp: `args` begins with "/FMT" or the address.
 void monitor_dump(struct monitor *m, char *args, bool physical);
 void monitor_print(struct monitor *m, char *args);

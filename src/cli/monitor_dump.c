@@ -1,6 +1,7 @@
 // Expressions, and memory and values in the formats that debuggers have made usual.
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,40 +53,114 @@ static bool register_value(const struct cpu *c, const char *name, size_t len, u6
     return len == 3 && !strncmp(name, "eip", 3);
 }
 
-static bool term_value(struct monitor *m, const char *text, size_t len, u64 *out)
+// A text and what is left of it; errors are told once.
+struct expression {
+    struct monitor *m;
+    const char *text, *at;
+    unsigned depth;
+    bool failed;
+};
+
+#define MAX_DEPTH 64
+
+static u64 fail(struct expression *x, const char *what)
 {
-    if (len && text[0] == '$') {
-        if (register_value(&monitor_cpu(m)->cpu, text + 1, len - 1, out))
-            return true;
-        fprintf(m->out, "%.*s: no such register\n", (int)len, text);
+    if (!x->failed)
+        fprintf(x->m->out, "%s: %s\n", *x->at ? x->at : x->text, what);
+    x->failed = true;
+    return 0;
+}
+
+static bool take(struct expression *x, char c)
+{
+    x->at += strspn(x->at, " \t");
+    if (*x->at != c)
         return false;
+    x->at++;
+    return true;
+}
+
+static u64 operations(struct expression *x, unsigned level);
+
+static u64 operand(struct expression *x)
+{
+    static const char signs[] = "-+~(";
+    size_t len;
+    u64 value;
+
+    for (const char *sign = signs; *sign; sign++) {
+        if (!take(x, *sign))
+            continue;
+        if (++x->depth > MAX_DEPTH)
+            return fail(x, "nested too deeply");
+        value = *sign == '(' ? operations(x, 0) : operand(x);
+        x->depth--;
+        if (*sign == '(' && !x->failed && !take(x, ')'))
+            return fail(x, "a ) is missing");
+        return *sign == '-' ? -value : *sign == '~' ? ~value : value;
     }
-    if (parse_number(text, len, ~0ull, out))
-        return true;
-    fprintf(m->out, "%.*s: not a number; hexadecimal ones begin with 0x, registers with $\n", (int)len, text);
-    return false;
+    if (take(x, '$')) {
+        len = strspn(x->at, "abcdefghijklmnopqrstuvwxyz0123456789._");
+        if (!register_value(&monitor_cpu(x->m)->cpu, x->at, len, &value))
+            return fail(x, "no such register");
+    } else {
+        len = strspn(x->at, "0123456789abcdefABCDEFxX");
+        if (!parse_number(x->at, len, ~0ull, &value))
+            return fail(x, "not a number; hexadecimal ones begin with 0x, registers with $");
+    }
+    x->at += len;
+    return value;
+}
+
+static u64 apply(struct expression *x, char op, u64 a, u64 b)
+{
+    switch (op) {
+    case '|': return a | b;
+    case '^': return a ^ b;
+    case '&': return a & b;
+    case '+': return a + b;
+    case '-': return a - b;
+    case '*': return a * b;
+    default: break;
+    }
+    if (!b)
+        return fail(x, "division by zero");
+    return op == '/' ? a / b : a % b;
+}
+
+// Binary operators, the loosest first.
+static u64 operations(struct expression *x, unsigned level)
+{
+    static const char *const levels[] = {"|", "^", "&", "+-", "*/%"};
+    u64 value;
+    char op;
+
+    if (level == ARRAY_LEN(levels))
+        return operand(x);
+    value = operations(x, level + 1);
+    for (;;) {
+        x->at += strspn(x->at, " \t");
+        op = *x->at;
+        if (x->failed || !op || !strchr(levels[level], op))
+            return value;
+        x->at++;
+        value = apply(x, op, value, operations(x, level + 1));
+    }
 }
 
 bool monitor_eval(struct monitor *m, const char *text, u64 *out)
 {
-    char sign = '+';
+    struct expression x = {.m = m, .text = text, .at = text};
 
-    *out = 0;
-    do {
-        u64 value;
-        text += strspn(text, " \t");
-        size_t len = strcspn(text, "+- \t");
-        if (!term_value(m, text, len, &value))
-            return false;
-        *out += sign == '+' ? value : -value;
-        text += len;
-        text += strspn(text, " \t");
-        sign = *text;
-    } while (sign && (sign == '+' || sign == '-') && *++text);
-    if (!sign)
-        return true;
-    fprintf(m->out, "%s: only + and - are understood\n", text);
-    return false;
+    *out = operations(&x, 0);
+    if (!x.failed && *x.at)
+        fail(&x, "not understood; there are + - * / % & | ^ ~ and brackets");
+    return !x.failed;
+}
+
+bool monitor_eval_word(struct monitor *m, char **args, u64 *out)
+{
+    return monitor_eval(m, monitor_word(args), out);
 }
 
 // --- formats --------------------------------------------------------------------------------------------------------------
@@ -212,4 +287,82 @@ void monitor_print(struct monitor *m, char *args)
     else
         put_value(m->out, &f, f.letter == 'c' ? val & 0xff : val);
     fputc('\n', m->out);
+}
+
+// --- ports ----------------------------------------------------------------------------------------------------------------
+
+static bool parse_port(struct monitor *m, char **args, struct format *f, u64 *port)
+{
+    if (!parse_format(m, args, f) || !monitor_eval_word(m, args, port))
+        return false;
+    if (*port <= 0xffff && f->size <= 4)
+        return true;
+    fprintf(m->out, "ports are 0 to 0xffff, sizes b h w\n");
+    return false;
+}
+
+void monitor_port_in(struct monitor *m, char *args)
+{
+    struct format f = {1, 1, 'x'};
+    u64 port;
+
+    if (parse_port(m, &args, &f, &port))
+        fprintf(m->out, "port%c[0x%04llx] = 0x%0*x\n", " bw l"[f.size], (unsigned long long)port, (int)f.size * 2,
+                bus_in(&m->vm->board->m.bus, (u16)port, f.size));
+}
+
+void monitor_port_out(struct monitor *m, char *args)
+{
+    struct format f = {1, 1, 'x'};
+    u64 port, val;
+
+    if (parse_port(m, &args, &f, &port) && monitor_eval(m, args, &val))
+        bus_out(&m->vm->board->m.bus, (u16)port, f.size, (u32)val);
+}
+
+// --- files ----------------------------------------------------------------------------------------------------------------
+
+static bool save_page(struct monitor *m, struct vcpu *v, FILE *file, u64 a, u64 n, bool physical)
+{
+    u8 page[MEM_PAGE_SIZE];
+    gpa phys = a;
+
+    if ((!physical && !mmu_peek(v, a, &phys)) || !mem_read(&v->machine->mem, phys, page, n)) {
+        fprintf(m->out, "0x%llx: cannot be read\n", (unsigned long long)a);
+        return false;
+    }
+    if (fwrite(page, n, 1, file) != 1) {
+        fprintf(m->out, "cannot write: %s\n", strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+void monitor_save(struct monitor *m, char *args, bool physical)
+{
+    struct vcpu *v = monitor_cpu(m);
+    u64 a, size, n;
+
+    if (!monitor_eval_word(m, &args, &a) || !monitor_eval_word(m, &args, &size))
+        return;
+    args += strspn(args, " \t");
+    // "FILE" as QEMU wants it, or FILE.
+    size_t len = strlen(args);
+    if (len > 1 && args[0] == '"' && args[len - 1] == '"') {
+        args[len - 1] = 0;
+        args++;
+    }
+    FILE *file = *args ? fopen(args, "we") : NULL;
+    if (!file) {
+        fprintf(m->out, "%s: cannot create: %s\n", args, *args ? strerror(errno) : "give the name of a file");
+        return;
+    }
+    for (; size; a += n, size -= n) {
+        n = MEM_PAGE_SIZE - (a & (MEM_PAGE_SIZE - 1));
+        n = n < size ? n : size;
+        if (!save_page(m, v, file, a, n, physical))
+            break;
+    }
+    if (fclose(file))
+        fprintf(m->out, "%s: cannot write: %s\n", args, strerror(errno));
 }

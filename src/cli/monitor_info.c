@@ -2,11 +2,13 @@
 
 #include <string.h>
 
+#include "cli/disks.h"
 #include "cli/monitor.h"
 #include "cli/pagewalk.h"
 #include "cli/report.h"
 #include "core/mmu.h"
 #include "dev/virtio_balloon.h"
+#include "host/blockio.h"
 #include "pogo/version.h"
 
 #define DUMP_SIZE 16384
@@ -59,10 +61,49 @@ static void info_mem(struct monitor *m, char *args)
     pagewalk_ranges(m->out, monitor_cpu(m));
 }
 
+static unsigned count_bits(const u64 *words)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < TLB_WORDS; i++)
+        n += (unsigned)__builtin_popcountll(words[i]);
+    return n;
+}
+
+// Entries of the software TLB, by address space and by who accesses.
+static void show_tlb(FILE *out, const struct tlb *t)
+{
+    static const char *const views[TLB_VIEW_COUNT] = {
+        [TLB_USER] = "user", [TLB_SUPER] = "supervisor", [TLB_SUPER_AC] = "supervisor with AC"};
+
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        const struct tlb_context *c = &t->ctx[i];
+        if (!c->used && i != t->cur_ctx)
+            continue;
+        for (unsigned v = 0; v < TLB_VIEW_COUNT; v++) {
+            const struct tlb_table *table = &c->view[v];
+            if (count_bits(table->valid))
+                fprintf(out, "%cTLB of PCID %u, %s: %u of %u entries, %u writable, %u global, %u of large pages\n",
+                        i == t->cur_ctx ? '*' : ' ', c->pcid, views[v], count_bits(table->valid), TLB_ENTRIES,
+                        count_bits(table->writable), count_bits(table->global), count_bits(table->large));
+        }
+    }
+}
+
 static void info_tlb(struct monitor *m, char *args)
 {
+    struct vcpu *v = monitor_cpu(m);
+
     (void)args;
-    pagewalk_pages(m->out, monitor_cpu(m));
+    show_tlb(m->out, &v->tlb);
+    pagewalk_pages(m->out, v);
+}
+
+static void show_counts(FILE *out, const u64 *count, unsigned n, unsigned first)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (count[i])
+            fprintf(out, "%6u: %llu\n", first + i, (unsigned long long)count[i]);
 }
 
 static void info_irq(struct monitor *m, char *args)
@@ -70,13 +111,24 @@ static void info_irq(struct monitor *m, char *args)
     struct pc *b = m->vm->board;
 
     (void)args;
-    for (unsigned i = 0; i < b->m.vcpu_count; i++) {
-        char name[32];
-        snprintf(name, sizeof(name), "CPU #%u local APIC", i);
-        dump(m, name, &lapic_ops, &b->lapic[i]);
-        fprintf(m->out, "CPU #%u requests: %03x\n", i, atomic_load(&b->m.vcpu[i]->request));
-    }
+    fprintf(m->out, "IRQ statistics for i8259:\n");
+    show_counts(m->out, b->pic.chip[0].count, 8, 0);
+    show_counts(m->out, b->pic.chip[1].count, 8, 8);
+    fprintf(m->out, "IRQ statistics for ioapic:\n");
+    show_counts(m->out, b->ioapic.count, IOAPIC_PINS, 0);
+    for (unsigned i = 0; i < b->m.vcpu_count; i++)
+        fprintf(m->out, "CPU #%u local APIC: %llu interrupts taken; requests %03x\n", i,
+                (unsigned long long)b->lapic[i].count, atomic_load(&b->m.vcpu[i]->request));
     fprintf(m->out, "ISA interrupts up: board %04x PCI %04x\n", b->isa_irq[0], b->isa_irq[1]);
+}
+
+static void info_lapic(struct monitor *m, char *args)
+{
+    char name[32];
+
+    (void)args;
+    snprintf(name, sizeof(name), "CPU #%u local APIC", m->cpu);
+    dump(m, name, &lapic_ops, &m->vm->board->lapic[m->cpu]);
 }
 
 static void info_pic(struct monitor *m, char *args)
@@ -138,6 +190,32 @@ static void info_mtree(struct monitor *m, char *args)
     }
 }
 
+static void info_qtree(struct monitor *m, char *args)
+{
+    struct pc *b = m->vm->board;
+    const struct bus *ports = &b->m.bus;
+
+    (void)args;
+    fprintf(m->out, "bus: pci.0\n");
+    for (unsigned i = 0; i < b->pci.count; i++) {
+        const struct pci_dev *d = b->pci.order[i];
+        fprintf(m->out, "  dev: %s, addr %02x.%x, id %04x:%04x\n", d->ops->name, d->devfn >> 3, d->devfn & 7u,
+                pci_get16(d->config, PCI_VENDOR_ID), pci_get16(d->config, PCI_DEVICE_ID));
+    }
+    fprintf(m->out, "bus: isa.0\n");
+    for (unsigned i = 0; i < ports->count; i++)
+        fprintf(m->out, "  dev: %s, ports %04llx-%04llx\n", ports->region[i].ops->name,
+                (unsigned long long)ports->region[i].base,
+                (unsigned long long)(ports->region[i].base + ports->region[i].size - 1));
+    fprintf(m->out, "bus: system\n");
+    for (unsigned i = 0; i < b->m.vcpu_count; i++)
+        fprintf(m->out, "  dev: cpu %u and its local APIC, engine %s\n", i, b->m.vcpu[i]->engine->name);
+    for (unsigned i = 0; i < b->m.mem.count; i++)
+        if (b->m.mem.region[i].kind == MEM_MMIO)
+            fprintf(m->out, "  dev: %s, memory %llx\n", b->m.mem.region[i].name,
+                    (unsigned long long)b->m.mem.region[i].base);
+}
+
 static void info_pci(struct monitor *m, char *args)
 {
     char text[DUMP_SIZE] = "";
@@ -145,6 +223,56 @@ static void info_pci(struct monitor *m, char *args)
     (void)args;
     pci_bus_dump(&m->vm->board->pci, text, sizeof(text));
     fputs(text, m->out);
+}
+
+static const char *drive_name(const struct drive_option *d, unsigned n, char *buf, size_t size)
+{
+    snprintf(buf, size, "drive%u", n);
+    return d->id ? d->id : buf;
+}
+
+static void info_block(struct monitor *m, char *args)
+{
+    const struct disks *disks = m->vm->disks;
+    char buf[32];
+
+    (void)args;
+    for (unsigned i = 0; m->o && disks && i < m->o->drive_count; i++) {
+        const struct drive_option *d = &m->o->drive[i];
+        const struct blk_backend *b = disks->backend[i];
+        fprintf(m->out, "%s: %s (raw%s%s)\n", drive_name(d, i, buf, sizeof(buf)), d->file ? d->file : d->node,
+                b && b->readonly ? ", read-only" : "", d->snapshot ? ", snapshot" : "");
+        if (b)
+            fprintf(m->out, "    %llu bytes in blocks of %u, cache mode %s%s%s\n", (unsigned long long)b->size,
+                    b->logical, d->writethrough ? "writethrough" : "writeback", d->no_flush ? ", no flushes" : "",
+                    d->unmap ? ", discards give space back" : "");
+        else
+            fprintf(m->out, "    no device has it\n");
+    }
+}
+
+static void info_blockstats(struct monitor *m, char *args)
+{
+    const struct disks *disks = m->vm->disks;
+    struct blockio_stats s;
+    char buf[32];
+
+    (void)args;
+    for (unsigned i = 0; m->o && disks && i < m->o->drive_count; i++) {
+        if (!disks->backend[i])
+            continue;
+        lock_take(&m->vm->board->m.dev_lock);
+        blockio_stats(disks->backend[i], &s);
+        lock_drop(&m->vm->board->m.dev_lock);
+        fprintf(m->out,
+                "%s: rd_bytes=%llu wr_bytes=%llu rd_operations=%llu wr_operations=%llu flush_operations=%llu "
+                "unmap_bytes=%llu zero_bytes=%llu failed_operations=%llu\n",
+                drive_name(&m->o->drive[i], i, buf, sizeof(buf)), (unsigned long long)s.bytes[BLK_READ],
+                (unsigned long long)s.bytes[BLK_WRITE], (unsigned long long)s.requests[BLK_READ],
+                (unsigned long long)s.requests[BLK_WRITE], (unsigned long long)s.requests[BLK_FLUSH],
+                (unsigned long long)s.bytes[BLK_DISCARD], (unsigned long long)s.bytes[BLK_ZERO],
+                (unsigned long long)s.errors);
+    }
 }
 
 // Statistics are those of the last time that somebody asked; this asks again.
@@ -184,6 +312,13 @@ static void info_chardev(struct monitor *m, char *args)
     }
 }
 
+static void show_rate(struct monitor *m, const char *when, u64 insns, u64 ns)
+{
+    fprintf(m->out, "%s: %llu.%03llu s of guest time, %llu million instructions a second\n", when,
+            (unsigned long long)(ns / 1000000000), (unsigned long long)(ns / 1000000 % 1000),
+            (unsigned long long)(ns ? insns * 1000 / ns : 0));
+}
+
 static void info_stats(struct monitor *m, char *args)
 {
     struct machine *machine = &m->vm->board->m;
@@ -201,9 +336,12 @@ static void info_stats(struct monitor *m, char *args)
         if (*text)
             fprintf(m->out, "  %s: %s\n", v->engine->name, text);
     }
-    fprintf(m->out, "%llu.%03llu s of guest time, %llu million instructions a second\n",
-            (unsigned long long)(now / 1000000000), (unsigned long long)(now / 1000000 % 1000),
-            (unsigned long long)(now ? total * 1000 / now : 0));
+    show_rate(m, "since the start", total, now);
+    // A reset sets neither back.
+    if (m->stats_ns && now >= m->stats_ns && total >= m->stats_insns)
+        show_rate(m, "since the last time", total - m->stats_insns, now - m->stats_ns);
+    m->stats_ns = now;
+    m->stats_insns = total;
 }
 
 static void info_status(struct monitor *m, char *args)

@@ -26,7 +26,8 @@ struct vm {
     bool no_reboot, no_shutdown;
     struct loop loop; // of the thread in control
     struct chardevs chars;
-    struct gdb *gdb; // the debugger's end, or NULL
+    struct gdb *gdb;           // the debugger's end, or NULL
+    const struct disks *disks; // for the monitor; NULL: none
     struct vm_line serial[PC_SERIALS], debugcon;
 
     // The gate between processors and control. `gate` protects what follows.

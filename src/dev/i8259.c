@@ -54,6 +54,7 @@ static void set_input(struct i8259_chip *c, unsigned n, bool level)
 {
     u8 bit = (u8)(1u << n);
 
+    c->count[n] += level && !(c->lines & bit);
     if (c->elcr & bit) {
         c->irr = level ? c->irr | bit : c->irr & (u8)~bit;
     } else if (level && !(c->lines & bit)) {

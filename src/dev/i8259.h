@@ -19,7 +19,8 @@ struct i8259_chip {
     bool auto_eoi, rotate_auto_eoi;
     bool special_mask, special_nested;
     bool read_isr, poll;
-    bool out; // INT pin
+    bool out;     // INT pin
+    u64 count[8]; // how often each input has risen, for the monitor
 };
 
 struct i8259_window {

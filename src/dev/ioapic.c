@@ -55,6 +55,7 @@ void ioapic_set_irq(void *sink, unsigned pin, bool level)
     io->line[pin] = level;
     if (!level)
         return;
+    io->count[pin]++;
     if (io->entry[pin] & ENTRY_LEVEL)
         service(io, pin);
     else if (!(io->entry[pin] & ENTRY_MASKED)) // edges at a masked pin are lost

@@ -21,6 +21,7 @@ struct ioapic {
     u8 id;
     u64 entry[IOAPIC_PINS];
     bool line[IOAPIC_PINS]; // asserted now
+    u64 count[IOAPIC_PINS]; // how often each has been, for the monitor
 
     // Links, kept over a reset.
     void (*deliver)(void *bus, const struct apic_message *m);

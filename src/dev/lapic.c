@@ -137,6 +137,7 @@ int lapic_ack(struct lapic *l)
 
     if (v < 0)
         return -1;
+    l->count++;
     set_vector(l->irr, (unsigned)v, false);
     set_vector(l->isr, (unsigned)v, true);
     update(l);

@@ -47,6 +47,7 @@ struct lapic {
     u64 timer_start; // virtual ns
     u64 tsc_deadline;
     bool lint0, out;
+    u64 count; // interrupts that the processor has taken, for the monitor
 
     // Links, kept over a reset.
     u64 *cr8; // the processor's

@@ -52,10 +52,11 @@ struct blockio {
     pthread_mutex_t mutex;
     pthread_cond_t work, idle;
     struct list todo, done;
-    unsigned busy;       // requests that threads have in their hands
-    _Atomic bool cancel; // end what is under way
-    bool stop;           // threads end
-    _Atomic int lost;    // the errno of the first failed flush
+    unsigned busy;              // requests that threads have in their hands
+    _Atomic bool cancel;        // end what is under way
+    bool stop;                  // threads end
+    _Atomic int lost;           // the errno of the first failed flush
+    struct blockio_stats stats; // protected by the device lock
     unsigned thread_count;
     pthread_t thread[THREADS];
 };
@@ -282,6 +283,16 @@ static int perform(struct blockio *b, struct blk_request *r)
 
 // --- threads --------------------------------------------------------------------------------------------------------------
 
+static void count(struct blockio *b, const struct blk_request *r)
+{
+    if (r->result) {
+        b->stats.errors++;
+        return;
+    }
+    b->stats.requests[r->op]++;
+    b->stats.bytes[r->op] += r->op == BLK_FLUSH ? 0 : r->len;
+}
+
 // Answer what is done. Called with the device lock held, and not the mutex.
 static void answer(struct blockio *b)
 {
@@ -293,6 +304,7 @@ static void answer(struct blockio *b)
     pthread_mutex_unlock(&b->mutex);
     while (done.first) {
         struct blk_request *r = list_take(&done);
+        count(b, r);
         r->done(r, done.first != NULL);
     }
 }
@@ -587,4 +599,9 @@ void blockio_close(struct blk_backend *backend)
     for (unsigned i = 0; i < b->thread_count; i++)
         pthread_join(b->thread[i], NULL);
     destroy(b);
+}
+
+void blockio_stats(const struct blk_backend *backend, struct blockio_stats *out)
+{
+    *out = ((const struct blockio *)backend)->stats;
 }

@@ -99,8 +99,10 @@ ends 143
 verdict 'socket of another process' "$problem"
 
 mkfifo "$tmp/p.in" "$tmp/p.out"
-timeout 10 head -c 5 "$tmp/p.out" >"$tmp/count" &
+exec 5<>"$tmp/p.out" # held open, so that what is in it waits for the reader
+timeout 10 head -c 5 <&5 >"$tmp/count" &
 reader=$!
+exec 5<&-
 start -kernel "$tmp/ECHO.elf" "${exit_dev[@]}" -serial "pipe:$tmp/p"
 echo -n 'pipe.' >"$tmp/p.in"
 problem=''
@@ -196,7 +198,9 @@ wait $!
 verdict 'standard output that is closed, and SIGPIPE ignored' "$problem"
 
 # --- the monitor
-start -kernel "$tmp/ECHO.elf" -smp 2 -name tester "${exit_dev[@]}" -S -serial null -chardev "socket,id=m,path=$sock,server=on,wait=off" -mon chardev=m,mode=readline
+truncate -s 64K "$tmp/image"
+start -kernel "$tmp/ECHO.elf" -smp 2 -name tester "${exit_dev[@]}" -S -serial null -chardev "socket,id=m,path=$sock,server=on,wait=off" -mon chardev=m,mode=readline \
+    -drive "file=$tmp/image,format=raw,if=none,id=d0,snapshot=on" -device virtio-blk-pci,drive=d0
 play unix "$sock" <<<'expect (pogo)
 send info status\n
 expect paused
@@ -223,7 +227,8 @@ expect cpu 0 in protected mode
 send info pic\n
 expect pic1: irr
 send info irq\n
-expect CPU #1 local APIC
+expect IRQ statistics for ioapic
+expect CPU #1 local APIC: 0 interrupts taken
 send info mtree\n
 expect 03f8-03ff uart16550
 send info pci\n
@@ -234,6 +239,7 @@ send info tlb\n
 expect paging is off
 send info stats\n
 expect CPU #0: 0 instructions
+expect since the start: 0.0
 send engine\n
 expect interp
 send help cont\n
@@ -246,8 +252,34 @@ send x/3q 0\n
 expect /q
 send p $frob\n
 expect no such register
-send p 1*2\n
-expect 1*2: not a number
+send p 1 << 2\n
+expect << 2: not understood
+send p (1+2)*-3 & 0xff | 0x100 ^ ~0 % 7\n
+expect 0x1f7
+send p 7/(3-3)\n
+expect division by zero
+send p ((2)\n
+expect a ) is missing
+send i/b 0x3fd\n
+expect portb[0x03fd] = 0x60
+send i/h 0x10000\n
+expect ports are 0 to 0xffff
+send o/b 0x3ff 0x5a\n
+send i 0x3ff\n
+expect = 0x5a
+send pmemsave 0x100000 0x1001 '"$tmp"'/saved\n
+send memsave 0xf0000000 4 '"$tmp"'/saved2\n
+expect cannot be read
+send info lapic\n
+expect CPU #1 local APIC: id 1
+send info qtree\n
+expect dev: uart16550, ports 03f8-03ff
+expect engine interp
+send info block\n
+expect d0: '"$tmp"'/image (raw, snapshot)
+expect 65536 bytes
+send info blockstats\n
+expect d0: rd_bytes=0
 send p\n
 expect not a number
 send cpu 2\n
@@ -272,6 +304,7 @@ expect info status
 expect paused
 send quit\n'
 ends 0
+[ "$(stat -c %s "$tmp/saved")" = 4097 ] && cmp -n 16 "$tmp/saved" <(tail -c +4097 "$tmp/ECHO.elf") || problem="$problem; pmemsave"
 verdict 'monitor' "$problem"
 
 # Resets start the guest from the same files again, whatever became of their names; what cannot be read twice is kept.
