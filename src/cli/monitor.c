@@ -353,6 +353,72 @@ static void escape_byte(struct monitor *m, u8 byte)
     m->escape = 0;
 }
 
+// The names that could stand where the line ends: the n-th, or NULL.
+static const char *candidate(const struct monitor *m, size_t n)
+{
+    size_t word = strspn(m->line, " "), len = strcspn(m->line + word, " ");
+    const char *first = m->line + word;
+
+    if (!first[len] || (len == 4 && !strncmp(first, "help", len)))
+        return n < ARRAY_LEN(commands) ? commands[n].name : NULL;
+    return len == 4 && !strncmp(first, "info", len) ? monitor_info_name(n) : NULL;
+}
+
+// How much of `name` and of what is known so far, if anything, is the same.
+static size_t common(const char *so_far, size_t len, const char *name)
+{
+    size_t n = 0;
+
+    if (!so_far)
+        return strlen(name);
+    while (n < len && so_far[n] == name[n])
+        n++;
+    return n;
+}
+
+static void insert(struct monitor *m, const char *text, size_t len)
+{
+    if (m->len + len >= MONITOR_LINE)
+        return;
+    memcpy(m->line + m->len, text, len);
+    m->len += (unsigned)len;
+    m->line[m->len] = 0;
+    show(m, text, len);
+}
+
+// Complete the last word; when there are several ways to, show them.
+static void complete(struct monitor *m)
+{
+    const char *word = strrchr(m->line, ' '), *name, *best = NULL;
+    size_t same = 0, typed, found = 0;
+
+    word = word ? word + 1 : m->line;
+    typed = strlen(word);
+    for (size_t n = 0; (name = candidate(m, n)); n++) {
+        if (strncmp(name, word, typed))
+            continue;
+        same = common(best, same, name);
+        best = name;
+        found++;
+    }
+    if (!found)
+        return;
+    insert(m, best + typed, same - typed);
+    if (found == 1)
+        insert(m, " ", 1);
+    if (found == 1 || same > typed)
+        return;
+    show_text(m, "\n");
+    for (size_t n = 0; (name = candidate(m, n)); n++) {
+        if (strncmp(name, word, typed))
+            continue;
+        show_text(m, name);
+        show_text(m, " ");
+    }
+    show_text(m, "\n" PROMPT);
+    show_text(m, m->line);
+}
+
 static void take_byte(struct monitor *m, u8 byte)
 {
     if (m->escape) {
@@ -372,7 +438,7 @@ static void take_byte(struct monitor *m, u8 byte)
             show_text(m, "\b \b");
         }
         return;
-    case '\t': byte = ' '; break;
+    case '\t': complete(m); return;
     default: break;
     }
     if (byte < ' ' || byte > '~' || m->len == MONITOR_LINE - 1)

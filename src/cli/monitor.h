@@ -39,6 +39,8 @@ void monitor_command(struct monitor *m, char *line);
 // 'info' with what follows it.
 void monitor_info(struct monitor *m, char *args);
 void monitor_list_info(FILE *out);
+// The n-th topic, or NULL past the end.
+const char *monitor_info_name(size_t n);
 // The next word of *args, cut off with 0; "" at the end.
 char *monitor_word(char **args);
 // The processor that commands are about, its state complete.

@@ -377,6 +377,11 @@ static const struct {
 #undef MONITOR_INFO
 };
 
+const char *monitor_info_name(size_t n)
+{
+    return n < ARRAY_LEN(topics) ? topics[n].name : NULL;
+}
+
 void monitor_list_info(FILE *out)
 {
     for (size_t i = 0; i < ARRAY_LEN(topics); i++)

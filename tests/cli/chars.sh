@@ -299,6 +299,10 @@ expect (pogo)
 send stpo\x7f\x7fop\n
 send info status\n
 expect paused
+send infx\x7f\x09sta\x09\x09
+expect stats status
+send u\x09\n
+expect paused
 send \e[A\n
 expect info status
 expect paused
