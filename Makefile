@@ -111,6 +111,7 @@ GUESTS64 += smcmp64
 GUESTS32 += smcreal16
 GUESTS32 += smcseg32
 GUESTS64 += smcdma64 smcrom64
+GUESTS64 += smcjit64
 GUESTS64 += hello
 
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc

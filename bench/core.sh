@@ -25,7 +25,7 @@ median() { sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : 
 cycles() { awk -v n="$2" '$1 == "cycles" && $2 == n { print $3 }' "$out/$1" | median; }
 
 printf '%-6s %14s %14s %14s\n' load 'interp MIPS' 'interp:native' 'tcg:native'
-for load in int mix; do
+for load in int mix jit; do
     native=$(cycles native $load)
     mips=$(awk -v n=$load '$1 == "mips" && $2 == n { print $3 }' "$out/mips" | median)
     tcg=-

@@ -1,8 +1,11 @@
 // The core benchmark's loads in a guest: time-stamp counter cycles of each.
 #include "guest.h"
+#include "jit.h"
 #include "workload.h"
 
 const char guest_name[] = "bench64";
+
+static u8 pages[8192] __attribute__((aligned(4096)));
 
 static u64 tsc(void)
 {
@@ -19,5 +22,8 @@ void guest_main(void)
     t = tsc();
     sum = work_mix(WORK_MIX_ROUNDS);
     print("cycles mix %lu sum %lu\n", (unsigned long)(tsc() - t), (unsigned long)sum);
+    t = tsc();
+    sum = work_jit(pages, WORK_JIT_ROUNDS);
+    print("cycles jit %lu sum %lu\n", (unsigned long)(tsc() - t), (unsigned long)sum);
     CHECK(sum != 0);
 }
