@@ -22,6 +22,8 @@
 #define CB_MOUSE_OFF 0x20
 #define CB_TRANSLATE 0x40
 
+#define INPUT_PORT 0xa0 // not locked, colour display
+
 #define OUT_RESET 0x01
 #define OUT_A20 0x02
 #define OUT_KEYBOARD 0x10
@@ -121,10 +123,12 @@ static u64 read_status(void *dev, u64 off, unsigned size)
 {
     const struct i8042 *c = dev;
     bool full = c->out.source != I8042_NONE;
+    u8 low = (full ? STATUS_FULL : 0) | (c->ram[0] & CB_SYSTEM) | (c->wrote_command ? STATUS_COMMAND : 0);
 
     (void)off, (void)size;
-    return (full ? STATUS_FULL : 0) | (c->ram[0] & CB_SYSTEM) | (c->wrote_command ? STATUS_COMMAND : 0) |
-           STATUS_UNLOCKED | (full && c->out.aux ? STATUS_AUX_FULL : 0);
+    if (c->poll)
+        return low | (c->poll == 0xc1 ? INPUT_PORT << 4 & 0xf0 : INPUT_PORT & 0xf0);
+    return low | STATUS_UNLOCKED | (full && c->out.aux ? STATUS_AUX_FULL : 0);
 }
 
 // --- commands -----------------------------------------------------------------------------------------------------------------
@@ -186,7 +190,9 @@ static void run(struct i8042 *c, u8 command)
         break;
     case 0xad: c->ram[0] |= CB_KEYBOARD_OFF; break;
     case 0xae: write_ram(c, 0, c->ram[0] & (u8)~CB_KEYBOARD_OFF); break;
-    case 0xc0: answer(c, 0xa0, false); break; // input port: not locked, colour display
+    case 0xc0: answer(c, INPUT_PORT, false); break;
+    case 0xc1:
+    case 0xc2: c->poll = command; break;
     case 0xd0: answer(c, output_port(c), false); break;
     case 0xd1:
     case 0xd2:
@@ -212,7 +218,7 @@ static void write_command(void *dev, u64 off, unsigned size, u64 val)
 
     (void)off, (void)size;
     c->wrote_command = true;
-    c->command = 0;
+    c->command = c->poll = 0;
     run(c, (u8)val);
 }
 
@@ -251,7 +257,7 @@ void i8042_reset(struct i8042 *c)
 {
     memset(c->ram, 0, sizeof(c->ram));
     c->ram[0] = CB_IRQ_KEYBOARD | CB_SYSTEM | CB_TRANSLATE | CB_MOUSE_OFF;
-    c->command = c->last = 0;
+    c->command = c->last = c->poll = 0;
     c->wrote_command = c->release = false;
     c->out.source = c->put_aside.source = I8042_NONE;
     c->ready_ns = 0;

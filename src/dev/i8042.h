@@ -19,6 +19,7 @@ struct i8042_byte {
 struct i8042 {
     u8 ram[32];            // [0] is the command byte
     u8 command;            // command whose parameter comes next, or 0
+    u8 poll;               // C1 or C2: the status shows half of the input port, until the next command
     bool wrote_command;    // the last write was to port 0x64
     bool a20;              // output port bit 1
     bool release;          // translation: a break prefix has been seen

@@ -70,6 +70,30 @@ static u8 set2_of(u8 set1)
     return 0;
 }
 
+// Set 3 has a code of its own for each key. By name of the key (set 1 code), those without a prefix first.
+static const u8 set3_of_plain[0x60] = {
+    0x00, 0x08, 0x16, 0x1e, 0x26, 0x25, 0x2e, 0x36, 0x3d, 0x3e, 0x46, 0x45, 0x4e, 0x55, 0x66, 0x0d, // 00
+    0x15, 0x1d, 0x24, 0x2d, 0x2c, 0x35, 0x3c, 0x43, 0x44, 0x4d, 0x54, 0x5b, 0x5a, 0x11, 0x1c, 0x1b, // 10
+    0x23, 0x2b, 0x34, 0x33, 0x3b, 0x42, 0x4b, 0x4c, 0x52, 0x0e, 0x12, 0x5c, 0x1a, 0x22, 0x21, 0x2a, // 20
+    0x32, 0x31, 0x3a, 0x41, 0x49, 0x4a, 0x59, 0x7e, 0x19, 0x29, 0x14, 0x07, 0x0f, 0x17, 0x1f, 0x27, // 30
+    0x2f, 0x37, 0x3f, 0x47, 0x4f, 0x76, 0x5f, 0x6c, 0x75, 0x7d, 0x84, 0x6b, 0x73, 0x74, 0x7c, 0x69, // 40
+    0x72, 0x7a, 0x70, 0x71, 0x57, 0x00, 0x13, 0x56, 0x5e,                                           // 50
+};
+static const u8 set3_of_extended[0x60] = {
+    [0x1c] = 0x79, [0x1d] = 0x58, [0x35] = 0x77, [0x37] = 0x57, [0x38] = 0x39, [0x46] = 0x62, [0x47] = 0x6e,
+    [0x48] = 0x63, [0x49] = 0x6f, [0x4b] = 0x61, [0x4d] = 0x6a, [0x4f] = 0x65, [0x50] = 0x60, [0x51] = 0x6d,
+    [0x52] = 0x67, [0x53] = 0x64, [0x5b] = 0x8b, [0x5c] = 0x8c, [0x5d] = 0x8d,
+};
+
+static u8 set3_of(u8 key)
+{
+    u8 code = key & 0x7f;
+
+    if (code >= sizeof(set3_of_plain))
+        return 0;
+    return key & 0x80 ? set3_of_extended[code] : set3_of_plain[code];
+}
+
 // --- keyboard -----------------------------------------------------------------------------------------------------------------
 
 #define KEY_EXTENDED 0x80
@@ -78,6 +102,31 @@ static u8 set2_of(u8 set1)
 
 #define DEFAULT_TYPEMATIC 0x2b // 10.9 characters a second after 500 ms
 
+// Key types of set 3.
+#define TYPE_REPEATS 1
+#define TYPE_BREAKS 2
+
+// The type at power-on: shifts and the like tell of being let go, keys that type repeat, others do neither.
+static u8 default_type(u8 key)
+{
+    static const u8 shifts[] = {0x1d, 0x2a, 0x36, 0x38, 0x3a}; // left Ctrl, both Shift, left Alt, Caps Lock
+    // Keypad +, the key beside the left Shift, arrows, Delete.
+    static const u8 typing[] = {0x4e, 0x56, 0xc8, 0xcb, 0xcd, 0xd0, 0xd3};
+
+    if (memchr(shifts, key, sizeof(shifts)))
+        return TYPE_BREAKS;
+    if (memchr(typing, key, sizeof(typing)))
+        return TYPE_REPEATS;
+    return key > 0x01 && key < 0x3b && key != 0x37 ? TYPE_REPEATS : 0; // not Esc, nor keypad *
+}
+
+static void default_types(struct ps2_keyboard *k)
+{
+    for (unsigned key = 1; key < 256; key++)
+        if (set3_of((u8)key))
+            k->type[set3_of((u8)key)] = default_type((u8)key);
+}
+
 static void keyboard_defaults(struct ps2_keyboard *k)
 {
     clear(&k->keys);
@@ -85,11 +134,16 @@ static void keyboard_defaults(struct ps2_keyboard *k)
     k->set = 2;
     k->rate = DEFAULT_TYPEMATIC;
     k->expects = 0;
+    default_types(k);
 }
 
 void ps2_keyboard_reset(struct ps2_keyboard *k)
 {
+    u8 down[sizeof(k->down)];
+
+    memcpy(down, k->down, sizeof(down)); // a finger stays where it is
     memset(k, 0, sizeof(*k));
+    memcpy(k->down, down, sizeof(down));
     keyboard_defaults(k);
     k->scanning = true;
 }
@@ -143,6 +197,18 @@ static void send_set2(struct ps2_keyboard *k, u8 key, bool down)
     send_key(k, b, n);
 }
 
+static void send_set3(struct ps2_keyboard *k, u8 key, bool down, bool again)
+{
+    u8 code = set3_of(key), b[2] = {0xf0, code};
+
+    if (!code)
+        return;
+    if (down && (!again || (k->type[code] & TYPE_REPEATS)))
+        send_key(k, b + 1, 1);
+    else if (!down && (k->type[code] & TYPE_BREAKS))
+        send_key(k, b, 2);
+}
+
 // Pause sends make and break at once, and nothing when it is let go.
 static void send_pause(struct ps2_keyboard *k)
 {
@@ -171,9 +237,14 @@ static void send_print(struct ps2_keyboard *k, bool down)
 
 void ps2_keyboard_key(struct ps2_keyboard *k, u8 key, bool down)
 {
+    bool again = k->down[key / 8] >> key % 8 & 1;
+
+    k->down[key / 8] = (u8)((k->down[key / 8] & ~(1u << key % 8)) | (unsigned)down << key % 8);
     if (!k->scanning || !(key & 0x7f))
         return;
-    if (key == KEY_PAUSE) {
+    if (k->set == 3) {
+        send_set3(k, key, down, again);
+    } else if (key == KEY_PAUSE) {
         if (down)
             send_pause(k);
     } else if (key == KEY_PRINT) {
@@ -185,6 +256,19 @@ void ps2_keyboard_key(struct ps2_keyboard *k, u8 key, bool down)
     }
 }
 
+// The key type that a command sets: F7 to FA for all keys, FB to FD for single ones.
+static u8 type_of(u8 command)
+{
+    switch (command) {
+    case 0xf7:
+    case 0xfb: return TYPE_REPEATS;
+    case 0xf8:
+    case 0xfc: return TYPE_BREAKS;
+    case 0xfa: return TYPE_REPEATS | TYPE_BREAKS;
+    default: return 0;
+    }
+}
+
 static void keyboard_parameter(struct ps2_keyboard *k, u8 command, u8 val)
 {
     u8 answer = ACK;
@@ -192,8 +276,15 @@ static void keyboard_parameter(struct ps2_keyboard *k, u8 command, u8 val)
     switch (command) {
     case 0xed: k->leds = val & 7; break;
     case 0xf3: k->rate = val & 0x7f; break;
+    case 0xfb: // types of single keys, as many as come
+    case 0xfc:
+    case 0xfd:
+        if (val < PS2_SET3_SIZE)
+            k->type[val] = type_of(command);
+        k->expects = command;
+        break;
     case 0xf0:
-        if (val > 2) // there is no set 3
+        if (val > 3)
             answer = RESEND;
         else if (val)
             k->set = val;
@@ -212,6 +303,9 @@ static void keyboard_command(struct ps2_keyboard *k, u8 command)
     case 0xed: // LEDs
     case 0xf0: // scan-code set
     case 0xf3: // typematic
+    case 0xfb: // key types of set 3
+    case 0xfc:
+    case 0xfd:
         k->expects = command;
         put(&k->replies, ACK);
         break;
@@ -233,10 +327,13 @@ static void keyboard_command(struct ps2_keyboard *k, u8 command)
         k->scanning = command == 0xf6 && k->scanning;
         put(&k->replies, ACK);
         break;
-    case 0xf7: // key types of set 3
+    case 0xf7: // key types of set 3, for all keys
     case 0xf8:
     case 0xf9:
-    case 0xfa: put(&k->replies, ACK); break;
+    case 0xfa:
+        memset(k->type, type_of(command), sizeof(k->type));
+        put(&k->replies, ACK);
+        break;
     case 0xfe: put(&k->replies, k->last); break; // resend
     case 0xff:                                   // reset
         ps2_keyboard_reset(k);
@@ -252,7 +349,7 @@ void ps2_keyboard_receive(struct ps2_keyboard *k, u8 byte)
     u8 command = k->expects;
 
     k->expects = 0;
-    if (command && byte < 0x80)
+    if (command && byte < (command < 0xfb ? 0x80 : 0xe0)) // no command begins below
         keyboard_parameter(k, command, byte);
     else // also in place of a parameter
         keyboard_command(k, byte);

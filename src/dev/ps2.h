@@ -1,4 +1,4 @@
-// The two devices at a PS/2 controller: an enhanced keyboard (scan-code sets 1 and 2) and a mouse with a wheel. Facts from the
+// The two devices at a PS/2 controller: an enhanced keyboard (scan-code sets 1 to 3) and a mouse with a wheel. Facts from the
 // IBM PS/2 Hardware Interface Technical Reference (keyboard, auxiliary device) and Microsoft's description of the IntelliMouse.
 //
 // Each is a protocol machine on its own: bytes from the host go in by *_receive(), bytes for the host are taken out by
@@ -9,6 +9,7 @@
 #include "pogo/types.h"
 
 #define PS2_QUEUE_SIZE 64
+#define PS2_SET3_SIZE 0x90
 
 struct ps2_queue {
     u8 data[PS2_QUEUE_SIZE];
@@ -18,7 +19,9 @@ struct ps2_queue {
 struct ps2_keyboard {
     struct ps2_queue keys, replies; // replies go first
     u8 expects;                     // command whose parameter comes next, or 0
-    u8 set;                         // scan-code set, 1 or 2
+    u8 set;                         // scan-code set, 1 to 3
+    u8 type[PS2_SET3_SIZE];         // of the key with that set 3 code: whether it repeats, and tells of being let go
+    u8 down[32];                    // bit map of the keys that are down
     u8 leds;                        // bit 0 scroll lock, 1 num lock, 2 caps lock
     u8 rate;                        // typematic rate and delay as set
     u8 last;                        // byte sent last, for resending
