@@ -20,6 +20,7 @@ struct acpi_params {
     u64 mem64_base, mem64_end; // above; both 0: none
     u16 com[4];                // ports of the serial lines; 0: not there
     u8 com_irq[4];
+    u16 fw_cfg;  // its first port; 0: there is none
     u16 pvpanic; // port of the panic device; 0: there is none
     bool i8042;  // keyboard controller
     bool vga;    // something answers at the legacy VGA addresses

@@ -179,14 +179,15 @@ static void serial_device(struct aml *a, unsigned n, u16 port, u8 irq)
     aml_end(a);
 }
 
-static void panic_device(struct aml *a, u16 port)
+// A device that only virtual machines have.
+static void qemu_device(struct aml *a, const char *name, const char *id, u16 port, u8 len)
 {
-    aml_begin_device(a, "PEVT");
-    aml_name_string(a, "_HID", "QEMU0001");
-    aml_name_int(a, "_STA", 0x0b);
+    aml_begin_device(a, name);
+    aml_name_string(a, "_HID", id);
+    aml_name_int(a, "_STA", 0x0b); // works, and is not shown to the user
     aml_name(a, "_CRS");
     aml_begin_resources(a);
-    aml_res_io(a, port, 1);
+    aml_res_io(a, port, len);
     aml_end(a);
     aml_end(a);
 }
@@ -218,7 +219,9 @@ static void isa_bridge(struct aml *a, const struct acpi_params *p)
         if (p->com[i])
             serial_device(a, i, p->com[i], p->com_irq[i]);
     if (p->pvpanic)
-        panic_device(a, p->pvpanic);
+        qemu_device(a, "PEVT", "QEMU0001", p->pvpanic, 1);
+    if (p->fw_cfg)
+        qemu_device(a, "FWCF", "QEMU0002", p->fw_cfg, 12);
     aml_end(a);
 }
 

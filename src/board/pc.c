@@ -19,7 +19,6 @@
 #define VGA_HOLE 0xa0000ull
 #define EBDA 0x9fc00ull // firmware keeps the last KiB of low memory for itself
 #define PCI_HOLE (3 * GIB)
-#define HIGH_RAM (4 * GIB)
 #define ROM_LOW_SIZE (128 * KIB) // at most so much of the firmware is seen below 1 MiB, too
 
 // --- what sits where ------------------------------------------------------------------------------------------------------
@@ -64,7 +63,8 @@ static const struct pc_row pc_rows[] = {
     {0x03e8, 8, &uart_ops, offsetof(struct pc, uart[2]), 1, WITH_COM3},
     {0x03f8, 8, &uart_ops, offsetof(struct pc, uart[0]), 1, WITH_COM1},
     {0x04d0, 2, &i8259_elcr_ops, offsetof(struct pc, pic), 1, ALWAYS},
-    {0x0510, FW_CFG_PORTS, &fw_cfg_ops, offsetof(struct pc, fw_cfg), 2, ALWAYS},
+    {FW_CFG_PORT, FW_CFG_PORTS, &fw_cfg_ops, offsetof(struct pc, fw_cfg), 2, ALWAYS},
+    {FW_CFG_DMA_PORT, FW_CFG_DMA_PORTS, &fw_cfg_dma_ops, offsetof(struct pc, fw_cfg), 4, ALWAYS},
     {PCI_HOST_PORT, 8, &pci_host_ops, offsetof(struct pc, pci), 4, ALWAYS},
     {0x2000, TESTDEV_IRQS, &testdev_irq_ops, offsetof(struct pc, testdev), 1, WITH_TESTDEV},
     {0, 1, &debug_console_ops, offsetof(struct pc, debugcon), 1, WITH_DEBUGCON},
@@ -439,7 +439,7 @@ static int wire_i8042(struct pc *b)
 static int wire_timers(struct pc *b, i64 rtc_shift_s)
 {
     struct host *h = b->m.host;
-    u64 low = b->ram_size < PCI_HOLE ? b->ram_size : PCI_HOLE;
+    u64 low = pc_low_ram(b);
     int ret;
 
     b->pit.irq = (struct irq_line){set_timer_irq, b, IRQ_PIT};
@@ -460,6 +460,25 @@ static int wire_timers(struct pc *b, i64 rtc_shift_s)
     if (ret)
         return ret;
     return mc146818_init(&b->rtc, h->ops->wall_ns(h->self) + rtc_shift_s * 1000000000, low, b->ram_size - low);
+}
+
+#define CMOS_BOOT_3 0x38 // upper half: third
+#define CMOS_BOOT_12 0x3d
+
+// Drives by the numbers that firmware finds in CMOS memory: floppy disk, hard disk, CD, network. Three places.
+static void tell_boot_order(struct pc *b, const char *letters)
+{
+    static const char known[] = "acdn";
+    u8 place[3] = {0};
+    unsigned n = 0;
+
+    for (; letters && *letters && n < ARRAY_LEN(place); letters++) {
+        const char *k = strchr(known, *letters);
+        if (k)
+            place[n++] = (u8)(k - known + 1);
+    }
+    b->rtc.reg[CMOS_BOOT_3] = (u8)(place[2] << 4);
+    b->rtc.reg[CMOS_BOOT_12] = (u8)(place[1] << 4 | place[0]);
 }
 
 // COM1 shares its interrupt with COM3, and COM2 with COM4.
@@ -493,7 +512,6 @@ static int wire_uarts(struct pc *b, const struct pc_options *o)
 
 static void wire(struct pc *b, const struct pc_options *o)
 {
-    b->fw_cfg = (struct fw_cfg){.ram_size = b->ram_size, .cpus = (u16)b->m.vcpu_count};
     b->debugcon = (struct debug_console){o->debugcon_peer.tx, o->debugcon_peer.out};
     b->debug_exit = (struct debug_exit){power_off, b};
     b->pvpanic = (struct pvpanic){power_off, b};
@@ -635,9 +653,9 @@ static int map_memory(struct pc *b, struct error *err)
     if (!ret)
         ret = add_ram(b, MIB, PCI_HOLE, MIB, "main");
     if (!ret && b->rom_size)
-        ret = mem_add_rom(m, HIGH_RAM - b->rom_size, b->rom_size, b->rom, b->rom_flags, "rom");
+        ret = mem_add_rom(m, PC_HIGH_RAM - b->rom_size, b->rom_size, b->rom, b->rom_flags, "rom");
     if (!ret)
-        ret = add_ram(b, HIGH_RAM, HIGH_RAM + PC_MAX_RAM, PCI_HOLE, "high");
+        ret = add_ram(b, PC_HIGH_RAM, PC_HIGH_RAM + PC_MAX_RAM, PCI_HOLE, "high");
     if (ret)
         return error_set(
             err, ret,
@@ -646,9 +664,14 @@ static int map_memory(struct pc *b, struct error *err)
     return 0;
 }
 
+u64 pc_low_ram(const struct pc *b)
+{
+    return b->ram_size < PCI_HOLE ? b->ram_size : PCI_HOLE;
+}
+
 unsigned pc_memory_map(const struct pc *b, struct boot_range *out)
 {
-    u64 low = b->ram_size < PCI_HOLE ? b->ram_size : PCI_HOLE, rom = b->rom_size ? b->rom_size : 256 * KIB;
+    u64 low = pc_low_ram(b), rom = b->rom_size ? b->rom_size : 256 * KIB;
     unsigned n = 0;
 
     out[n++] = (struct boot_range){0, EBDA, BOOT_RANGE_RAM};
@@ -656,9 +679,9 @@ unsigned pc_memory_map(const struct pc *b, struct boot_range *out)
     out[n++] = (struct boot_range){MIB - 64 * KIB, 64 * KIB, BOOT_RANGE_RESERVED};
     if (low > MIB)
         out[n++] = (struct boot_range){MIB, low - MIB, BOOT_RANGE_RAM};
-    out[n++] = (struct boot_range){HIGH_RAM - rom, rom, BOOT_RANGE_RESERVED};
+    out[n++] = (struct boot_range){PC_HIGH_RAM - rom, rom, BOOT_RANGE_RESERVED};
     if (b->ram_size > PCI_HOLE)
-        out[n++] = (struct boot_range){HIGH_RAM, b->ram_size - PCI_HOLE, BOOT_RANGE_RAM};
+        out[n++] = (struct boot_range){PC_HIGH_RAM, b->ram_size - PCI_HOLE, BOOT_RANGE_RAM};
     return n;
 }
 
@@ -750,7 +773,14 @@ static int build(struct pc *b, const struct pc_options *o, struct error *err)
     if (ret)
         return error_set(err, ret, "the PCI bus does not fit the memory map; use a smaller -bios");
     wire(b, o);
-    return add_ports(b, o, err);
+    ret = add_ports(b, o, err);
+    if (ret)
+        return ret;
+    tell_boot_order(b, o->boot);
+    ret = pc_fill_fw_cfg(b, o);
+    return ret ? error_set(err, ret,
+                           "fw_cfg: no room for what it is to tell; give less memory (-m) or fewer processors (-smp)")
+               : 0;
 }
 
 int pc_create(struct host *host, const struct pc_options *o, struct pc **out, struct error *err)
@@ -784,6 +814,7 @@ void pc_destroy(struct pc *b)
         release(h, v, sizeof(*v));
     }
     pc_free_virtio(b);
+    pc_free_fw_cfg(b);
     release(h, (void *)b->blank_flags, flags_size(I440FX_LAST_AREA_SIZE));
     release(h, b->blank, I440FX_LAST_AREA_SIZE);
     release(h, (void *)b->rom_flags, flags_size(b->rom_size));

@@ -11,6 +11,8 @@
 #ifndef POGO_BOARD_PC_H
 #define POGO_BOARD_PC_H
 
+#include "board/acpi.h"
+#include "board/smbios.h"
 #include "boot/boot.h"
 #include "core/cpuid.h"
 #include "core/machine.h"
@@ -33,6 +35,8 @@
 #define PC_MAX_RAM (1ull << 40)
 #define PC_MIN_BIOS (64ull << 10)
 #define PC_MAX_BIOS (16ull << 20)
+
+#define PC_HIGH_RAM (4ull << 30) // where RAM goes on that has no room below the PCI hole
 
 #define PC_SERIALS 4 // COM1 to COM4
 
@@ -58,6 +62,9 @@ struct pc_options {
     u16 debugcon_base; // 0xe9 usually
     u16 debug_exit_base, debug_exit_size;
     u16 pvpanic_port;
+    bool nographic;   // firmware may use the first serial line as its console
+    const char *boot; // order of drives for firmware, letters as in -boot; NULL: its own
+    bool boot_menu;   // firmware is to offer a choice
 };
 
 struct pc {
@@ -75,6 +82,8 @@ struct pc {
     struct i8042 i8042;
     bool a20_fast, a20_keyboard; // the two gates of the A20 line
     struct fw_cfg fw_cfg;
+    u8 fw_e820[2 * 20], fw_uuid[16];
+    struct pc_tables *fw_tables;
     struct uart uart[PC_SERIALS];
     u8 uart_irq; // levels of their interrupt outputs
     struct debug_exit debug_exit;
@@ -121,6 +130,14 @@ void pc_serial_break(struct pc *b, unsigned n);
 
 // Free the memory of virtio devices.
 void pc_free_virtio(struct pc *b);
+// Bytes of RAM below the PCI hole.
+u64 pc_low_ram(const struct pc *b);
+// The board as its tables describe it.
+struct acpi_params pc_acpi_params(const struct pc *b);
+struct smbios_params pc_smbios_params(const struct pc *b);
+// Fill fw_cfg, when everything of `o` is there. Returns 0 or a negative errno. And free what it took.
+int pc_fill_fw_cfg(struct pc *b, const struct pc_options *o);
+void pc_free_fw_cfg(struct pc *b);
 // What the host bridge says of the memory from 0xc0000 to 0xfffff.
 void pc_map_areas(void *board, u32 reads, u32 writes);
 // Build the PCI side; the I/O APIC is there. Returns 0 or a negative errno.

@@ -8,15 +8,12 @@
 #include <errno.h>
 #include <string.h>
 
-#include "board/acpi.h"
 #include "board/pc.h"
-#include "board/smbios.h"
 #include "pogo/version.h"
 
 #define PCI_MEM_BASE 0xc0000000ull
 #define PCI_MEM_END IOAPIC_BASE
 #define PCI_MEM64_SIZE (32ull << 30)
-#define HIGH_RAM (4ull << 30)
 // Ports that firmware gives away. Below 0xc000 guests expect boards to have theirs.
 #define PCI_IO_BASE 0xc000
 #define PCI_IO_END 0x10000
@@ -63,7 +60,7 @@ static void power_off(void *sink, int status)
 // Above RAM, aligned to its size. Nothing where the processor cannot reach that far.
 static int add_window64(struct pc *b)
 {
-    u64 ram_end = b->ram_size > PCI_MEM_BASE ? HIGH_RAM + (b->ram_size - PCI_MEM_BASE) : HIGH_RAM;
+    u64 ram_end = b->ram_size > PCI_MEM_BASE ? PC_HIGH_RAM + (b->ram_size - PCI_MEM_BASE) : PC_HIGH_RAM;
     u64 base = (ram_end + PCI_MEM64_SIZE - 1) & ~(PCI_MEM64_SIZE - 1);
 
     if (b->m.mem.phys_mask && base + (PCI_MEM64_SIZE - 1) > b->m.mem.phys_mask)
@@ -134,7 +131,7 @@ static void set_up_pci(struct pc *b)
 }
 
 // What is there, by who answers.
-static struct acpi_params describe(const struct pc *b)
+struct acpi_params pc_acpi_params(const struct pc *b)
 {
     static const u16 com_port[4] = {0x3f8, 0x2f8, 0x3e8, 0x2e8};
     const struct mem_region *hpet;
@@ -163,16 +160,17 @@ static struct acpi_params describe(const struct pc *b)
             p.com_irq[i] = i & 1 ? 3 : 4;
         }
     p.pvpanic = b->pvpanic_port;
+    p.fw_cfg = FW_CFG_PORT;
     p.i8042 = b->m.bus.port_owner[0x60] && b->m.bus.port_owner[0x64];
     hpet = mem_find(&b->m.mem, HPET_BASE);
     p.hpet = hpet && hpet->kind == MEM_MMIO ? HPET_BASE : 0;
     return p;
 }
 
-static struct smbios_params name_machine(const struct pc *b)
+struct smbios_params pc_smbios_params(const struct pc *b)
 {
     const struct vcpu *v = b->m.vcpu[0];
-    u64 low = b->ram_size < PCI_MEM_BASE ? b->ram_size : PCI_MEM_BASE;
+    u64 low = pc_low_ram(b);
 
     return (struct smbios_params){.cpus = b->m.vcpu_count,
                                   .signature = cpu_model_signature(v->model),
@@ -181,7 +179,7 @@ static struct smbios_params name_machine(const struct pc *b)
                                   .cpu_name = v->model->brand,
                                   .ram_low = low,
                                   .ram_high = b->ram_size - low,
-                                  .high_base = HIGH_RAM,
+                                  .high_base = PC_HIGH_RAM,
                                   .version = POGO_VERSION};
 }
 
@@ -210,7 +208,7 @@ static void set_up_mtrrs(struct pc *b, struct vcpu *v)
     m->mtrr_def_type = MTRR_ENABLE | MTRR_WB;
     for (unsigned i = 0; i < ARRAY_LEN(m->mtrr_fix); i++)
         m->mtrr_fix[i] = i == MTRR_FIX_A0000 ? 0 : MTRR_WB * 0x0101010101010101ull;
-    set_mtrr(v, 0, PCI_MEM_BASE, HIGH_RAM - PCI_MEM_BASE);
+    set_mtrr(v, 0, PCI_MEM_BASE, PC_HIGH_RAM - PCI_MEM_BASE);
     if (b->pci_window[1].bus)
         set_mtrr(v, 1, b->pci_window[1].base, PCI_MEM64_SIZE);
     v->engine->push_state(v);
@@ -226,8 +224,8 @@ static void put_reset_vector(struct pc *b)
 
 int pc_install_tables(struct pc *b, gpa *rsdp, struct error *err)
 {
-    struct acpi_params acpi = describe(b);
-    struct smbios_params smbios = name_machine(b);
+    struct acpi_params acpi = pc_acpi_params(b);
+    struct smbios_params smbios = pc_smbios_params(b);
     u8 *to = mem_write_ptr(&b->m.mem, TABLES_BASE, TABLES_SIZE);
     long used, more;
 

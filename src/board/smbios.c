@@ -5,8 +5,6 @@
 #include <errno.h>
 #include <stdio.h>
 
-#define ENTRY_SIZE 31
-#define ENTRY_ROOM 32
 #define KIB 1024ull
 #define MIB (1024 * KIB)
 #define GIB (1024 * MIB)
@@ -220,29 +218,29 @@ static void boot_information(struct smbios *s)
 
 static void entry_point(struct smbios *s, u64 base)
 {
-    struct blob b = {.buf = s->out.buf, .size = ENTRY_SIZE};
+    struct blob b = {.buf = s->out.buf, .size = SMBIOS_ENTRY_SIZE};
 
     blob_bytes(&b, "_SM_", 4);
     blob_put(&b, 1, 0);
-    blob_put(&b, 1, ENTRY_SIZE);
+    blob_put(&b, 1, SMBIOS_ENTRY_SIZE);
     blob_put(&b, 2, 0x0802); // 2.8
     blob_put(&b, 2, s->largest);
     blob_zero(&b, 6);
     blob_bytes(&b, "_DMI_", 5);
     blob_put(&b, 1, 0);
-    blob_put(&b, 2, s->out.len - ENTRY_ROOM);
-    blob_put(&b, 4, base + ENTRY_ROOM);
+    blob_put(&b, 2, s->out.len - SMBIOS_ENTRY_ROOM);
+    blob_put(&b, 4, base + SMBIOS_ENTRY_ROOM);
     blob_put(&b, 2, s->count);
     blob_put(&b, 1, 0x28);
-    blob_patch(&b, 0x15, 1, blob_checksum(&b, 0x10, ENTRY_SIZE - 0x10));
-    blob_patch(&b, 4, 1, blob_checksum(&b, 0, ENTRY_SIZE));
+    blob_patch(&b, 0x15, 1, blob_checksum(&b, 0x10, SMBIOS_ENTRY_SIZE - 0x10));
+    blob_patch(&b, 4, 1, blob_checksum(&b, 0, SMBIOS_ENTRY_SIZE));
 }
 
 long smbios_build(const struct smbios_params *p, u8 *buf, size_t size, u64 base)
 {
     struct smbios s = {.p = p, .out = {.buf = buf, .size = size}};
 
-    blob_zero(&s.out, ENTRY_ROOM);
+    blob_zero(&s.out, SMBIOS_ENTRY_ROOM);
     bios(&s);
     system_information(&s);
     chassis(&s);

@@ -4,6 +4,9 @@
 
 #include "board/blob.h"
 
+#define SMBIOS_ENTRY_SIZE 31
+#define SMBIOS_ENTRY_ROOM 32
+
 struct smbios_params {
     unsigned cpus; // processors, all in one package
     u32 signature; // CPUID leaf 1 EAX, and
@@ -14,7 +17,7 @@ struct smbios_params {
     const char *version;
 };
 
-// Write the entry point and the structures. `base` is the guest-physical address of buf, a multiple of 16, below 1 MiB so that it is
+// Write the entry point (SMBIOS_ENTRY_SIZE bytes) and, SMBIOS_ENTRY_ROOM bytes from it, the structures. `base` is the guest-physical address of buf, a multiple of 16, below 1 MiB so that it is
 // found. Returns the number of bytes used, or -ENOSPC.
 long smbios_build(const struct smbios_params *p, u8 *buf, size_t size, u64 base);
 

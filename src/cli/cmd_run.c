@@ -169,6 +169,9 @@ static int create_board(struct run *r, struct error *err)
         .bios = r->images.bios.bytes,
         .bios_size = r->images.bios.size,
         .rtc_shift_s = r->o.rtc_shift_s,
+        .nographic = r->o.nographic,
+        .boot = r->o.boot,
+        .boot_menu = r->o.boot_menu,
     };
     int ret = choose_cpu(r, &pc.engine, err);
 

@@ -391,7 +391,7 @@ static int opt_boot(struct run_options *o, const char *arg, struct error *err)
     static const char *const known[] = {"splash", "splash-time", "reboot-timeout"};
     struct keyvals k;
     int ret = keyvals_parse(&k, &o->pool, "boot", arg, "order", err);
-    bool flag = false;
+    bool strict = false;
 
     if (ret)
         return ret;
@@ -403,9 +403,11 @@ static int opt_boot(struct run_options *o, const char *arg, struct error *err)
     }
     for (size_t i = 0; i < ARRAY_LEN(known); i++)
         keyvals_get(&k, known[i]);
-    ret = keyvals_bool(&k, "menu", &flag, err);
+    if (order || once)
+        o->boot = once ? once : order;
+    ret = keyvals_bool(&k, "menu", &o->boot_menu, err);
     if (!ret)
-        ret = keyvals_bool(&k, "strict", &flag, err);
+        ret = keyvals_bool(&k, "strict", &strict, err);
     return ret ? ret : keyvals_done(&k, err);
 }
 

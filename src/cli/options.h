@@ -21,6 +21,7 @@
 struct run_options {
     struct text_pool pool;
     const char *kernel, *append, *initrd, *bios, *cpu, *log_file, *name, *process, *pidfile;
+    const char *boot;                      // letters of drives in the order to try them, or NULL
     const char *gdb;                       // NULL: no debugger
     const char *accel[OPTIONS_MAX_ACCELS]; // engines in order of preference; none: any
     unsigned accel_count;
@@ -37,7 +38,7 @@ struct run_options {
     struct object_option object[OPTIONS_MAX_OBJECTS];
     unsigned object_count;
     i64 rtc_shift_s; // the guest's wall clock at the start, less UTC
-    bool nographic, nodefaults, no_reboot, no_shutdown, stopped, daemonize;
+    bool boot_menu, nographic, nodefaults, no_reboot, no_shutdown, stopped, daemonize;
     u32 log_mask;
     bool help;             // --help was asked for
     const char *help_for;  // an option whose argument was 'help': "cpu", "accel"...

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 drivers='lib/modules/*/kernel/drivers'
 dir=$(tools/guest/fetch.sh "$1" 'boot/vmlinuz-*' 'lib/modules/*/modules.*' "$drivers/virtio" "$drivers/block/virtio_blk.ko" \
-    "$drivers/char/virtio_console.ko" "$drivers/char/nvram.ko" "$drivers/char/hw_random" "$drivers/misc/pvpanic" \
+    "$drivers/char/virtio_console.ko" "$drivers/firmware/qemu_fw_cfg.ko" "$drivers/char/nvram.ko" "$drivers/char/hw_random" "$drivers/misc/pvpanic" \
     "$drivers/net/virtio_net.ko" "$drivers/net/net_failover.ko" 'lib/modules/*/kernel/net/core/failover.ko')
 kernel=$(echo "$dir"/boot/vmlinuz-*)
 modules=$dir/modules.cpio
