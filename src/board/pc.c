@@ -438,7 +438,6 @@ static int wire_i8042(struct pc *b)
 
 static int wire_timers(struct pc *b, i64 rtc_shift_s)
 {
-    struct host *h = b->m.host;
     u64 low = pc_low_ram(b);
     int ret;
 
@@ -459,7 +458,8 @@ static int wire_timers(struct pc *b, i64 rtc_shift_s)
         ret = mem_add_mmio(&b->m.mem, HPET_BASE, HPET_SIZE, &hpet_ops, &b->hpet, "hpet");
     if (ret)
         return ret;
-    return mc146818_init(&b->rtc, h->ops->wall_ns(h->self) + rtc_shift_s * 1000000000, low, b->ram_size - low);
+    return mc146818_init(&b->rtc, clock_utc(&b->m.clock) + (i64)clock_now(&b->m.clock) + rtc_shift_s * 1000000000, low,
+                         b->ram_size - low);
 }
 
 #define CMOS_BOOT_3 0x38 // upper half: third
@@ -694,6 +694,10 @@ static int check_options(const struct pc_options *o, struct error *err)
                          (unsigned long long)o->ram, PC_MIN_RAM / MIB, PC_MAX_RAM / GIB);
     if (o->cpus > MACHINE_MAX_VCPUS)
         return error_set(err, -EINVAL, "-smp: %u processors; must be from 1 to %d", o->cpus, MACHINE_MAX_VCPUS);
+    if (o->icount.num && o->cpus > 1)
+        return error_set(err, -EINVAL,
+                         "-icount: virtual time follows the instructions of one processor; leave -smp %u away",
+                         o->cpus);
     if (o->bios && (o->bios_size < PC_MIN_BIOS || o->bios_size > PC_MAX_BIOS))
         return error_set(err, -EINVAL, "-bios: the image has %llu bytes; must be from %llu KiB to %llu MiB",
                          (unsigned long long)o->bios_size, PC_MIN_BIOS / KIB, PC_MAX_BIOS / MIB);
@@ -794,6 +798,8 @@ int pc_create(struct host *host, const struct pc_options *o, struct pc **out, st
     if (!b)
         return error_set(err, -ENOMEM, "cannot allocate host memory for the machine; free some");
     machine_init(&b->m, host);
+    if (o->icount.num)
+        clock_use_icount(&b->m.clock, o->icount.num, o->icount.den, o->icount.utc_ns);
     ret = build(b, o, err);
     if (ret) {
         pc_destroy(b);

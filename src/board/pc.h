@@ -58,6 +58,11 @@ struct pc_options {
     u64 bios_size;
     bool serial[PC_SERIALS], debugcon, debug_exit, testdev, pvpanic;
     struct pc_peer serial_peer[PC_SERIALS], debugcon_peer;
+    // Virtual time from instructions: `num` / `den` ns each, for one processor; num 0: from the host's clock. It begins at `utc_ns`.
+    struct {
+        u32 num, den;
+        i64 utc_ns;
+    } icount;
     i64 rtc_shift_s;   // what the guest's wall clock shows at the start, less UTC
     u16 debugcon_base; // 0xe9 usually
     u16 debug_exit_base, debug_exit_size;

@@ -16,9 +16,12 @@
 #include "cli/monitor.h"
 #include "cli/options.h"
 #include "cli/ports.h"
+#include "cli/report.h"
 #include "cli/vm.h"
 #include "host/features.h"
 #include "host/linux.h"
+
+#define ICOUNT_TSC_HZ 1000000000 // the host's is measured, and not the same each time
 
 // Everything that one run holds; released by run_free() whatever happened.
 struct run {
@@ -160,6 +163,16 @@ static void add_board_devices(const struct run *r, struct pc_options *pc)
     }
 }
 
+// What would otherwise come from the host's clocks.
+static void use_icount(struct run *r, struct pc_options *pc)
+{
+    pc->icount.num = 1u << r->o.icount_shift;
+    pc->icount.den = 1;
+    pc->icount.utc_ns = r->o.utc_s * 1000000000;
+    pc->rtc_shift_s = r->o.rtc_date ? 0 : r->o.rtc_shift_s;
+    r->vm.icount_sleep = r->o.icount_sleep;
+}
+
 static int create_board(struct run *r, struct error *err)
 {
     struct pc_options pc = {
@@ -175,6 +188,9 @@ static int create_board(struct run *r, struct error *err)
     };
     int ret = choose_cpu(r, &pc.engine, err);
 
+    if (r->o.icount)
+        use_icount(r, &pc);
+
     add_board_devices(r, &pc);
     if (!ret)
         ret = consoles_open(&r->vm, &r->o, &pc, err);
@@ -184,7 +200,10 @@ static int create_board(struct run *r, struct error *err)
         ret = consoles_check(&r->vm, &r->o, err);
     if (ret)
         return ret;
-    r->model.tsc_hz = r->model.tsc_hz ? r->model.tsc_hz : r->host.host.tsc_hz;
+    for (unsigned i = 0; i < PC_SERIALS && r->o.icount; i++)
+        pc.serial_peer[i].room = NULL; // how fast somebody reads is not to show
+    if (!r->model.tsc_hz)
+        r->model.tsc_hz = r->o.icount ? ICOUNT_TSC_HZ : r->host.host.tsc_hz;
     ret = pc_create(&r->host.host, &pc, &r->vm.board, err);
     file_free(&r->images.bios); // the board has a copy
     return ret;
@@ -262,6 +281,8 @@ static int go(struct run *r)
     fprintf(stderr, "pogo: engine %s: %s\n", r->vm.board->m.vcpu[0]->engine->name, r->why);
     daemon_ready();
     status = vm_run(&r->vm);
+    if (r->o.icount)
+        report_icount(stderr, &r->vm.board->m);
     if (atomic_load(&r->host.log_lost))
         fprintf(stderr, "pogo: %llu lines of the log were lost: nobody read them\n",
                 (unsigned long long)atomic_load(&r->host.log_lost));

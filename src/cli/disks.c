@@ -95,6 +95,11 @@ static int attach(struct disks *disks, const struct run_options *o, unsigned i, 
     if (ret)
         return ret;
     c.backend = disks->backend[n];
+    if (o->icount) {
+        if (blk_timed_init(&disks->timed[n], disks->backend[n], &b->m.clock))
+            return error_set(err, -ENOSPC, "%s: no timer left for it; have fewer devices", d->what);
+        c.backend = &disks->timed[n].b;
+    }
     return pc_add_virtio_blk(b, place, &c, err);
 }
 
@@ -117,10 +122,24 @@ static int add_disk(struct disks *disks, const struct run_options *o, const stru
 
 // --- randomness -----------------------------------------------------------------------------------------------------------
 
-static int add_rng(const struct run_options *o, const struct device_option *d, const struct pc_place *place,
-                   struct pc *b, struct error *err)
+// The same numbers in every run (xorshift64*).
+static u64 repeatable_random(void *source, void *buf, u64 len)
 {
-    const struct virtio_rng_config config = {.random = host_random};
+    u64 *state = source;
+
+    for (u64 i = 0; i < len; i++) {
+        *state ^= *state >> 12;
+        *state ^= *state << 25;
+        *state ^= *state >> 27;
+        ((u8 *)buf)[i] = (u8)((*state * 0x2545f4914f6cdd1dull) >> 56);
+    }
+    return len;
+}
+
+static int add_rng(struct disks *disks, const struct run_options *o, const struct device_option *d,
+                   const struct pc_place *place, struct pc *b, struct error *err)
+{
+    struct virtio_rng_config config = {.random = host_random};
     const char *id = device_text(d, "rng");
     bool found = !id;
 
@@ -128,6 +147,11 @@ static int add_rng(const struct run_options *o, const struct device_option *d, c
         found = !strcmp(o->object[i].id, id);
     if (!found)
         return error_set(err, -ENOENT, "-device %s: rng=%s: no -object has this id", d->type->name, id);
+    if (o->icount) {
+        disks->random = 1;
+        config.random = repeatable_random;
+        config.source = &disks->random;
+    }
     return pc_add_virtio_rng(b, place, &config, err);
 }
 
@@ -160,7 +184,7 @@ static int create_devices(struct disks *disks, const struct run_options *o, stru
         if (d->kind == DEVICE_VIRTIO_BLK)
             ret = add_disk(disks, o, d, &place, b, err);
         else if (d->kind == DEVICE_VIRTIO_RNG)
-            ret = add_rng(o, d, &place, b, err);
+            ret = add_rng(disks, o, d, &place, b, err);
         else
             ret = add_balloon(d, &place, b, err);
     }

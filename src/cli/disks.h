@@ -4,10 +4,13 @@
 
 #include "board/pc_virtio.h"
 #include "cli/options.h"
+#include "dev/blk_timed.h"
 
 struct disks {
     struct blk_backend *backend[OPTIONS_MAX_DRIVES]; // open ones, by number of the drive
     bool used[OPTIONS_MAX_DRIVES];                   // by a device
+    struct blk_timed timed[OPTIONS_MAX_DRIVES];      // before the backends, with icount
+    u64 random;                                      // state of the source of randomness, with icount
 };
 
 // Open the images and put the devices on the board. Returns 0 or a negative errno with *err set; disks_close() in any case.

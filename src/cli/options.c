@@ -13,6 +13,8 @@
 
 #define DEFAULT_RAM (128ull << 20)
 #define GDB_DEFAULT "tcp::1234"
+#define ICOUNT_UTC_S 1767225600 // 2026-01-01: a start that does not depend on when it is
+#define ICOUNT_MAX_SHIFT 10
 
 static bool asks(const char *arg)
 {
@@ -365,25 +367,55 @@ static int opt_rtc(struct run_options *o, const char *arg, struct error *err)
 {
     struct keyvals k;
     int ret = keyvals_parse(&k, &o->pool, "rtc", arg, NULL, err);
-    time_t now = time(NULL), then;
+    time_t now = time(NULL), then = 0;
     struct tm local;
 
     if (ret)
         return ret;
     const char *base = keyvals_get(&k, "base"), *clock = keyvals_get(&k, "clock"), *fix = keyvals_get(&k, "driftfix");
+    o->utc_s = base ? now : ICOUNT_UTC_S;
+    o->rtc_date = false;
     if (!base || !strcmp(base, "utc"))
         o->rtc_shift_s = 0;
     else if (!strcmp(base, "localtime") && localtime_r(&now, &local))
         o->rtc_shift_s = local.tm_gmtoff;
     else if (parse_date(base, &then))
-        o->rtc_shift_s = then - now;
+        o->rtc_date = true;
     else
         return error_set(err, -EINVAL, "-rtc base=%s: must be utc, localtime or a date like 2006-06-17T16:01:21", base);
+    if (o->rtc_date) {
+        o->utc_s = then;
+        o->rtc_shift_s = then - now;
+    }
     if (clock && strcmp(clock, "host") && strcmp(clock, "rt") && strcmp(clock, "vm"))
         return error_set(err, -EINVAL, "-rtc clock=%s: must be host, rt or vm", clock);
     if (fix && strcmp(fix, "none") && strcmp(fix, "slew"))
         return error_set(err, -EINVAL, "-rtc driftfix=%s: must be none or slew", fix);
     return keyvals_done(&k, err);
+}
+
+static int opt_icount(struct run_options *o, const char *arg, struct error *err)
+{
+    struct keyvals k;
+    u64 shift = 0;
+    bool align = false;
+    int ret = keyvals_parse(&k, &o->pool, "icount", arg, "shift", err);
+
+    if (ret)
+        return ret;
+    const char *text = keyvals_get(&k, "shift");
+    if (!text || !parse_number(text, strlen(text), ICOUNT_MAX_SHIFT, &shift))
+        return error_set(err, -EINVAL,
+                         "-icount %s: needs shift=N with N from 0 to %d: 2^N nanoseconds an instruction%s", arg,
+                         ICOUNT_MAX_SHIFT, text && !strcmp(text, "auto") ? "; runs with auto do not repeat" : "");
+    o->icount = true;
+    o->icount_shift = (unsigned)shift;
+    ret = keyvals_bool(&k, "sleep", &o->icount_sleep, err);
+    if (!ret)
+        ret = keyvals_bool(&k, "align", &align, err);
+    if (!ret && align)
+        return error_set(err, -EINVAL, "-icount align=on: virtual time is not held against the host's; must be off");
+    return ret ? ret : keyvals_done(&k, err);
 }
 
 static int opt_boot(struct run_options *o, const char *arg, struct error *err)
@@ -477,8 +509,13 @@ static bool asks_help(const char *text)
 
 int options_parse(struct run_options *o, int argc, char **argv, struct error *err)
 {
-    *o = (struct run_options){
-        .append = "", .cpu = "max", .ram = DEFAULT_RAM, .cpus = 1, .log_mask = 1u << LOG_ERROR | 1u << LOG_WARN};
+    *o = (struct run_options){.append = "",
+                              .cpu = "max",
+                              .ram = DEFAULT_RAM,
+                              .cpus = 1,
+                              .log_mask = 1u << LOG_ERROR | 1u << LOG_WARN,
+                              .icount_sleep = true,
+                              .utc_s = ICOUNT_UTC_S};
     for (int i = 0; i < argc; i++) {
         const struct option_row *row = find_option(argv[i]);
         const char *arg = NULL;

@@ -16,6 +16,7 @@ struct ports {
     struct virtio_console *dev; // NULL: none
     struct port port[VIRTIO_CONSOLE_PORTS];
     unsigned count;
+    bool always; // ports take everything at once, and lose what nobody reads for long
 };
 
 // Create the controller that -device names, with its ports. Returns 0 or a negative errno with *err set. *p must outlive the board and

@@ -114,3 +114,12 @@ void report_cpu(FILE *out, const struct vcpu *v)
     print_system(out, &v->cpu);
     print_code(out, v);
 }
+
+void report_icount(FILE *out, const struct machine *m)
+{
+    u64 ns = clock_now(&m->clock);
+
+    fprintf(out, "pogo: %llu instructions, %llu.%09llu seconds of virtual time, state %016llx\n",
+            (unsigned long long)m->vcpu[0]->insns, (unsigned long long)(ns / 1000000000),
+            (unsigned long long)(ns % 1000000000), (unsigned long long)machine_hash(m));
+}

@@ -4,9 +4,12 @@
 
 #include <stdio.h>
 
-#include "core/vcpu.h"
+#include "core/machine.h"
 
 // All registers, segments, control registers and EFER, and the code at CS:RIP. The vCPU must not be running.
 void report_cpu(FILE *out, const struct vcpu *v);
+
+// How long the run was, and a fingerprint of how it ended: two runs that are alike say the same.
+void report_icount(FILE *out, const struct machine *m);
 
 #endif

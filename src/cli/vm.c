@@ -81,23 +81,47 @@ static bool on_kick(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
     return true;
 }
 
-// A halted processor sleeps until a request that can wake it. (With icount the next timer comes at once.)
+// With icount, no instruction takes virtual time to the next deadline while the processor is halted. It is put forward instead: at once,
+// or as long as that really takes. Somebody outside may end the wait, or arm a nearer timer meanwhile. False: there is no deadline.
+static bool pass_idle_time(struct vm *vm, struct vcpu *v, bool sleep)
+{
+    struct machine *m = &vm->board->m;
+    struct host *h = m->host;
+
+    lock_take(&m->dev_lock);
+    u64 ns = clock_idle_ns(&m->clock);
+    lock_drop(&m->dev_lock);
+    if (ns == CLOCK_NEVER)
+        return false;
+    if (sleep && ns) {
+        u64 start = h->ops->now_ns(h->self);
+        h->ops->wait(h->self, v->id, start + ns < start ? CLOCK_NEVER : start + ns);
+        u64 passed = h->ops->now_ns(h->self) - start;
+        ns = passed < ns ? passed : ns;
+    }
+    lock_take(&m->dev_lock);
+    u64 left = clock_idle_ns(&m->clock);
+    clock_skip(&m->clock, ns < left ? ns : left);
+    lock_drop(&m->dev_lock);
+    return true;
+}
+
+// A halted processor sleeps until a request that can wake it.
 static bool on_halt(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
 {
     struct machine *m = &vm->board->m;
-    u32 wakes = v->cpu.rflags & X86_FL_IF && v->cpu.activity == CPU_HALTED ? ~0u : ~VCPU_REQ_INTR;
+    bool open = v->cpu.rflags & X86_FL_IF && v->cpu.activity == CPU_HALTED;
+    u32 wakes = open ? ~0u : ~VCPU_REQ_INTR;
 
     (void)e;
     if (v->cpu.activity == CPU_WAIT_SIPI)
         wakes &= ~VCPU_REQ_NMIS;
-    lock_take(&m->dev_lock);
-    clock_skip_idle(&m->clock);
-    bool due = m->clock.icount && m->clock.next_deadline != CLOCK_NEVER;
-    if (due)
-        clock_run(&m->clock);
-    lock_drop(&m->dev_lock);
-    if (!due && !(atomic_load(&v->request) & wakes))
-        m->host->ops->wait(m->host->self, v->id, CLOCK_NEVER);
+    if (atomic_load(&v->request) & wakes)
+        return true;
+    // A processor that hardly anything can wake again must not keep the host's busy.
+    if (m->clock.icount && pass_idle_time(vm, v, vm->icount_sleep || !open))
+        return true;
+    m->host->ops->wait(m->host->self, v->id, CLOCK_NEVER);
     return true;
 }
 
@@ -295,7 +319,7 @@ void vm_continue(struct vm *vm)
     lock_take(&m->dev_lock);
     clock_start(&m->clock);
     lock_drop(&m->dev_lock);
-    for (unsigned i = 0; i < m->vcpu_count; i++)
+    for (unsigned i = 0; i < m->vcpu_count && !m->clock.icount; i++)
         pvclock_update(m->vcpu[i]);
     m->host->ops->wake(m->host->self, HOST_WAITER_TIMER);
     pthread_mutex_lock(&vm->gate);
@@ -453,7 +477,7 @@ struct vcpu_start {
 static void run_vcpu(struct vm *vm, struct vcpu *v)
 {
     while (pass_gate(vm, v)) {
-        struct vm_exit e = v->engine->run(v, SLICE);
+        struct vm_exit e = machine_run(v, SLICE);
         if (!vm_vcpu_exit(vm, v, &e))
             post_event(vm, v, &e);
     }

@@ -24,7 +24,8 @@ struct vm {
     int (*boot)(void *arg, struct pc *b, struct error *err);
     void *boot_arg;
     bool no_reboot, no_shutdown;
-    struct loop loop; // of the thread in control
+    bool icount_sleep; // with icount: idle time takes as long as it says, instead of no time
+    struct loop loop;  // of the thread in control
     struct chardevs chars;
     struct gdb *gdb;           // the debugger's end, or NULL
     const struct disks *disks; // for the monitor; NULL: none

@@ -9,6 +9,8 @@ static void pair(struct clock *c)
 {
     const struct host_ops *ops = c->host->ops;
 
+    if (c->icount)
+        return;
     c->pair_ns = clock_now(c);
     c->pair_tsc = ops->tsc ? ops->tsc(c->host->self) : 0;
 }
@@ -20,15 +22,19 @@ void clock_init(struct clock *c, struct host *h)
     pair(c);
 }
 
-void clock_use_icount(struct clock *c, u32 num, u32 den)
+void clock_use_icount(struct clock *c, u32 num, u32 den, i64 utc_ns)
 {
-    u64 now = clock_now(c);
-
     c->icount = true;
     c->icount_ns_num = num;
     c->icount_ns_den = den;
-    c->icount_insns = 0;
-    c->icount_skipped_ns = now;
+    c->icount_skipped_ns = 0;
+    c->icount_utc_ns = utc_ns;
+}
+
+// Other threads (input from outside, the monitor) may look while the processor runs.
+static u64 icount(const struct clock *c)
+{
+    return c->insns ? __atomic_load_n(c->insns, __ATOMIC_RELAXED) : 0;
 }
 
 int clock_add_timer(struct clock *c, struct clock_timer *t)
@@ -46,12 +52,17 @@ u64 clock_now(const struct clock *c)
 {
     if (c->icount) {
         // Split so that the product cannot overflow before 2^64 ns.
-        u64 whole = c->icount_insns / c->icount_ns_den, part = c->icount_insns % c->icount_ns_den;
+        u64 insns = icount(c), whole = insns / c->icount_ns_den, part = insns % c->icount_ns_den;
         return c->icount_skipped_ns + whole * c->icount_ns_num + part * c->icount_ns_num / c->icount_ns_den;
     }
     if (!c->running)
         return c->stopped_at;
     return c->host->ops->now_ns(c->host->self) - c->offset_ns;
+}
+
+i64 clock_utc(const struct clock *c)
+{
+    return c->icount ? c->icount_utc_ns : c->host->ops->wall_ns(c->host->self) - (i64)clock_now(c);
 }
 
 static void find_next(struct clock *c)
@@ -69,6 +80,8 @@ void clock_arm(struct clock *c, struct clock_timer *t, u64 deadline_ns)
 
     t->deadline_ns = deadline_ns;
     find_next(c);
+    if (earlier && c->icount && c->nearer)
+        c->nearer(c->owner);
     if (earlier && !c->icount && c->host->ops->wake)
         c->host->ops->wake(c->host->self, HOST_WAITER_TIMER);
 }
@@ -110,11 +123,35 @@ u64 clock_host_deadline(const struct clock *c)
     return at < c->offset_ns ? CLOCK_NEVER : at;
 }
 
-void clock_skip_idle(struct clock *c)
+// The least n with floor((insns + n) * num / den) >= deadline - skipped.
+u64 clock_insns_left(const struct clock *c)
+{
+    u64 goal, at, now = icount(c);
+
+    if (c->next_deadline == CLOCK_NEVER)
+        return CLOCK_NEVER;
+    if (c->next_deadline <= c->icount_skipped_ns)
+        return 0;
+    goal = c->next_deadline - c->icount_skipped_ns;
+    if (__builtin_mul_overflow(goal / c->icount_ns_num, c->icount_ns_den, &at))
+        return CLOCK_NEVER;
+    at += (goal % c->icount_ns_num * c->icount_ns_den + c->icount_ns_num - 1) / c->icount_ns_num;
+    return at > now ? at - now : 0;
+}
+
+u64 clock_idle_ns(const struct clock *c)
 {
     u64 now = clock_now(c);
-    if (c->icount && c->next_deadline != CLOCK_NEVER && c->next_deadline > now)
-        c->icount_skipped_ns += c->next_deadline - now;
+
+    if (c->next_deadline == CLOCK_NEVER)
+        return CLOCK_NEVER;
+    return c->next_deadline > now ? c->next_deadline - now : 0;
+}
+
+void clock_skip(struct clock *c, u64 ns)
+{
+    if (c->icount)
+        c->icount_skipped_ns += ns;
 }
 
 void clock_stop(struct clock *c)

@@ -3,6 +3,14 @@
 // Between calls the architectural state belongs to vcpu.cpu; while run() is on the stack the engine may keep any part of it
 // elsewhere (host registers, a KVM vcpu). pull_state() makes vcpu.cpu complete, push_state() tells the engine that somebody
 // changed it. Every engine can stop at any instruction boundary, and any other can go on from there.
+//
+// Where exactly things happen is the same on all engines, so that runs repeat and engines can be compared (icount mode, pogo lockstep):
+//  - run() retires no instruction beyond its budget, and comes back for the budget only at that boundary (or after as many attempts that
+//    fault). What is due there (the pending event, interrupts) is left to the next run(), before whose first instruction it is looked at.
+//  - Requests that an instruction raises by an access to a device, an MSR or CR8 are served at the boundary behind that instruction
+//    (in a repeated one, behind that iteration); requests that are pending when run() begins, before its first instruction. Only
+//    those of other threads may wait for the end of a block.
+//  - vcpu.insns, from which virtual time and the TSC may follow, is exact during such accesses and RDTSC: the instructions before this one.
 #ifndef POGO_CORE_ENGINE_H
 #define POGO_CORE_ENGINE_H
 
@@ -34,7 +42,8 @@ struct engine_ops {
     // 0 when usable here; else a negative errno, and *why says what is missing and what to do about it.
     int (*probe)(const char **why);
     int (*vcpu_create)(struct vcpu *v);
-    // Run at most `budget` instructions (retired or faulting).
+    // Run at most `budget` instructions, retired or faulting. A repeated one counts when it is done and when a trap interrupts it; of
+    // events that are delivered with no instruction in between all but the first count.
     struct vm_exit (*run)(struct vcpu *v, u64 budget);
     void (*pull_state)(struct vcpu *v);
     void (*push_state)(struct vcpu *v);

@@ -39,4 +39,11 @@ void machine_stop(struct machine *m, enum vm_exit_reason reason, int code);
 // Forget the request to stop: the machine may run again.
 void machine_resume(struct machine *m);
 
+// Fingerprint of what the guest can see: the processors, whose engines have been asked to pull their state, and all of RAM. Not the devices.
+u64 machine_hash(const struct machine *m);
+
+// Run `v` by its engine for at most `budget` instructions. In icount mode, in which there is only one processor, this fires the timers
+// that are due and ends at the next deadline at the latest: call it again and again. Takes the device lock.
+struct vm_exit machine_run(struct vcpu *v, u64 budget);
+
 #endif

@@ -66,7 +66,7 @@ static u64 tsc_base(const struct vcpu *v)
     if (!m->clock.icount)
         return m->host->ops->tsc(m->host->self);
     u64 ns = clock_now(&m->clock);
-    u64 hz = m->host->tsc_hz;
+    u64 hz = v->model && v->model->tsc_hz ? v->model->tsc_hz : m->host->tsc_hz;
     return ns / 1000000000 * hz + ns % 1000000000 * hz / 1000000000;
 }
 

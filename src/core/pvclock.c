@@ -96,7 +96,7 @@ static void write_wall_clock(struct vcpu *v, gpa a)
     struct wall_clock w = {0};
     if (!mem_read(&m->mem, a, &w.version, sizeof w.version))
         return;
-    u64 start = (u64)m->host->ops->wall_ns(m->host->self) - clock_now(&m->clock);
+    u64 start = (u64)clock_utc(&m->clock);
     w.version = (w.version | 1) + 1;
     w.sec = (u32)(start / NS_PER_S);
     w.nsec = (u32)(start % NS_PER_S);

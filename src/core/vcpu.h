@@ -20,7 +20,7 @@ struct cpu_model;
 #define VCPU_REQ_SMI 0x04u
 #define VCPU_REQ_INIT 0x08u
 #define VCPU_REQ_SIPI 0x10u
-#define VCPU_REQ_TIMER 0x20u // the machine's clock has a timer due
+#define VCPU_REQ_TIMER 0x20u // the next timer is due before the budget ends: leave engine_ops.run() with VM_EXIT_BUDGET
 #define VCPU_REQ_EXIT 0x40u  // leave engine_ops.run() with VM_EXIT_KICK
 #define VCPU_REQ_TLB 0x80u   // TLB work queued by another vCPU, or by a device
 #define VCPU_REQ_A20 0x100u  // machine.a20_mask changed
@@ -56,7 +56,7 @@ struct vcpu {
     u32 id;
     struct machine *machine;
     const struct cpu_model *model;
-    u64 insns; // instructions retired; faulting ones do not count, each REP iteration batch counts once
+    u64 insns; // instructions retired; faulting ones do not count, repeated ones count once, when they are done
     struct vcpu_intc intc;
     // x87 errors as the PC/AT reports them (CR0.NE clear): the FERR# output, what it was last set to, and the IGNNE#
     // input. Without a line waiting instructions behave as with IGNNE# asserted. SDM 1 appendix D.
@@ -109,5 +109,8 @@ void vcpu_init(struct vcpu *v, struct machine *m, u32 id, const struct cpu_model
 // forgets events that were on their way (NMI, INIT, SIPI); INTR is the interrupt controller's to withdraw.
 void vcpu_reset(struct vcpu *v);
 void vcpu_init_ipi(struct vcpu *v);
+// 64 bits for RDRAND and RDSEED (`seed`); false: none just now. The host's, but in icount mode, where runs repeat: then they follow from the
+// instruction's number. The models offer these instructions only where the host has them.
+bool vcpu_random(const struct vcpu *v, bool seed, u64 *val);
 
 #endif

@@ -234,7 +234,19 @@ static void drives(void **state)
 static void times(void **state)
 {
     (void)state;
+    assert_int_equal(parse("-icount 3,align=off"), 0);
+    assert_true(o.icount && o.icount_sleep && o.icount_shift == 3);
+    i64 fixed = o.utc_s;
+    assert_true(fixed > 0);
+    assert_int_equal(parse("-icount shift=10,sleep=off -rtc base=utc"), 0);
+    assert_true(o.icount && !o.icount_sleep && o.icount_shift == 10 && o.utc_s != fixed);
+    assert_true(parse("-icount auto") < 0);
+    assert_true(parse("-icount shift=11") < 0);
+    assert_true(parse("-icount sleep=off") < 0);
+    assert_true(parse("-icount 1,align=on") < 0);
+    assert_true(parse("-icount 1,rr=record") < 0);
     assert_int_equal(parse("-rtc base=1980-01-01"), 0);
+    assert_true(!o.icount && o.rtc_date && o.utc_s == 315532800);
     assert_true(o.rtc_shift_s < -40ll * 365 * 86400);
     assert_int_equal(parse("-rtc base=2100-06-17T16:01:21,clock=vm,driftfix=slew"), 0);
     assert_true(o.rtc_shift_s > 0);

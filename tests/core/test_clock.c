@@ -196,39 +196,93 @@ static void test_host_deadline(void **state)
     assert_true(clock_host_deadline(&c) == CLOCK_NEVER);
 }
 
+static u64 insns;
+static unsigned nearer;
+
+static void on_nearer(void *owner)
+{
+    assert_ptr_equal(owner, &insns);
+    nearer++;
+}
+
 static void test_icount(void **state)
 {
     (void)state;
     host.now_ns += 40;
-    clock_use_icount(&c, 10, 3);
-    assert_int_equal(clock_now(&c), 40);
+    clock_use_icount(&c, 10, 3, 777);
+    assert_int_equal(clock_utc(&c), 777);
+    assert_int_equal(clock_now(&c), 0); // begins anew
+    assert_true(clock_insns_left(&c) == CLOCK_NEVER);
+    assert_true(clock_idle_ns(&c) == CLOCK_NEVER);
+    insns = 3;
+    assert_int_equal(clock_now(&c), 0); // no processor yet
+    c.insns = &insns;
     host.now_ns += 1000; // no longer of any interest
-    assert_int_equal(clock_now(&c), 40);
-    c.icount_insns = 3;
-    assert_int_equal(clock_now(&c), 50);
-    c.icount_insns = 4;
-    assert_int_equal(clock_now(&c), 53);
-    c.icount_insns = 3ull << 60; // the product does not overflow on the way
-    assert_true(clock_now(&c) == 40 + (10ull << 60));
-    c.icount_insns = 3;
-    clock_arm(&c, &a.t, 60);
+    assert_int_equal(clock_now(&c), 10);
+    insns = 4;
+    assert_int_equal(clock_now(&c), 13);
+    insns = 3ull << 60; // the product does not overflow on the way
+    assert_true(clock_now(&c) == 10ull << 60);
+    insns = 3;
+    clock_arm(&c, &a.t, 20);
     assert_true(clock_host_deadline(&c) == CLOCK_NEVER);
     assert_false(clock_due(&c));
-    clock_skip_idle(&c);
-    assert_int_equal(clock_now(&c), 60);
+    assert_int_equal(clock_idle_ns(&c), 10);
+    clock_skip(&c, 4);
+    assert_int_equal(clock_now(&c), 14);
+    clock_skip(&c, 6);
     assert_true(clock_due(&c));
-    clock_skip_idle(&c); // not past it
-    assert_int_equal(clock_now(&c), 60);
-    c.icount_insns = 6;
-    clock_skip_idle(&c); // not back to it
-    assert_int_equal(clock_now(&c), 70);
-    c.icount_insns = 3;
+    assert_int_equal(clock_idle_ns(&c), 0);
+    assert_int_equal(clock_insns_left(&c), 0);
     clock_run(&c);
     assert_string_equal(fired, "a");
-    clock_skip_idle(&c); // nothing to wait for
-    assert_int_equal(clock_now(&c), 60);
-    c.icount_insns = 6;
-    assert_int_equal(clock_now(&c), 70);
+    insns = 6;
+    assert_int_equal(clock_now(&c), 30);
+}
+
+// The number of instructions to a deadline is exact: one less is too early, whatever the fraction.
+static void test_icount_left(void **state)
+{
+    static const u32 fraction[][2] = {{1, 1}, {8, 1}, {10, 3}, {3, 10}, {1, 7}, {4294967295u, 4294967294u}};
+
+    (void)state;
+    c.insns = &insns;
+    for (unsigned f = 0; f < 6; f++) {
+        clock_use_icount(&c, fraction[f][0], fraction[f][1], 0);
+        clock_skip(&c, 5);
+        for (u64 deadline = 0; deadline < 200; deadline++) {
+            insns = 0;
+            clock_arm(&c, &a.t, deadline);
+            insns = clock_insns_left(&c);
+            assert_true(clock_due(&c));
+            assert_int_equal(clock_insns_left(&c), 0);
+            if (!insns)
+                continue;
+            insns--;
+            assert_false(clock_due(&c));
+            assert_int_equal(clock_insns_left(&c), 1);
+        }
+    }
+    clock_use_icount(&c, 1, 4000000000u, 0);
+    clock_arm(&c, &a.t, CLOCK_NEVER - 1); // beyond what can be counted
+    assert_true(clock_insns_left(&c) == CLOCK_NEVER);
+}
+
+// Somebody has to know when the next deadline comes nearer, and only then.
+static void test_icount_nearer(void **state)
+{
+    (void)state;
+    insns = 0;
+    clock_use_icount(&c, 1, 1, 0);
+    c.nearer = on_nearer;
+    c.owner = &insns;
+    clock_arm(&c, &a.t, 100);
+    assert_int_equal(nearer, 1);
+    clock_arm(&c, &b.t, 100);
+    clock_arm(&c, &b.t, 300);
+    assert_int_equal(nearer, 1);
+    clock_arm(&c, &b.t, 99);
+    assert_int_equal(nearer, 2);
 }
 
 static void test_limits(void **state)
@@ -257,6 +311,8 @@ int main(void)
         cmocka_unit_test_setup(test_always_due_does_not_hang, setup),
         cmocka_unit_test_setup(test_host_deadline, setup),
         cmocka_unit_test_setup(test_icount, setup),
+        cmocka_unit_test_setup(test_icount_left, setup),
+        cmocka_unit_test_setup(test_icount_nearer, setup),
         cmocka_unit_test_setup(test_limits, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

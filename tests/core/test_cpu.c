@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "core/cpu_fields.h"
 #include "core/cpuid.h"
 #include "core/fake_host.h"
 
@@ -36,6 +37,35 @@ static void test_reset(void **state)
     cpu_reset(&c, false);
     assert_int_equal(c.msr.apic_base, 0xfee00800);
     assert_int_equal(c.activity, CPU_WAIT_SIPI);
+}
+
+// Every byte of the structure but padding belongs to a field, and to one only; a change of it is seen.
+static void test_fields(void **state)
+{
+    (void)state;
+    static struct cpu a, b;
+    static u8 owner[sizeof(struct cpu)];
+    const struct cpu_field *f;
+    char name[CPU_FIELD_NAME];
+
+    for (unsigned i = 0; (f = cpu_field_at(i)); i++)
+        for (unsigned n = 0; n < f->count; n++)
+            for (unsigned k = 0; k < f->size; k++)
+                owner[cpu_field_value(&a, f, n) + k - (const u8 *)&a]++;
+    unsigned gaps = 0;
+    for (size_t i = 0; i < sizeof(a); i++) {
+        assert_true(owner[i] <= 1);
+        gaps += !owner[i];
+        memset(&a, 0x5a, sizeof(a));
+        memset(&b, 0x5a, sizeof(b));
+        ((u8 *)&b)[i] ^= 1;
+        assert_int_equal(cpu_same(&a, &b), !owner[i]);
+        assert_int_equal(cpu_hash(&a) == cpu_hash(&b), !owner[i]);
+    }
+    // Padding of segments, tables and the event, unused bytes of ST0 to ST7, and what XSAVE reserves. A new field makes this more.
+    assert_int_equal(gaps, 316);
+    cpu_field_name(cpu_field_at(1), 4, name);
+    assert_string_equal(name, "rsp");
 }
 
 static void test_init(void **state)
@@ -216,8 +246,9 @@ static void test_log(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reset),      cmocka_unit_test(test_init),         cmocka_unit_test(test_check),
-        cmocka_unit_test(test_vcpu_reset), cmocka_unit_test(test_machine_stop), cmocka_unit_test(test_log),
+        cmocka_unit_test(test_reset), cmocka_unit_test(test_fields),     cmocka_unit_test(test_init),
+        cmocka_unit_test(test_check), cmocka_unit_test(test_vcpu_reset), cmocka_unit_test(test_machine_stop),
+        cmocka_unit_test(test_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -305,13 +305,12 @@ static void test_tsc_icount(void **state)
     (void)state;
     struct clock *k = &env.f->machine.clock;
     use_model("Haswell");
-    env.f->host.host.tsc_hz = 2500000000;
-    k->icount = true;
-    k->icount_ns_num = k->icount_ns_den = 1;
-    k->icount_insns = 4000000001;
+    env.model.tsc_hz = 2500000000; // not the host's
+    clock_use_icount(k, 1, 1, 0);
+    env.v->insns = 4000000001;
+    assert_int_equal(clock_now(k), 4000000001);
     assert_int_equal(vcpu_tsc(env.v), clock_now(k) / 2 * 5 + clock_now(k) % 2 * 5 / 2);
     k->icount = false;
-    env.f->host.host.tsc_hz = 1000000000;
 }
 
 // --- KVM's clock ----------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@
 
 #include <cmocka.h>
 
+#include "core/fake_host.h"
+#include "dev/blk_timed.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_env.h"
 
@@ -494,15 +496,84 @@ static void read_marks_pages(void **state)
     destroy(&b);
 }
 
+// --- disks in virtual time ------------------------------------------------------------------------------------------------
+
+static char answered[16];
+
+static void note_answer(struct blk_request *r, bool more)
+{
+    char letter[2] = {(char)((r->result ? 'A' : 'a') + r->off / BLK_SECTOR), 0};
+
+    (void)more;
+    strcat(answered, letter);
+    if (r->owner) { // who asks again while he is answered
+        struct blk_request *next = r->owner;
+        struct blk_backend *b = next->owner;
+        next->owner = NULL;
+        b->ops->submit(b, next);
+    }
+}
+
+// Requests are answered in order, at times that do not depend on the backend; what an answer brings waits for its own time.
+static void timed(void **state)
+{
+    struct fake_host host;
+    struct clock k;
+    struct blk_timed t;
+    struct blk_request r[4];
+    struct disk *disk = calloc(1, sizeof(*disk));
+    u64 insns = 0;
+
+    (void)state;
+    disk->b = (struct blk_backend){.ops = &disk_ops, .size = SECTORS * BLK_SECTOR, .logical = 512, .physical = 4096};
+    fake_host_init(&host);
+    clock_init(&k, &host.host);
+    clock_use_icount(&k, 1, 1, 0);
+    k.insns = &insns;
+    assert_int_equal(blk_timed_init(&t, &disk->b, &k), 0);
+    assert_int_equal(t.b.size, disk->b.size);
+    for (unsigned i = 0; i < 4; i++)
+        r[i] = (struct blk_request){.op = BLK_FLUSH, .off = i * BLK_SECTOR, .done = note_answer};
+    r[0].owner = &r[3];
+    r[3].owner = &t.b;
+    t.b.ops->submit(&t.b, &r[0]);
+    insns = 10;
+    t.b.ops->submit(&t.b, &r[1]);
+    t.b.ops->submit(&t.b, &r[2]);
+    assert_int_equal(disk->count, 0);
+    insns = BLK_TIMED_NS - 1;
+    clock_run(&k);
+    assert_string_equal(answered, "");
+    insns++;
+    clock_run(&k);
+    assert_string_equal(answered, "abc");
+    assert_int_equal(k.next_deadline, 2 * BLK_TIMED_NS);
+    t.b.ops->drain(&t.b, false);
+    assert_string_equal(answered, "abcd");
+    assert_true(k.next_deadline == CLOCK_NEVER);
+    t.b.ops->submit(&t.b, &r[1]);
+    t.b.ops->drain(&t.b, true);
+    assert_string_equal(answered, "abcdB");
+    assert_int_equal(r[1].result, -ECANCELED);
+    free(disk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(configuration),    cmocka_unit_test(read_and_write),
-        cmocka_unit_test(any_layout),       cmocka_unit_test(refused),
-        cmocka_unit_test(discard_and_zero), cmocka_unit_test(malformed),
-        cmocka_unit_test(write_cache),      cmocka_unit_test(many),
-        cmocka_unit_test(reset_in_flight),  cmocka_unit_test(bus_master_off),
-        cmocka_unit_test(broken_in_flight), cmocka_unit_test(read_marks_pages),
+        cmocka_unit_test(configuration),
+        cmocka_unit_test(read_and_write),
+        cmocka_unit_test(any_layout),
+        cmocka_unit_test(refused),
+        cmocka_unit_test(discard_and_zero),
+        cmocka_unit_test(malformed),
+        cmocka_unit_test(write_cache),
+        cmocka_unit_test(many),
+        cmocka_unit_test(reset_in_flight),
+        cmocka_unit_test(bus_master_off),
+        cmocka_unit_test(broken_in_flight),
+        cmocka_unit_test(read_marks_pages),
+        cmocka_unit_test(timed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

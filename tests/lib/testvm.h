@@ -115,15 +115,11 @@ static struct testvm *testvm_create(const char *engine, u64 ram_size, const stru
         testvm_die("out of memory");
     t->ram_size = ram_size;
     struct machine *m = t->machine;
-    m->host = &t->host;
-    m->stop_reason = -1;
+    machine_init(m, &t->host);
     m->mem.phys_mask = (1ull << 48) - 1;
-    clock_init(&m->clock, &t->host);
     if (mem_add_ram(&m->mem, 0, ram_size, t->ram, t->flags, "ram"))
         testvm_die("cannot add RAM");
-    m->vcpu[0] = t->v;
-    m->vcpu_count = 1;
-    t->v->machine = m;
+    machine_add_vcpu(m, t->v);
     t->v->model = model;
     cpu_reset(&t->v->cpu, true);
     tlb_init(&t->v->tlb);

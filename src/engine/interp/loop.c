@@ -157,12 +157,6 @@ static void deliver_pending(struct interp *x)
 static bool serve_requests(struct interp *x, u32 req)
 {
     struct vcpu *v = x->v;
-    if (req & VCPU_REQ_TIMER) {
-        vcpu_request_clear(v, VCPU_REQ_TIMER);
-        lock_take(&v->machine->dev_lock);
-        clock_run(&v->machine->clock);
-        lock_drop(&v->machine->dev_lock);
-    }
     if (req & VCPU_REQ_A20)
         mmu_a20_update(v);
     if (req & VCPU_REQ_TLB) {
@@ -189,6 +183,11 @@ static bool serve_requests(struct interp *x, u32 req)
         int reason = atomic_load(&v->machine->stop_reason);
         interp_stop(x, reason >= 0 ? (enum vm_exit_reason)reason : VM_EXIT_KICK);
         x->exit.code = atomic_load(&v->machine->stop_code);
+        return true;
+    }
+    if (req & VCPU_REQ_TIMER) {
+        vcpu_request_clear(v, VCPU_REQ_TIMER);
+        interp_stop(x, VM_EXIT_BUDGET);
         return true;
     }
     return false;
@@ -481,6 +480,7 @@ void interp_step(struct interp *x)
         x->rep_more = false;
         if (!(tf && x->isa_options & ISA_OPT_AMD))
             c->rflags |= X86_FL_RF;
+        x->budget += !tf && !x->dr6_trap;
     } else {
         c->rip = x->next_rip;
         if (UNLIKELY(c->rflags & X86_FL_RF) && !x->resume_rf)
@@ -494,22 +494,9 @@ void interp_step(struct interp *x)
         debug_traps(x, tf && !x->tf_cleared && (x->next_rip != next || !(c->msr.debugctl & DEBUGCTL_BTF)));
 }
 
-static void sync_icount(struct interp *x)
-{
-    struct clock *k = &x->v->machine->clock;
-    k->icount_insns = x->v->insns;
-    if (clock_now(k) >= k->next_deadline) {
-        lock_take(&x->v->machine->dev_lock);
-        clock_run(k);
-        lock_drop(&x->v->machine->dev_lock);
-    }
-}
-
 bool interp_ready(struct interp *x)
 {
     struct vcpu *v = x->v;
-    if (UNLIKELY(v->machine->clock.icount))
-        sync_icount(x);
     if (UNLIKELY(x->stop || x->c->event.type != CPU_EVENT_NONE || x->c->activity != CPU_RUNNING || x->c->nmi_pending ||
                  atomic_load_explicit(&v->request, memory_order_relaxed))) {
         if (x->budget == 0 && !x->stop) {

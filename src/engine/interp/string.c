@@ -61,7 +61,7 @@ static void repeat(struct interp *x, const struct insn *in, iteration_fn *one, b
     u64 count = index_get(x, in, X86_RCX);
     if (count == 0)
         return;
-    u64 left = x->budget < STRING_CHUNK ? x->budget + 1 : STRING_CHUNK;
+    u64 left = STRING_CHUNK;
     if (x->debug_on || x->align_on)
         bulk = NULL;
     for (;;) {

@@ -172,22 +172,11 @@ void op_clzero(struct interp *x, const struct insn *in)
 
 // --- random numbers -----------------------------------------------------------------------------------------------------------------
 
-// The host's instruction, 64 bits at a time; false when it had none to give.
-static bool host_random(bool seed, u64 *val)
-{
-    bool ok;
-    if (seed)
-        __asm__ volatile("rdseed %0" : "=r"(*val), "=@ccc"(ok) : : "cc");
-    else
-        __asm__ volatile("rdrand %0" : "=r"(*val), "=@ccc"(ok) : : "cc");
-    return ok;
-}
-
-// CF tells success; a failure gives zero. The models offer these only where the host has them.
+// CF tells success; a failure gives zero.
 static void random(struct interp *x, const struct insn *in, bool seed)
 {
     u64 val = 0;
-    bool ok = host_random(seed, &val);
+    bool ok = vcpu_random(x->v, seed, &val);
     opnd_set(x, in, 0, ok ? val & size_mask(in->opnd[0].size) : 0);
     flags_set(x->c, X86_FL_STATUS, ok ? X86_FL_CF : 0);
 }
