@@ -84,7 +84,7 @@ UNIT_TESTS += interp/test_xfer interp/test_event interp/test_task
 UNIT_TESTS += core/test_cpuid core/test_msr interp/test_sys
 UNIT_TESTS += interp/test_int
 UNIT_TESTS += dev/test_fw_cfg board/test_pc_fw_cfg board/test_shadow board/test_acpi dev/test_pci dev/test_piix board/test_pc_pci
-UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/test_virtio_console host/test_blockio
+UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/test_virtio_console host/test_blockio host/test_blockio_faults
 UNIT_TESTS += interp/test_debug gdb/test_gdb
 UNIT_TESTS += host/test_chardev cli/test_options
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
@@ -114,6 +114,7 @@ GUESTS64 += smcdma64 smcrom64
 GUESTS64 += smcjit64
 GUESTS64 += hello
 
+comma := ,
 GEN := $(B)/gen/isa_gen.h $(B)/gen/isa_tables.inc
 
 # --- rules -------------------------------------------------------------------------------------------------------------
@@ -152,6 +153,7 @@ $(B)/tests/%.o: tests/%.S
 
 # What a test program needs beside its own file.
 $(B)/tests/isa/test_native $(B)/tests/interp/test_simd: $(B)/tests/isa/raw_run.o
+$(B)/tests/host/test_blockio_faults: ALL_LDFLAGS += $(addprefix -Wl$(comma)--wrap=,preadv pwritev pwrite fdatasync fallocate)
 $(B)/tests/board/test_shadow: $(B)/tests/board/shadow_rom.o
 $(B)/tests/oracle/oracle: $(ORACLE_OBJS) $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
