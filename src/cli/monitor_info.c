@@ -237,6 +237,8 @@ static void info_block(struct monitor *m, char *args)
     char buf[32];
 
     (void)args;
+    if (!m->o || !m->o->drive_count)
+        fprintf(m->out, "no disks\n");
     for (unsigned i = 0; m->o && disks && i < m->o->drive_count; i++) {
         const struct drive_option *d = &m->o->drive[i];
         const struct blk_backend *b = disks->backend[i];

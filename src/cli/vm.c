@@ -594,8 +594,8 @@ static void serve_event(void *arg, short revents)
 
 // --- signals ----------------------------------------------------------------------------------------------------------------
 
-// A signal that asks the process to end gives the status that the shell expects. SIGCONT: the terminal may have been somebody else's
-// while the process was stopped.
+// A signal that asks the process to end gives the status that the shell expects. SIGTSTP, SIGCONT: the terminal is somebody else's
+// while the process is stopped.
 static void serve_signal(void *arg, short revents)
 {
     struct vm *vm = arg;
@@ -604,24 +604,28 @@ static void serve_signal(void *arg, short revents)
     (void)revents;
     if (read(vm->signal_watch.fd, &info, sizeof(info)) != sizeof(info))
         return;
-    if (info.ssi_signo == SIGCONT)
+    if (info.ssi_signo == SIGTSTP) {
+        term_restore();
+        raise(SIGSTOP);
+    } else if (info.ssi_signo == SIGCONT) {
         chardevs_raw(&vm->chars);
-    else
+    } else {
         vm_quit(vm, 128 + (int)info.ssi_signo);
+    }
 }
 
 // Signals that end the process come through a descriptor, so that output and logs are complete. Who started pogo with one of
 // them ignored (nohup, a shell's background job) wants it to stay so. Blocks them; returns the descriptor or -1.
 static int open_signals(sigset_t *before)
 {
-    static const int ends[] = {SIGINT, SIGTERM, SIGHUP, SIGCONT};
+    static const int ours[] = {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT};
     struct sigaction now;
     sigset_t wanted;
 
     sigemptyset(&wanted);
-    for (size_t i = 0; i < ARRAY_LEN(ends); i++)
-        if (!sigaction(ends[i], NULL, &now) && now.sa_handler != SIG_IGN)
-            sigaddset(&wanted, ends[i]);
+    for (size_t i = 0; i < ARRAY_LEN(ours); i++)
+        if (!sigaction(ours[i], NULL, &now) && now.sa_handler != SIG_IGN)
+            sigaddset(&wanted, ours[i]);
     pthread_sigmask(SIG_BLOCK, &wanted, before);
     return signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
 }

@@ -11,6 +11,7 @@
 
 static struct termios saved, raw_settings;
 static int saved_fd;
+static bool known; // the process has had the terminal raw before
 static atomic_bool raw;
 
 void term_restore(void)
@@ -45,10 +46,11 @@ bool term_raw(int fd)
 
     if (!isatty(fd))
         return false;
+    // In the background the terminal is not ours to change.
+    if (known && tcgetpgrp(fd) != getpgrp())
+        return true;
     if (atomic_load(&raw)) {
-        // In the background the terminal is not ours to change.
-        if (tcgetpgrp(fd) == getpgrp())
-            tcsetattr(fd, TCSANOW, &raw_settings);
+        tcsetattr(fd, TCSANOW, &raw_settings);
         return true;
     }
     if (tcgetattr(fd, &saved))
@@ -60,7 +62,9 @@ bool term_raw(int fd)
     t.c_cflag = (t.c_cflag & (tcflag_t) ~(CSIZE | PARENB)) | CS8;
     t.c_cc[VMIN] = 1;
     t.c_cc[VTIME] = 0;
-    atexit(term_restore);
+    if (!known)
+        atexit(term_restore);
+    known = true;
     for (size_t i = 0; i < ARRAY_LEN(fatal_signals); i++)
         catch_fatal(fatal_signals[i]);
     raw_settings = t;

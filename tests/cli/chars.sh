@@ -20,7 +20,7 @@ start() {
 # Play the script on standard input at `peer ARGS`; sets $problem.
 play() { # peer arguments...
     problem=''
-    timeout 30 "$peer" "$@" >"$tmp/peer.out" 2>"$tmp/peer.err" || problem="peer: $(head -c 300 "$tmp/peer.err")"
+    timeout $((30 + ${STOP_MS:-0} / 1000)) "$peer" "$@" >"$tmp/peer.out" 2>"$tmp/peer.err" || problem="peer: $(head -c 300 "$tmp/peer.err")"
 }
 
 # It must end with this status within 10 seconds; adds to $problem.
@@ -443,6 +443,16 @@ send b
 expect b
 raw
 send \\x01x" -kernel "$tmp/ECHO.elf"
+tty 'put into the background and continued' 'raw
+signal 20
+sleep 300
+cooked
+signal 18
+sleep 300
+raw
+send b
+expect b
+send \x01x' -kernel "$tmp/ECHO.elf"
 
 # --- the background
 rm -f "$tmp/pid"
