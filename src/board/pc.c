@@ -145,7 +145,7 @@ static void set_lint0(void *sink, unsigned n, bool level)
     lapic_set_lint0(&b->lapic[0], level);
 }
 
-// Every processor finds its own local APIC at the same address.
+// Every processor finds its own local APIC where its APIC_BASE says.
 static u64 lapic_page_read(void *dev, u64 off, unsigned size)
 {
     struct pc *b = dev;
@@ -161,6 +161,36 @@ static void lapic_page_write(void *dev, u64 off, unsigned size, u64 val)
 }
 
 static const struct dev_ops lapic_page_ops = {.name = "lapic", .read = lapic_page_read, .write = lapic_page_write};
+
+// The usual place, which a processor may have left.
+static u64 lapic_default_read(void *dev, u64 off, unsigned size)
+{
+    struct pc *b = dev;
+
+    return lapic_page(&b->lapic[b->m.mem.accessor]) == LAPIC_BASE ? lapic_page_read(dev, off, size) : ~0ull;
+}
+
+static void lapic_default_write(void *dev, u64 off, unsigned size, u64 val)
+{
+    struct pc *b = dev;
+
+    if (lapic_page(&b->lapic[b->m.mem.accessor]) == LAPIC_BASE)
+        lapic_page_write(dev, off, size, val);
+}
+
+static const struct dev_ops lapic_default_ops = {
+    .name = "lapic", .read = lapic_default_read, .write = lapic_default_write};
+
+// APIC_BASE may have changed. In the thread that runs the processor, or at rest.
+static void place_lapic(struct pc *b, u32 id)
+{
+    gpa page = lapic_page(&b->lapic[id]), last = page && page != LAPIC_BASE ? page | (MEM_PAGE_SIZE - 1) : 0;
+
+    if (b->m.mem.own_last[id] == last)
+        return;
+    b->m.mem.own_last[id] = last;
+    tlb_flush_all(&b->m.vcpu[id]->tlb);
+}
 
 // What a processor asks of its local APIC comes from its own thread, outside the device lock.
 static struct pc *board_of(struct lapic *l)
@@ -197,6 +227,7 @@ static bool intc_msr_write(void *intc, u32 index, u64 val)
 
     lock_take(&b->m.dev_lock);
     bool ok = lapic_msr_write(l, index, val);
+    place_lapic(b, l->id);
     lock_drop(&b->m.dev_lock);
     return ok;
 }
@@ -396,8 +427,10 @@ static int wire_lapic(struct pc *b, struct vcpu *v)
 
 static int wire_lapics(struct pc *b)
 {
-    int ret = mem_add_mmio(&b->m.mem, LAPIC_BASE, LAPIC_SIZE, &lapic_page_ops, b, "lapic");
+    int ret = mem_add_mmio(&b->m.mem, LAPIC_BASE, LAPIC_SIZE, &lapic_default_ops, b, "lapic");
 
+    b->m.mem.own_ops = &lapic_page_ops;
+    b->m.mem.own_dev = b;
     if (!ret)
         ret = mem_add_mmio(&b->m.mem, IOAPIC_BASE, IOAPIC_SIZE, &ioapic_ops, &b->ioapic, "ioapic");
     b->ioapic.deliver = apic_deliver;
@@ -839,8 +872,10 @@ void pc_reset(struct pc *b)
         atomic_store(&v->request, 0);
     }
     lock_take(&b->m.dev_lock); // disk I/O may be ending in other threads
-    for (unsigned i = 0; i < b->m.vcpu_count; i++)
+    for (unsigned i = 0; i < b->m.vcpu_count; i++) {
         lapic_reset(&b->lapic[i], b->m.vcpu[i]->cpu.msr.apic_base);
+        place_lapic(b, i);
+    }
     i8259_reset(&b->pic);
     ioapic_reset(&b->ioapic);
     hpet_reset(&b->hpet);

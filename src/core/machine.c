@@ -6,6 +6,7 @@
 #include "core/cpu_fields.h"
 #include "core/hash.h"
 
+_Static_assert(MACHINE_MAX_VCPUS <= MEM_MAX_CPUS, "each has a page of its own");
 _Static_assert(MACHINE_MAX_VCPUS <= HOST_WAITER_TIMER,
                "waiters of the host: the vCPUs by number, then the timer's thread");
 

@@ -275,9 +275,23 @@ static u64 size_mask(unsigned size)
     return size == 8 ? ~0ull : (1ull << (size * 8)) - 1;
 }
 
+// Where an access by `cpu` goes: its own page, or what the map says.
+static const struct mem_region *find_for(const struct mem *m, u32 cpu, gpa a, struct mem_region *own)
+{
+    if (!mem_is_own(m, cpu, a))
+        return mem_find(m, a);
+    *own = (struct mem_region){.base = a & ~(gpa)(MEM_PAGE_SIZE - 1),
+                               .size = MEM_PAGE_SIZE,
+                               .kind = MEM_MMIO,
+                               .ops = m->own_ops,
+                               .dev = m->own_dev};
+    return own;
+}
+
 u64 mem_cpu_load(struct mem *m, u32 cpu, gpa a, unsigned size)
 {
-    const struct mem_region *r = mem_find(m, a);
+    struct mem_region own;
+    const struct mem_region *r = find_for(m, cpu, a, &own);
 
     if (!r && size == 1)
         return 0xff;
@@ -301,7 +315,8 @@ u64 mem_cpu_load(struct mem *m, u32 cpu, gpa a, unsigned size)
 
 void mem_cpu_store(struct mem *m, u32 cpu, gpa a, unsigned size, u64 val)
 {
-    const struct mem_region *r = mem_find(m, a);
+    struct mem_region own;
+    const struct mem_region *r = find_for(m, cpu, a, &own);
 
     if (!r && size == 1)
         return;

@@ -23,6 +23,7 @@
 #define MEM_MAX_REGIONS 48
 #define MEM_HOT 2
 #define MEM_MAX_SHADOWS 16
+#define MEM_MAX_CPUS 64
 
 enum mem_kind { MEM_NONE, MEM_RAM, MEM_ROM, MEM_MMIO };
 
@@ -61,6 +62,11 @@ struct mem {
     unsigned hot[MEM_HOT]; // indices of the largest RAM regions, which nearly every look-up is for
     struct mem_shadow shadow[MEM_MAX_SHADOWS];
     unsigned shadow_count;
+    // A page that a processor has for itself, whatever the map says of its address: its local APIC, where that is not at the
+    // default address. Its last byte; 0: none. Changed by that processor's thread.
+    gpa own_last[MEM_MAX_CPUS];
+    const struct dev_ops *own_ops; // who answers there, as in an MMIO region
+    void *own_dev;
     gpa phys_mask; // addresses are below 1 << MAXPHYADDR; 0: no limit
     // Called when a write has hit a page with MEM_PAGE_CODE, by any thread, after the bytes have changed and before the next
     // instruction of the processor that wrote them: engines drop what they derived.
@@ -82,6 +88,12 @@ int mem_add_shadow(struct mem *m, gpa base, u64 size, const struct mem_region *r
 // Say what reads and writes of the area that begins at `base` meet: MEM_SHADOW_READ, MEM_SHADOW_WRITE for RAM. Returns whether
 // that is a change, of which the caller then tells the processors by mmu_map_changed(). One caller at a time.
 bool mem_shadow_set(struct mem *m, gpa base, u32 what);
+
+// Is this address in the page that processor `cpu` has for itself? Such a page is never in a TLB.
+static inline bool mem_is_own(const struct mem *m, u32 cpu, gpa a)
+{
+    return UNLIKELY((a | (MEM_PAGE_SIZE - 1)) == m->own_last[cpu]);
+}
 
 // The region that holds `a` now, or NULL. Called through mem_find.
 const struct mem_region *mem_find_slow(const struct mem *m, gpa a);

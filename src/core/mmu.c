@@ -338,7 +338,7 @@ bool mmu_fill(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
     *phys = page.addr;
     *host = 0;
     const struct mem_region *r = mem_find(&v->machine->mem, page.addr);
-    if (UNLIKELY(!r || (r->kind != MEM_RAM && r->kind != MEM_ROM)))
+    if (UNLIKELY(!r || (r->kind != MEM_RAM && r->kind != MEM_ROM)) || mem_is_own(&v->machine->mem, v->id, page.addr))
         return true;
 
     u64 off = page.addr - r->base;

@@ -41,7 +41,7 @@ bool mmu_peek(const struct vcpu *v, gva a, gpa *out);
 
 // Slow path of a TLB probe: walk, fill the TLB where the page is RAM or ROM, and give the host address of `a` for this
 // access in *host. *host is 0 where the access must go through mem_load/mem_store on *phys (always set): MMIO, holes,
-// writes to ROM and writes to a page with code. (A locked operation on a page with code: mem_write_ptr.) Returns false
+// the page that a processor has for itself, writes to ROM and writes to a page with code. (A locked operation on a page with code: mem_write_ptr.) Returns false
 // with *fault on a page fault, after dropping what the TLB held for `a` (SDM 3A 4.10.4.1). All that for the page of `a`
 // alone.
 bool mmu_fill(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view, hva *host, gpa *phys,

@@ -285,6 +285,14 @@ static u32 timer_current(const struct lapic *l)
     return l->timer_from - (u32)scale(elapsed, l->timer_from, whole);
 }
 
+// Nanoseconds until it gets there.
+static u64 timer_left(const struct lapic *l)
+{
+    u64 elapsed = clock_now(l->clock) - l->timer_start, whole = timer_ns(l, l->timer_from);
+
+    return elapsed < whole ? whole - elapsed : 0;
+}
+
 // Count down from `count`, now.
 static void timer_start(struct lapic *l, u32 count)
 {
@@ -355,6 +363,11 @@ static void write_lvt_timer(struct lapic *l, u32 val)
 {
     u32 changed = (l->lvt[LAPIC_LVT_TIMER] ^ val) & LVT_TIMER_MODE;
 
+    // What is due, though nobody has come yet, ends in the mode that it was begun in.
+    if (changed && l->timer_from && timer_mode(l) != LVT_DEADLINE && !timer_left(l)) {
+        clock_disarm(l->clock, &l->timer);
+        timer_fire(l, clock_now(l->clock));
+    }
     l->lvt[LAPIC_LVT_TIMER] = val;
     // Changing to or from deadline mode disarms the timer; between the others the count goes on. SDM 3A 11.5.4.1.
     if (changed & LVT_DEADLINE) {
@@ -541,6 +554,11 @@ static void lapic_write(void *dev, u64 off, unsigned size, u64 val)
         write_reg(l, reg, (u32)val);
     else
         note_error(l, ESR_REGISTER);
+}
+
+u64 lapic_page(const struct lapic *l)
+{
+    return (l->base & (BASE_ENABLE | BASE_EXTD)) == BASE_ENABLE ? l->base & ~0xfffull : 0;
 }
 
 static void lapic_dump(void *dev, char *buf, size_t size)

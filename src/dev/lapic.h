@@ -1,7 +1,7 @@
 // The local APIC: xAPIC registers in memory, x2APIC registers as MSRs, the timer, and interrupt acceptance.
 // SDM 3A chapter 11 (10 in older editions), APM 2 chapter 16.
 //
-// The APIC's page is at its default address; it does not follow APIC_BASE. `eoi` is how the I/O APIC
+// The board puts the APIC's page where lapic_page() says. `eoi` is how the I/O APIC
 // learns of the end of level-triggered interrupts.
 #ifndef POGO_DEV_LAPIC_H
 #define POGO_DEV_LAPIC_H
@@ -71,6 +71,8 @@ void lapic_reset(struct lapic *l, u64 apic_base);
 // x2APIC registers (0x800..0x8ff), TSC_DEADLINE, and the announcement of a new APIC_BASE. False: #GP(0).
 bool lapic_msr_read(struct lapic *l, u32 index, u64 *val);
 bool lapic_msr_write(struct lapic *l, u32 index, u64 val);
+// Where the page in memory is now; 0: there is none, the APIC is off or in x2APIC mode.
+u64 lapic_page(const struct lapic *l);
 // CR8 was written.
 void lapic_cr8_written(struct lapic *l);
 // Level of the wire from the 8259.

@@ -8,6 +8,7 @@
 
 #include "board/pc.h"
 #include "core/fake_host.h"
+#include "core/msr.h"
 #include "engine/engines.h"
 
 #define CPUS 6
@@ -276,13 +277,59 @@ static void msi(void **state)
     assert_int_equal(asked(VCPU_REQ_NMI), 1 << 2);
 }
 
+static bool set_base(unsigned cpu, u64 base)
+{
+    return msr_write(pc->m.vcpu[cpu], X86_MSR_APIC_BASE, base);
+}
+
+// One processor's APIC in another place, over RAM, with paging: it alone sees it there and no more at the usual place.
+static void relocation(void **state)
+{
+    struct vcpu *v = pc->m.vcpu[2], *other = pc->m.vcpu[3];
+    struct mem *m = &pc->m.mem;
+    struct mmu_fault fault;
+    u64 val;
+
+    (void)state;
+    mem_store(m, 0x300020, 4, 0x11223344);
+    assert_true(mmu_load(v, 0x300020, 4, TLB_SUPER, &val, &fault)); // now in its TLB
+    assert_int_equal(val, 0x11223344);
+    assert_true(set_base(2, 0x300800));
+    assert_true(mmu_load(v, 0x300020, 4, TLB_SUPER, &val, &fault));
+    assert_int_equal(val, 2 << 24);
+    assert_true(mmu_load(other, 0x300020, 4, TLB_SUPER, &val, &fault));
+    assert_int_equal(val, 0x11223344);
+    assert_int_equal(rd(2, LAPIC_ID), ~0u);
+    assert_int_equal(rd(3, LAPIC_ID), 3 << 24);
+    wr(2, LAPIC_SVR, 0x1ff);
+    assert_int_equal(mem_cpu_load(m, 2, 0x3000f0, 4), 0xff);
+    assert_true(mmu_store(v, 0x3000f0, 4, TLB_SUPER, 0x1fe, &fault));
+    assert_int_equal(mem_cpu_load(m, 2, 0x3000f0, 4), 0x1fe);
+    assert_int_equal(mem_load(m, 0x3000f0, 4), 0); // the RAM below
+    // A hole does as well; off, and in x2APIC mode, the page is what it was.
+    assert_true(set_base(2, 0xfed40800));
+    assert_true(mmu_load(v, 0xfed40020, 4, TLB_SUPER, &val, &fault));
+    assert_int_equal(val, 2 << 24);
+    assert_true(mmu_load(v, 0x300020, 4, TLB_SUPER, &val, &fault));
+    assert_int_equal(val, 0x11223344);
+    assert_true(set_base(2, 0x300c00));
+    assert_true(mmu_load(v, 0x300020, 4, TLB_SUPER, &val, &fault));
+    assert_int_equal(val, 0x11223344);
+    assert_true(set_base(2, 0x300000));
+    assert_true(set_base(2, 0x300800));
+    assert_int_equal(mem_cpu_load(m, 2, 0x300020, 4), 2 << 24);
+    pc_reset(pc);
+    assert_int_equal(mem_cpu_load(m, 2, 0x300020, 4), 0x11223344);
+    assert_int_equal(rd(2, LAPIC_ID), 2 << 24);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(identities), TEST(physical), TEST(shorthands), TEST(logical), TEST(lowest_priority),
-        TEST(x2apic),     TEST(starting), TEST(io_apic),    TEST(msi),
+        TEST(x2apic),     TEST(starting), TEST(io_apic),    TEST(msi),     TEST(relocation),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

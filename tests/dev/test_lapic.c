@@ -276,6 +276,53 @@ static void timer_mode_changes(void **state)
     assert_int_equal(lapic_ack(&r.apic), -1);
 }
 
+// The mode changes after the timer is due and before anybody has come for it.
+static void timer_mode_changes_late(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    apic_start(&r);
+    apic_wr(&r, 0xf0, 0x1ff);
+    apic_wr(&r, 0x3e0, 0xb);
+    apic_wr(&r, 0x320, 0x50);
+    apic_wr(&r, 0x380, 1000000);
+    r.t.now += 3 * MS / 2; // one-shot: it has run down
+    assert_int_equal(apic_rd(&r, 0x390), 0);
+    apic_wr(&r, 0x320, 0x20051);
+    assert_int_equal(apic_rd(&r, 0x390), 0);
+    assert_int_equal(lapic_ack(&r.apic), 0x50);
+    apic_wr(&r, 0xb0, 0);
+    rig_advance(&r.t, 10 * MS);
+    assert_int_equal(apic_rd(&r, 0x390), 0);
+    assert_int_equal(lapic_ack(&r.apic), -1);
+    apic_wr(&r, 0x380, 1000000);
+    r.t.now += 3 * MS / 2; // periodic: it is in its second period
+    assert_in_range(apic_rd(&r, 0x390), 499990, 500010);
+    apic_wr(&r, 0x320, 0x52);
+    assert_int_equal(lapic_ack(&r.apic), 0x51);
+    apic_wr(&r, 0xb0, 0);
+    assert_in_range(apic_rd(&r, 0x390), 499990, 500010);
+    rig_advance(&r.t, 10 * MS);
+    assert_int_equal(lapic_ack(&r.apic), 0x52);
+    assert_int_equal(apic_rd(&r, 0x390), 0);
+}
+
+static void page_address(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    apic_start(&r);
+    assert_int_equal(lapic_page(&r.apic), LAPIC_BASE);
+    assert_true(lapic_msr_write(&r.apic, 0x1b, 0x42000900));
+    assert_int_equal(lapic_page(&r.apic), 0x42000000);
+    assert_true(lapic_msr_write(&r.apic, 0x1b, 0x42000d00));
+    assert_int_equal(lapic_page(&r.apic), 0);
+    assert_true(lapic_msr_write(&r.apic, 0x1b, 0x42000100));
+    assert_int_equal(lapic_page(&r.apic), 0);
+}
+
 static void timer_divisor(void **state)
 {
     static const u8 code[8] = {0xb, 0x0, 0x1, 0x2, 0x3, 0x8, 0x9, 0xa};
@@ -613,6 +660,8 @@ int main(void)
         cmocka_unit_test(apic_errors),
         cmocka_unit_test(apic_lint0),
         cmocka_unit_test(timer_mode_changes),
+        cmocka_unit_test(timer_mode_changes_late),
+        cmocka_unit_test(page_address),
         cmocka_unit_test(timer_divisor),
         cmocka_unit_test(timer_late),
         cmocka_unit_test(deadline_with_the_write),
