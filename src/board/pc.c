@@ -562,6 +562,9 @@ static void code_write(void *owner, gpa base, u64 len)
 {
     struct pc *b = owner;
 
+    // One engine can tell when it holds nothing of the page any more, several cannot: they start over.
+    if (b->m.vcpu_count > 1)
+        mmu_unprotect_page(&b->m, base);
     for (unsigned i = 0; i < b->m.vcpu_count; i++) {
         struct vcpu *v = b->m.vcpu[i];
         if (v->engine && v->engine->invalidate)

@@ -47,7 +47,9 @@ struct engine_ops {
     struct vm_exit (*run)(struct vcpu *v, u64 budget);
     void (*pull_state)(struct vcpu *v);
     void (*push_state)(struct vcpu *v);
-    // Code in [base, base+len) changed or went away: forget what was derived from it.
+    // Code in [base, base+len), inside one page, has changed: forget what was derived from it before the next instruction of the
+    // calling thread's vCPU, soon on others. Called by any thread. With several vCPUs the page's MEM_PAGE_CODE has been cleared,
+    // so everything derived from that page goes.
     void (*invalidate)(struct vcpu *v, gpa base, u64 len);
     // Make a run() in another thread return soon. Async-signal-safe.
     void (*kick)(struct vcpu *v);

@@ -646,6 +646,13 @@ static void forget_shadow_memory(struct vcpu *v)
     }
 }
 
+void mmu_unprotect_page(struct machine *m, gpa page)
+{
+    _Atomic u8 *flags = mem_flags(&m->mem, page);
+    if (flags)
+        atomic_fetch_and(flags, (u8)~MEM_PAGE_CODE);
+}
+
 void mmu_serve_tlb_requests(struct vcpu *v)
 {
     struct vcpu_tlb_queue *q = &v->tlb_queue;

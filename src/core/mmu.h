@@ -107,6 +107,8 @@ static inline void mmu_invlpg(struct vcpu *v, gva a)
 // who reads the page's bytes must do so after mmu_queue_empty() is true for each of them. With one vCPU that is
 // trivially so.
 void mmu_protect_page(struct machine *m, struct vcpu *self, gpa page);
+// No engine holds code from the page any more: stores to it need not be told of.
+void mmu_unprotect_page(struct machine *m, gpa page);
 // Do what other vCPUs queued; on VCPU_REQ_TLB, by the thread that runs `v`.
 void mmu_serve_tlb_requests(struct vcpu *v);
 bool mmu_queue_empty(const struct vcpu *v);

@@ -25,6 +25,7 @@ struct cpu_model;
 #define VCPU_REQ_TLB 0x80u   // TLB work queued by another vCPU, or by a device
 #define VCPU_REQ_A20 0x100u  // machine.a20_mask changed
 #define VCPU_REQ_NMI2 0x200u // a second NMI came before the first was taken; see vcpu_nmi()
+#define VCPU_REQ_CODE 0x400u // code was written to that the engine may hold; see engine_ops.invalidate
 #define VCPU_REQ_NMIS (VCPU_REQ_NMI | VCPU_REQ_NMI2)
 
 // The interrupt controller as the processor sees it (PIC, later LAPIC).

@@ -3,10 +3,12 @@
 
 #include <string.h>
 
+#include "engine/cache/engine_cache.h"
 #include "engine/interp/engine_interp.h"
 
 static const struct engine_ops *const engines[] = {
     &interp_engine,
+    &cache_engine,
 };
 
 const struct engine_ops *engine_at(unsigned n)

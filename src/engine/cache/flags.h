@@ -1,0 +1,110 @@
+// Pending status flags.
+//
+// Most flags that instructions set are never read, so handlers only note what the flags would follow from: the operands and
+// the result, all sign-extended to 64 bits, and the kind of operation with its size. Sign extension keeps both the signed and
+// the unsigned order, so conditions after a comparison need no look at the size. sync_flags() runs the operation again, on the
+// host, when somebody wants RFLAGS.
+#ifndef POGO_ENGINE_CACHE_FLAGS_H
+#define POGO_ENGINE_CACHE_FLAGS_H
+
+#include "engine/cache/cache.h"
+#include "isa/alu.h"
+
+// e->flags_kind: one of these | size in bytes.
+#define FLAGS_READY 0x00u // in RFLAGS
+#define FLAGS_SUB 0x10u
+#define FLAGS_ADD 0x20u
+#define FLAGS_LOGIC 0x30u // r only
+#define FLAGS_INC 0x40u   // a; CF is in RFLAGS
+#define FLAGS_DEC 0x50u
+#define FLAGS_SHL 0x60u // a by b
+#define FLAGS_SHR 0x70u
+#define FLAGS_SAR 0x80u
+#define FLAGS_IMUL 0x90u
+#define FLAGS_KIND 0xf0u
+#define FLAGS_SIZE 0x0fu
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+static ALWAYS_INLINE u64 extend(u64 v, unsigned size)
+{
+    switch (size) {
+    case 1: return (u64)(i64)(i8)v;
+    case 2: return (u64)(i64)(i16)v;
+    case 4: return (u64)(i64)(i32)v;
+    default: return v;
+    }
+}
+
+static ALWAYS_INLINE void flags_note(struct cache *e, unsigned kind, unsigned size, u64 a, u64 b, u64 r)
+{
+    e->flags_kind = kind | size;
+    if (kind != FLAGS_LOGIC) {
+        e->flags_a = extend(a, size);
+        if (kind != FLAGS_INC && kind != FLAGS_DEC)
+            e->flags_b = extend(b, size);
+    }
+    e->flags_r = extend(r, size);
+}
+
+// Condition `cc` after SUB or CMP of a and b with result r, all sign-extended.
+static ALWAYS_INLINE bool cond_sub(unsigned cc, u64 a, u64 b, u64 r)
+{
+    bool t;
+    switch (cc >> 1) {
+    case 0: t = (i64)((a ^ b) & (a ^ r)) < 0; break;
+    case 1: t = a < b; break;
+    case 2: t = a == b; break;
+    case 3: t = a <= b; break;
+    case 4: t = (i64)r < 0; break;
+    case 5: t = __builtin_parity((unsigned)r & 0xff) == 0; break;
+    case 6: t = (i64)a < (i64)b; break;
+    default: t = (i64)a <= (i64)b; break;
+    }
+    return t != (cc & 1);
+}
+
+// After AND, OR, XOR, TEST: CF and OF are clear.
+static ALWAYS_INLINE bool cond_logic(unsigned cc, u64 r)
+{
+    bool t;
+    switch (cc >> 1) {
+    case 0:
+    case 1: t = false; break;
+    case 2:
+    case 3: t = r == 0; break;
+    case 4:
+    case 6: t = (i64)r < 0; break;
+    case 5: t = __builtin_parity((unsigned)r & 0xff) == 0; break;
+    default: t = (i64)r <= 0; break;
+    }
+    return t != (cc & 1);
+}
+
+// Can the condition be told from what is pending, without RFLAGS?
+static ALWAYS_INLINE bool cond_known(const struct cache *e, unsigned cc)
+{
+    unsigned kind = e->flags_kind & FLAGS_KIND;
+    if (kind == FLAGS_READY)
+        return true;
+    if (cc >> 1 == 2 || cc >> 1 == 4) // Z, S: of the result, whatever the operation
+        return kind != FLAGS_IMUL;
+    return kind == FLAGS_SUB || kind == FLAGS_LOGIC;
+}
+
+// The condition, where cond_known().
+static ALWAYS_INLINE bool cond_now(const struct cpu *c, const struct cache *e, unsigned cc)
+{
+    unsigned kind = e->flags_kind & FLAGS_KIND;
+    if (kind == FLAGS_READY)
+        return alu_cond(cc, c->rflags);
+    if (cc >> 1 == 2)
+        return (e->flags_r == 0) != (cc & 1);
+    if (cc >> 1 == 4)
+        return ((i64)e->flags_r < 0) != (cc & 1);
+    if (kind == FLAGS_SUB)
+        return cond_sub(cc, e->flags_a, e->flags_b, e->flags_r);
+    return cond_logic(cc, e->flags_r);
+}
+
+#endif
