@@ -141,7 +141,7 @@ static bool execute(struct cache *e)
         bool near = from->disp >= 0 && from->disp <= 4095;
         if (!near || store_run_of(from)->page == r->page)
             store_link(e, from, r);
-        if (atomic_load_explicit(&e->in.v->request, memory_order_relaxed) & e->poll || e->icount)
+        if (atomic_load_explicit(&e->in.v->request, memory_order_relaxed) & e->poll)
             return true;
     }
 }
@@ -239,7 +239,6 @@ static struct vm_exit cache_run(struct vcpu *v, u64 budget)
 {
     struct cache *e = v->engine_state;
     struct interp *x = &e->in;
-    e->icount = v->machine->clock.icount;
     interp_enter(x, budget);
     if (setjmp(x->fault)) {
         if (e->cur) { // a handler that had not brought things up to date

@@ -168,7 +168,6 @@ struct cache {
     u8 mode;                // RUN_* of the code being run
     u8 fpu;                 // FPU_*: what may run without further checks
     bool step;              // on leaving: run the instruction at RIP in the interpreter
-    bool icount;
     struct cell *unlinked; // on leaving: a branch that wants a link to the run at RIP
     struct jump jump[JUMPS];
     // Not so hot.

@@ -11,8 +11,6 @@ static void count(struct cache *e, i64 really_left)
     e->chunk = really_left;
     e->in.budget -= run;
     e->in.v->insns += run;
-    if (UNLIKELY(e->icount))
-        e->in.v->machine->clock.icount_insns = e->in.v->insns;
 }
 
 void sync_flags(struct cache *e)
@@ -81,12 +79,12 @@ HANDLER(slow_link)
 }
 
 // After an instruction that the interpreter ran: can the run go on with the next cell? Device accesses may have asked for
-// anything, and with a clock that counts instructions they may have made a timer due earlier.
+// anything.
 static bool goes_on(const struct cache *e, u64 next)
 {
     const struct interp *x = &e->in;
     const struct cpu *c = x->c;
-    return LIKELY(c->rip == next && !x->stop && c->event.type == CPU_EVENT_NONE && !c->shadow && !e->icount &&
+    return LIKELY(c->rip == next && !x->stop && c->event.type == CPU_EVENT_NONE && !c->shadow &&
                   !(atomic_load_explicit(&x->v->request, memory_order_relaxed) & e->poll));
 }
 
