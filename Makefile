@@ -254,7 +254,7 @@ $(B)/gen/isa_tables.inc: $(B)/isagen
 # A target that needs more than gcc and make calls tools/setup.sh first, and then make again: the packages must be there
 # before anything is compiled, also under -j.
 
-.PHONY: man run check check-long fuzz bench format format-check install clean help
+.PHONY: man run check check-long fuzz bench format format-check install uninstall clean help
 .PHONY: run-hello run-installer run-built run-hello-built run-installer-built
 .PHONY: check-built check-long-built fuzz-built bench-built
 
@@ -333,6 +333,10 @@ install: all ## copy program, manual page and bash completion below PREFIX (/usr
 	install -D -m 755 $(B)/pogo $(DESTDIR)$(PREFIX)/bin/pogo
 	install -D -m 644 $(B)/pogo.1 $(DESTDIR)$(PREFIX)/share/man/man1/pogo.1
 	install -D -m 644 $(B)/pogo.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pogo
+
+uninstall: ## remove what install has copied
+	rm -f $(DESTDIR)$(PREFIX)/bin/pogo $(DESTDIR)$(PREFIX)/share/man/man1/pogo.1
+	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pogo
 
 man: $(B)/pogo.1 ## write the manual page
 

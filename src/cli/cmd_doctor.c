@@ -12,7 +12,7 @@
 
 static void line(const char *name, const char *state, const char *text)
 {
-    printf("  %-10s %-12s %s\n", name, state, text);
+    printf("  %-15s %s%*s%s\n", name, state, *text ? 13 - (int)strlen(state) : 0, "", text);
 }
 
 static unsigned show_engines(void)
@@ -71,16 +71,16 @@ static void show_host(void)
     struct host_facts f;
 
     host_facts(&f);
-    printf("host\n  processor  %s\n", f.processor);
-    printf("  below      %s\n", f.hypervisor[0] ? f.hypervisor : "nothing: it is a real machine");
-    printf("  virtual    %s\n", f.svm ? "SVM" : f.vmx ? "VMX" : "neither SVM nor VMX");
-    printf("  processors %u for this process\n", f.cpus);
-    printf("  memory     %.1f GiB, %.1f GiB free", (double)f.memory / GIB, (double)f.memory_free / GIB);
+    printf("host\n  processor       %s\n", f.processor);
+    printf("  below           %s\n", f.hypervisor[0] ? f.hypervisor : "nothing: it is a real machine");
+    printf("  virtual         %s\n", f.svm ? "SVM" : f.vmx ? "VMX" : "neither SVM nor VMX");
+    printf("  processors      %u for this process\n", f.cpus);
+    printf("  memory          %.1f GiB, %.1f GiB free", (double)f.memory / GIB, (double)f.memory_free / GIB);
     if (f.memory_limit)
         printf(", limited to %.1f GiB by the control group", (double)f.memory_limit / GIB);
-    printf("\n  TSC        %.3f MHz, %s, %s\n", (double)f.tsc_hz / 1e6, f.tsc_from_cpuid ? "by CPUID" : "measured",
+    printf("\n  TSC             %.3f MHz, %s, %s\n", (double)f.tsc_hz / 1e6, f.tsc_from_cpuid ? "by CPUID" : "measured",
            f.invariant_tsc ? "invariant" : "not said to be invariant: guest time may drift");
-    printf("  kernel     %s\n", f.kernel);
+    printf("  kernel          %s\n", f.kernel);
 }
 
 int cmd_doctor(int argc, char **argv)

@@ -68,6 +68,21 @@ if command -v man >/dev/null; then
     verdict 'manual page without warnings' "$(head -n 3 "$tmp/err")"
 fi
 
+# --- installing
+problem=
+for what in install uninstall; do
+    env -u MAKEFLAGS -u MFLAGS -u B make -s "MODE=${MODE:-rel}" "DESTDIR=$tmp/dest" PREFIX=/usr $what >"$tmp/out" 2>"$tmp/err" ||
+        problem="$problem; make $what"
+    find "$tmp/dest" -type f -printf '%m /%P\n' | sort >"$tmp/$what"
+done
+diff - "$tmp/install" >"$tmp/out" <<'END' || problem="$problem; other files"
+644 /usr/share/bash-completion/completions/pogo
+644 /usr/share/man/man1/pogo.1
+755 /usr/bin/pogo
+END
+[ ! -s "$tmp/uninstall" ] || problem="$problem; something is left"
+verdict 'installing and removing' "$problem"
+
 # --- usage errors
 refuse 'unknown command' 'frob: unknown command' frob
 refuse 'no guest' 'no guest: give -kernel IMAGE' run
