@@ -241,9 +241,6 @@ int chars_open(struct chardevs *all, const struct char_use *u, struct chardev **
         return share_stdio(c, u, out, err);
     if (spec.kind == CHARDEV_STDIO && !spec.id)
         spec.mux = true;
-    if (spec.server && spec.wait)
-        fprintf(stderr, "pogo: -%s %s%s%s: waiting for a connection\n", u->option, spec.path ? spec.path : spec.host,
-                spec.path ? "" : ":", spec.path ? "" : spec.port);
     ret = chardev_create(all, &spec, u->option, out, err);
     if (!ret && spec.kind == CHARDEV_PTY)
         fprintf(stderr, "char device redirected to %s (label %s)\n", (*out)->name, spec.id ? spec.id : u->option);

@@ -14,7 +14,7 @@
 // Cut the -initrd argument at single commas; ",," is a comma. Each piece begins with a file name. In place.
 static int split_modules(struct images *im, struct error *err)
 {
-    char *in, *out;
+    char *in, *out, *start;
 
     im->module_text = strdup(im->o->initrd);
     if (!im->module_text)
@@ -24,13 +24,16 @@ static int split_modules(struct images *im, struct error *err)
         if (im->boot.module_count == BOOT_MAX_MODULES)
             return error_set(err, -E2BIG, "-initrd: more than %d modules; put several files into one archive",
                              BOOT_MAX_MODULES);
-        im->module[im->boot.module_count++].cmdline = out;
+        im->module[im->boot.module_count++].cmdline = start = out;
         while (*in && (*in != ',' || in[1] == ',')) {
             in += *in == ',';
             *out++ = *in++;
         }
         in = *in ? in + 1 : NULL;
         *out++ = 0;
+        if (!*start || *start == ' ')
+            return error_set(err, -EINVAL, "-initrd %s: module %u has no file name", im->o->initrd,
+                             im->boot.module_count);
     }
     return 0;
 }

@@ -136,27 +136,39 @@ static int add(struct keyvals *k, char *piece, const char *implied, struct error
     }
     if (!*kv->key)
         return error_set(err, -EINVAL, "%s: an empty property: write KEY=VALUE, and a comma in a value twice", k->what);
+    for (unsigned i = 0; i < k->count; i++)
+        if (!strcmp(k->item[i].key, kv->key))
+            return error_set(err, -EINVAL, "%s: %s=%s: it was %s before; give it once", k->what, kv->key, kv->value,
+                             k->item[i].value);
     k->count++;
     return 0;
+}
+
+static char *describe(struct text_pool *pool, const char *option, const char *first)
+{
+    size_t size = strlen(option) + strlen(first) + 3;
+    char *what = text_new(pool, size);
+
+    if (what)
+        snprintf(what, size, "-%s %s", option, first);
+    return what;
 }
 
 int keyvals_parse(struct keyvals *k, struct text_pool *pool, const char *option, const char *text, const char *implied,
                   struct error *err)
 {
-    char what[80];
-    char *copy = text_keep(pool, text, strlen(text));
+    char *copy = text_keep(pool, text, strlen(text)), *piece = copy ? next_piece(&copy) : NULL;
 
-    snprintf(what, sizeof(what), "-%s %.*s", option, (int)strcspn(text, ","), text);
-    *k = (struct keyvals){.what = text_keep(pool, what, strlen(what))};
-    if (!copy || !k->what)
+    *k = (struct keyvals){.what = piece ? describe(pool, option, piece) : NULL};
+    if (!k->what)
         return error_set(err, -ENOMEM, "-%s: no memory for its argument", option);
-    while (copy) {
-        int ret = add(k, next_piece(&copy), implied, err);
-        if (ret)
+    for (;;) {
+        int ret = add(k, piece, implied, err);
+        if (ret || !copy)
             return ret;
         implied = NULL;
+        piece = next_piece(&copy);
     }
-    return 0;
 }
 
 const char *keyvals_get(struct keyvals *k, const char *key)

@@ -30,11 +30,11 @@ struct keyvals {
     unsigned count;
 };
 
-// Cut `text` at single commas (",," is a comma in a value) and at the first '=' of each piece. With `implied` the first piece may
+// Cut `text` at single commas (",," is a comma in a value) and at the first '=' of each piece; a key may come once. With `implied` the first piece may
 // leave its key out. Strings go into `pool`. Returns 0 or a negative errno with *err set.
 int keyvals_parse(struct keyvals *k, struct text_pool *pool, const char *option, const char *text, const char *implied,
                   struct error *err);
-// The last value given for `key`, or NULL.
+// The value given for `key`, or NULL.
 const char *keyvals_get(struct keyvals *k, const char *key);
 // "on"/"off" and their synonyms; also "noKEY" alone. *out stays as it is when the key is not there.
 int keyvals_bool(struct keyvals *k, const char *key, bool *out, struct error *err);

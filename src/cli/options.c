@@ -208,6 +208,8 @@ static int opt_machine(struct run_options *o, const char *arg, struct error *err
     const char *type = keyvals_get(&k, "type"), *accel = keyvals_get(&k, "accel");
     if (type && strcmp(type, "pc"))
         return error_set(err, -EINVAL, "-machine %s: unknown board; must be pc", type);
+    if (accel && !*accel)
+        return error_set(err, -EINVAL, "-machine: accel= names no engine; '-accel help' lists them");
     ret = accel ? add_accels(o, accel, err) : 0;
     // Parts of QEMU's pc that this board never has.
     static const char *const absent[] = {"usb", "graphics", "vmport"};

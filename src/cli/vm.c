@@ -417,6 +417,12 @@ static void on_broken(void *arg)
     vm_quit(vm, 128 + SIGPIPE);
 }
 
+static void on_waits(void *arg, const struct chardev *c, const char *option)
+{
+    (void)arg;
+    fprintf(stderr, "pogo: -%s %s: waiting for a connection\n", option, c->name);
+}
+
 static void tell_line(struct vm_line *l, void (*what)(struct pc *b, unsigned n))
 {
     struct pc *b = l->vm->board;
@@ -644,6 +650,7 @@ int vm_init(struct vm *vm, struct error *err)
     vm->chars.unstall = on_unstall;
     vm->chars.quit = on_quit_key;
     vm->chars.broken = on_broken;
+    vm->chars.waits = on_waits;
     vm->chars.arg = vm;
     init_lines(vm);
     return ret ? error_set(err, ret, "cannot make an event descriptor: %s", strerror(-ret)) : 0;

@@ -115,17 +115,19 @@ struct chardevs {
     struct loop_watch wake_watch; // eventfd: some ring needs a look
     struct loop_timer flush_timer;
     _Atomic bool woken;
-    _Atomic unsigned stalls; // devices that are stalled
     bool pipe_ignored;       // whoever started this process had SIGPIPE ignored
+    _Atomic unsigned stalls; // devices that are stalled
     // Any thread: a device's ring is nearly full. Then, in the thread in control: none is any more.
     void (*stall)(void *arg);
     void (*unstall)(void *arg);
     void (*quit)(void *arg);   // Ctrl-A x
     void (*broken)(void *arg); // nobody reads standard output any more; called once
+    void (*waits)(void *arg, const struct chardev *c,
+                  const char *option); // opening it waits for a connection from now on
     void *arg;
 };
 
-// Returns 0 or a negative errno. stall, unstall, quit, broken and arg are the caller's to set. SIGPIPE is ignored from now on.
+// Returns 0 or a negative errno. What follows `stalls` is the caller's to set. SIGPIPE is ignored from now on.
 int chardevs_init(struct chardevs *s, struct loop *loop);
 // The machine starts, or the process was stopped and goes on: have the terminal, if one is used, give keys as they are typed.
 void chardevs_raw(struct chardevs *s);

@@ -9,6 +9,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -36,11 +37,25 @@ static int unix_address(struct chardev *c, struct address *a, const char *option
     return 0;
 }
 
+// getaddrinfo() takes any number, modulo 65536.
+static bool port_valid(const char *port)
+{
+    char *end;
+    unsigned long n = strtoul(port, &end, 10);
+
+    return *end || *port == '-' || *port == '+' || (n > 0 && n < 65536); // something else is a service's name
+}
+
 static int tcp_address(struct chardev *c, struct address *a, const char *option, struct error *err)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = c->spec.server ? AI_PASSIVE : 0}, *found;
     const char *host = c->spec.host && *c->spec.host ? c->spec.host : NULL;
-    int ret = getaddrinfo(host, c->spec.port, &hints, &found);
+    int ret;
+
+    if (!port_valid(c->spec.port))
+        return error_set(err, -EINVAL, "-%s tcp:%s:%s: not a port; must be from 1 to 65535", option, host ? host : "",
+                         c->spec.port);
+    ret = getaddrinfo(host, c->spec.port, &hints, &found);
 
     if (ret)
         return error_set(err, -EINVAL, "-%s tcp:%s:%s: %s", option, host ? host : "", c->spec.port, gai_strerror(ret));
@@ -187,6 +202,8 @@ static int wait_peer(struct chardev *c, const char *option, struct error *err)
     struct pollfd p = {.fd = c->listen_fd, .events = POLLIN};
     int fd = -1;
 
+    if (c->all->waits)
+        c->all->waits(c->all->arg, c, option);
     while (fd < 0) {
         if (poll(&p, 1, -1) < 0 && errno != EINTR)
             return error_set(err, -errno, "-%s %s: cannot wait for a connection: %s", option, c->name, strerror(errno));

@@ -111,6 +111,8 @@ refuse 'a disk twice' 'in use by another' "${e[@]}" -drive "$disk,if=virtio" -dr
 refuse 'no such disk' 'cannot open it' "${e[@]}" -drive file=/nowhere,if=virtio,format=raw
 refuse 'a disk of half sectors' 'truncate -s %512' "${e[@]}" -drive "file=$tmp/odd,format=raw,if=virtio"
 refuse 'a directory' 'neither a file nor a block device' "${e[@]}" -drive "file=$tmp,format=raw,if=virtio,readonly=on"
+refuse 'the file that is named' "-drive file=$tmp/a,b: cannot open" "${e[@]}" -drive "file=$tmp/a,,b"
+refuse 'a property twice' "-drive file=x: file=y: it was x before" "${e[@]}" -drive file=x,file=y
 refuse 'no such drive' 'no -drive or -blockdev has this id' "${e[@]}" -device virtio-blk-pci,drive=d
 refuse 'a taken slot' 'slot 0x1f of the PCI bus is taken' "${e[@]}" -device virtio-rng-pci,addr=1f -device virtio-rng-pci,addr=1f
 refuse 'no slot' 'must be SLOT' "${e[@]}" -device virtio-rng-pci,addr=20
@@ -122,6 +124,10 @@ refuse 'a port twice' 'nr=3 is taken' "${e[@]}" -device virtio-serial-pci -devic
 refuse 'a port too far' 'past its max_ports=2' "${e[@]}" -device virtio-serial-pci,max_ports=2 -device virtconsole,nr=2
 refuse 'two balloons' 'one already' "${e[@]}" -device virtio-balloon-pci -device virtio-balloon-pci
 refuse 'bad serial' '-serial tcp:1' run -kernel "$tmp/EXIT.elf" -serial tcp:1
+refuse 'too large a port' ':99999: not a port' run -kernel "$tmp/EXIT.elf" -gdb tcp::99999
+refuse 'port 0' 'tcp:127.0.0.1:0: not a port' run -kernel "$tmp/EXIT.elf" -serial tcp:127.0.0.1:0,server=on
+refuse 'no engine in machine' 'accel= names no engine' run -kernel "$tmp/EXIT.elf" -machine pc,accel=
+refuse 'empty initrd' 'module 2 has no file name' run -kernel "$tmp/EXIT.elf" -initrd "$tmp/EXIT.elf,"
 refuse 'serial tcp without host' '-serial tcp:' run -kernel "$tmp/EXIT.elf" -serial tcp:1
 refuse 'serial telnet' 'no telnet' run -kernel "$tmp/EXIT.elf" -serial tcp::1,server=on,telnet=on
 refuse 'serial property' 'unknown property frob=on' run -kernel "$tmp/EXIT.elf" -serial unix:/tmp/x,frob
