@@ -648,7 +648,8 @@ static bool cmd_detach(struct gdb_session *s)
 {
     reply_ok(s);
     send(s);
-    let_go(s);
+    if (s->open) // the client may have gone meanwhile
+        let_go(s);
     s->ops->hang_up(s->self);
     return false;
 }
@@ -718,7 +719,8 @@ void gdb_session_input(struct gdb_session *s, const u8 *buf, size_t len)
         case GDB_RX_MORE: break;
         case GDB_RX_PACKET:
             acknowledge(s, "+");
-            on_packet(s);
+            if (s->open) // the client may have gone meanwhile, and the machine goes on
+                on_packet(s);
             break;
         case GDB_RX_BAD: acknowledge(s, "-"); break;
         case GDB_RX_OVERLONG:

@@ -11,6 +11,7 @@
 #include "core/machine.h"
 
 struct gdb_ops {
+    // May end the session: gdb_session_close() from inside.
     void (*send)(void *self, const void *buf, size_t len);
     // Bring all vCPUs to rest, on return; nothing if they are. Let those in `cpus` (bit n: number n) go on.
     void (*stop)(void *self);

@@ -373,7 +373,10 @@ void chardev_print(struct chardev_front *f, const void *buf, size_t len)
         if (c->out_fd < 0 || pending(c) < CHARDEV_OUT_SIZE)
             continue;
         struct pollfd ready = {.fd = c->out_fd, .events = POLLOUT};
-        if (c->stuck || poll(&ready, 1, PRINT_PATIENCE_MS) < 1) {
+        pthread_mutex_lock(&c->lock);
+        bool stuck = c->stuck;
+        pthread_mutex_unlock(&c->lock);
+        if (stuck || poll(&ready, 1, PRINT_PATIENCE_MS) < 1) {
             pthread_mutex_lock(&c->lock);
             c->stuck = true;
             c->dropped += len;

@@ -21,7 +21,8 @@ struct peer {
     struct gdb_session s;
     char out[4 * GDB_FRAME_MAX];
     size_t out_len;
-    unsigned stops, kills, hang_ups;
+    unsigned stops, resumes, kills, hang_ups;
+    bool goes;   // the client is found to have gone when something is sent
     u64 resumed; // vCPUs of the last order to go on; 0: none since looked at
     char monitored[64];
 };
@@ -33,6 +34,8 @@ static void peer_send(void *self, const void *buf, size_t len)
     memcpy(p->out + p->out_len, buf, len);
     p->out_len += len;
     p->out[p->out_len] = 0;
+    if (p->goes)
+        gdb_session_close(&p->s);
 }
 
 static void peer_stop(void *self)
@@ -43,6 +46,7 @@ static void peer_stop(void *self)
 static void peer_resume(void *self, u64 cpus)
 {
     ((struct peer *)self)->resumed = cpus;
+    ((struct peer *)self)->resumes++;
 }
 
 static void peer_kill(void *self)
@@ -671,6 +675,31 @@ static void test_disconnect(void **state)
     assert_int_equal(p->resumed, 0);
 }
 
+// What engines look at changes only before the machine goes on.
+static void test_gone_while_sending(void **state)
+{
+    struct peer *p = *state;
+    p->f->vcpu.cpu.gpr[X86_RAX] = 5;
+    p->goes = true;
+    packet(p, "P0=0000000000000000", 19);
+    assert_int_equal(p->f->vcpu.cpu.gpr[X86_RAX], 5);
+    assert_int_equal(p->resumes, 1);
+    gdb_session_open(&p->s);
+    p->goes = false;
+    EXPECT("QStartNoAckMode", "OK");
+    p->goes = true;
+    packet(p, "D", 1);
+    assert_int_equal(p->resumes, 2);
+    gdb_session_open(&p->s);
+    p->goes = false;
+    EXPECT("QStartNoAckMode", "OK");
+    EXPECT("vCont;c", "(nothing)");
+    p->goes = true;
+    stopped(p, 0, DEBUG_BREAK, 0x1000);
+    assert_false(p->s.open);
+    assert_int_equal(p->resumes, 4);
+}
+
 static void test_end(void **state)
 {
     struct peer *p = *state;
@@ -696,7 +725,8 @@ int main(void)
         T(test_step_mode),     T(test_breakpoints),
         T(test_watchpoints),   T(test_threads),
         T(test_monitor),       T(test_detach),
-        T(test_disconnect),    T(test_end),
+        T(test_disconnect),    T(test_gone_while_sending),
+        T(test_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
