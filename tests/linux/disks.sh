@@ -2,7 +2,7 @@
 # Disks as Linux uses them: read and written by the guest, compared on the host. Usage: tests/linux/disks.sh POGO ENGINE
 #
 #   vda  modern, read-only    vdb  modern    vdc  legacy layout, INTx    vdd  snapshot=on    vde  gets shorter while it is used
-#   vdf  on a file system of 2 MiB, less than the disk: writes fail
+#   vdf  on a file system of 2 MiB, less than the disk: writes fail    vdg  bad between 1 MiB and 64 KiB more; then flushes fail
 #
 # Ends with "N passed, N failed".
 set -u
@@ -35,7 +35,7 @@ tools/guest/initramfs.sh "$work/initrd" || exit 1
 head -c 4M /dev/urandom >"$work/a"
 head -c 4M /dev/urandom >"$work/snap"
 cp "$work/snap" "$work/snap.before"
-for name in b c shrink; do head -c 4M /dev/zero >"$work/$name"; done
+for name in b c shrink bad; do head -c 4M /dev/zero >"$work/$name"; done
 mkdir "$work/small"
 
 # Mounts of our own, as root or as who may be root of a namespace.
@@ -43,18 +43,33 @@ if unshare -m true 2>/dev/null; then own=(unshare -m); elif unshare -rm true 2>/
     echo 'no file system can be mounted here'
     exit 77
 fi
+gcc -shared -fPIC -O1 -D_GNU_SOURCE -o "$work/eio.so" tests/linux/eio.c || exit 1
+
+# The host's part, on what the guest says: say -> do.
+on_host() {
+    local line
+    while IFS= read -r line; do
+        case $line in
+        'shrink now'*) truncate -s 1M "$work/shrink" ;;
+        'no flushes now'*) : >"$work/no-flush" ;;
+        'flushes again'*) rm "$work/no-flush" ;;
+        esac
+    done
+}
 drive=format=raw,if=none
 (
-    exec timeout --foreground 500 "${own[@]}" bash -c 'mount -t tmpfs -o size=2m none "$1/small" && truncate -s 4M "$1/small/full" && shift && exec "$@"' \
-        bash "$work" "$pogo" run -accel "$engine" -no-reboot -m 256 \
+    export EIO_FILE=$work/bad EIO_FROM=1048576 EIO_TO=1114112 EIO_FLUSH=$work/no-flush
+    exec timeout --foreground 500 "${own[@]}" bash -c 'mount -t tmpfs -o size=2m none "$1/small" && truncate -s 4M "$1/small/full" && shift && LD_PRELOAD=$1 && export LD_PRELOAD && shift && exec "$@"' \
+        bash "$work" "$work/eio.so" "$pogo" run -accel "$engine" -no-reboot -m 256 \
         -kernel "$kernel" -initrd "$work/initrd,$modules,$work/tests" \
         -append 'console=ttyS0 panic=-1 quiet cryptomgr.notests pogo.run=/tests/disks.sh' \
         -drive file="$work/a",format=raw,if=virtio,readonly=on -drive file="$work/b",$drive,id=b \
         -device virtio-blk-pci,drive=b,serial=number-b,disable-legacy=on,addr=10 -drive file="$work/c",$drive,id=c \
         -device virtio-blk-pci,drive=c,disable-modern=on,vectors=0,addr=11 -drive file="$work/snap",$drive,id=d,snapshot=on \
         -device virtio-blk-pci,drive=d,addr=12 -drive file="$work/shrink",$drive,id=e -device virtio-blk-pci,drive=e,addr=13 \
-        -drive file="$work/small/full",$drive,id=f -device virtio-blk-pci,drive=f,addr=14
-) </dev/null 2>&1 | tee >(grep -aq -m 1 '^shrink now' && truncate -s 1M "$work/shrink"; cat >/dev/null) >"$work/log" &
+        -drive file="$work/small/full",$drive,id=f -device virtio-blk-pci,drive=f,addr=14 \
+        -drive file="$work/bad",$drive,id=g -device virtio-blk-pci,drive=g,addr=15
+) </dev/null 2>&1 | tee >(on_host) >"$work/log" &
 child=$!
 wait $child
 child=
