@@ -319,8 +319,11 @@ void vm_continue(struct vm *vm)
     lock_take(&m->dev_lock);
     clock_start(&m->clock);
     lock_drop(&m->dev_lock);
-    for (unsigned i = 0; i < m->vcpu_count && !m->clock.icount; i++)
+    // The TSC went on.
+    for (unsigned i = 0; i < m->vcpu_count && !m->clock.icount; i++) {
         pvclock_update(m->vcpu[i]);
+        pvclock_held_up(m->vcpu[i]);
+    }
     m->host->ops->wake(m->host->self, HOST_WAITER_TIMER);
     pthread_mutex_lock(&vm->gate);
     vm->hold = false;

@@ -19,6 +19,8 @@
 // Periodic timers of devices fire at most this often: what a guest asks for beyond that, nobody could handle, and the machine
 // would do nothing else.
 #define CLOCK_MIN_PERIOD_NS 10000
+// A timer that is later than this: the host did not let the machine run at all (SIGSTOP, a laptop that slept).
+#define CLOCK_HELD_UP_NS 2000000000ull
 
 struct clock_timer {
     void (*fire)(void *dev, u64 now_ns);
@@ -42,6 +44,9 @@ struct clock {
     struct clock_timer *timer[CLOCK_MAX_TIMERS];
     unsigned count;
     u64 next_deadline; // earliest armed deadline
+    u64 looked_ns;     // virtual time when timers were last run, or one became the earliest
+    // Told before timers fire that are late by CLOCK_HELD_UP_NS (real mode), with the dev_lock held; may be NULL.
+    void (*held_up)(void *owner);
 };
 
 // A running clock in real mode that shows 0.

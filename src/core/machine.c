@@ -5,6 +5,7 @@
 
 #include "core/cpu_fields.h"
 #include "core/hash.h"
+#include "core/pvclock.h"
 
 _Static_assert(MACHINE_MAX_VCPUS <= MEM_MAX_CPUS, "each has a page of its own");
 _Static_assert(MACHINE_MAX_VCPUS <= HOST_WAITER_TIMER,
@@ -19,6 +20,14 @@ static void deadline_nearer(void *owner)
         vcpu_request(m->vcpu[0], VCPU_REQ_TIMER);
 }
 
+static void held_up(void *owner)
+{
+    struct machine *m = owner;
+
+    for (unsigned i = 0; i < m->vcpu_count; i++)
+        pvclock_held_up(m->vcpu[i]);
+}
+
 void machine_init(struct machine *m, struct host *host)
 {
     __builtin_memset(m, 0, sizeof(*m));
@@ -28,6 +37,7 @@ void machine_init(struct machine *m, struct host *host)
     m->bus.lock = m->mem.lock = &m->dev_lock;
     clock_init(&m->clock, host);
     m->clock.nearer = deadline_nearer;
+    m->clock.held_up = held_up;
     m->clock.owner = m;
     atomic_init(&m->stop_reason, -1);
 }

@@ -12,7 +12,8 @@
 #define MSR_WALL_CLOCK_OLD 0x11u
 #define MSR_SYSTEM_TIME_OLD 0x12u
 #define SYSTEM_TIME_ENABLE 1ull
-#define FLAG_TSC_STABLE 1u // the records of all processors agree
+#define FLAG_TSC_STABLE 1u    // the records of all processors agree
+#define FLAG_GUEST_STOPPED 2u // set by the host, cleared by the guest
 #define NS_PER_S 1000000000ull
 
 struct time_info {
@@ -89,6 +90,19 @@ void pvclock_update(struct vcpu *v)
     mem_write(&m->mem, a, &t.version, sizeof t.version);
 }
 
+void pvclock_held_up(struct vcpu *v)
+{
+    // Another thread's: it may set the register at this moment.
+    u64 msr = __atomic_load_n(&v->cpu.msr.kvm_system_time, __ATOMIC_RELAXED);
+    gpa a = (msr & ~SYSTEM_TIME_ENABLE) + offsetof(struct time_info, flags);
+    u8 flags;
+
+    if (!(msr & SYSTEM_TIME_ENABLE) || !mem_read(&v->machine->mem, a, &flags, 1))
+        return;
+    flags |= FLAG_GUEST_STOPPED;
+    mem_write(&v->machine->mem, a, &flags, 1);
+}
+
 // The wall clock at virtual time 0.
 static void write_wall_clock(struct vcpu *v, gpa a)
 {
@@ -109,7 +123,7 @@ bool pvclock_write(struct vcpu *v, u32 index, u64 val)
         v->cpu.msr.kvm_wall_clock = val;
         write_wall_clock(v, val);
     } else {
-        v->cpu.msr.kvm_system_time = val;
+        __atomic_store_n(&v->cpu.msr.kvm_system_time, val, __ATOMIC_RELAXED);
         pvclock_update(v);
     }
     return true;

@@ -12,5 +12,7 @@ bool pvclock_write(struct vcpu *v, u32 index, u64 val);
 // Publish the record anew: after the guest's TSC was set, and by whoever started the virtual clock again after stopping it.
 // By the thread that runs `v`, or while nobody runs it.
 void pvclock_update(struct vcpu *v);
+// Tell the guest that the machine did not run for a while, so that its watchdogs do not take that for its own fault. Any thread.
+void pvclock_held_up(struct vcpu *v);
 
 #endif

@@ -285,6 +285,46 @@ static void test_icount_nearer(void **state)
     assert_int_equal(nearer, 2);
 }
 
+static unsigned held_up;
+
+static void on_held_up(void *self)
+{
+    assert_ptr_equal(self, &host);
+    assert_true(fires == 0 || fired_at[fires - 1] < clock_now(&c)); // before what is late fires
+    held_up++;
+}
+
+static void test_held_up(void **state)
+{
+    (void)state;
+    held_up = 0;
+    c.held_up = on_held_up;
+    c.owner = &host;
+    // A deadline that has long passed, taken care of at once.
+    host.now_ns += 10 * CLOCK_HELD_UP_NS;
+    clock_arm(&c, &a.t, 5);
+    clock_run(&c);
+    // A long sleep.
+    clock_arm(&c, &a.t, clock_now(&c) + 5 * CLOCK_HELD_UP_NS);
+    host.now_ns += 5 * CLOCK_HELD_UP_NS + 1000;
+    clock_run(&c);
+    assert_int_equal(held_up, 0);
+    // Nothing ran for a while.
+    clock_arm(&c, &b.t, clock_now(&c) + 1000);
+    host.now_ns += CLOCK_HELD_UP_NS + 2000;
+    clock_run(&c);
+    assert_int_equal(held_up, 1);
+    // The machine was stopped, not its host.
+    clock_arm(&c, &b.t, clock_now(&c) + 1000);
+    clock_stop(&c);
+    host.now_ns += 5 * CLOCK_HELD_UP_NS;
+    clock_start(&c);
+    host.now_ns += 2000;
+    clock_run(&c);
+    assert_int_equal(held_up, 1);
+    assert_string_equal(fired, "aabb");
+}
+
 static void test_limits(void **state)
 {
     (void)state;
@@ -313,6 +353,7 @@ int main(void)
         cmocka_unit_test_setup(test_icount, setup),
         cmocka_unit_test_setup(test_icount_left, setup),
         cmocka_unit_test_setup(test_icount_nearer, setup),
+        cmocka_unit_test_setup(test_held_up, setup),
         cmocka_unit_test_setup(test_limits, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,7 @@
 
 #include "core/cpuid.h"
 #include "core/msr.h"
+#include "core/pvclock.h"
 #include "host/features.h"
 
 struct env {
@@ -361,12 +362,18 @@ static void test_kvmclock(void **state)
         env.f->host.now_ns -= 1000;
         env.f->host.tsc -= 3;
         assert_true(msr_write(env.v, X86_MSR_KVM_SYSTEM_TIME_NEW, 0x2001));
+        // The guest hears that it was stopped, and clears the flag itself.
+        pvclock_held_up(env.v);
+        assert_int_equal(r->flags, 3);
+        assert_int_equal(r->version, 4);
         // Setting the TSC publishes the new relation.
         assert_true(msr_write(env.v, X86_MSR_TSC, 5));
         assert_int_equal(r->version, 6);
         assert_int_equal(guest_ns(r, 5), now);
         assert_true(msr_write(env.v, X86_MSR_KVM_SYSTEM_TIME_NEW, 0));
         assert_true(msr_write(env.v, X86_MSR_TSC, 6));
+        pvclock_held_up(env.v);
+        assert_int_equal(r->flags, 1);
         assert_int_equal(r->version, 6);
     }
     // Outside memory: nothing happens.
