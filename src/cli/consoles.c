@@ -19,7 +19,8 @@ static int open_chardevs(struct vm *vm, const struct run_options *o, struct erro
 }
 
 // Open what `u` names and attach `f`. *there: there is something.
-static int connect(struct vm *vm, const struct char_use *u, struct chardev_front *f, bool *there, struct error *err)
+static int connect_front(struct vm *vm, const struct char_use *u, struct chardev_front *f, bool *there,
+                         struct error *err)
 {
     struct chardev *c;
     int ret = chars_open(&vm->chars, u, &c, err);
@@ -30,7 +31,7 @@ static int connect(struct vm *vm, const struct char_use *u, struct chardev_front
 
 static int connect_serial(struct vm *vm, struct pc_options *pc, unsigned n, const struct char_use *u, struct error *err)
 {
-    int ret = connect(vm, u, &vm->serial[n].front, &pc->serial[n], err);
+    int ret = connect_front(vm, u, &vm->serial[n].front, &pc->serial[n], err);
 
     pc->serial_peer[n] = vm_peer(vm, n);
     return ret;
@@ -57,7 +58,7 @@ static int open_debugcon(struct vm *vm, const struct char_use *u, u16 base, stru
         return error_set(err, -EEXIST, "-%s: there is a debug console already; give one of them", u->option);
     pc->debugcon_base = base;
     pc->debugcon_peer = vm_peer(vm, PC_SERIALS);
-    return connect(vm, u, &vm->debugcon.front, &pc->debugcon, err);
+    return connect_front(vm, u, &vm->debugcon.front, &pc->debugcon, err);
 }
 
 static int add_serial(struct vm *vm, const struct device_option *d, struct pc_options *pc, const struct char_use *u,

@@ -441,7 +441,7 @@ void chardev_update(struct chardev *c)
     c->out_watch.events = c->out_fd >= 0 && pending(c) && c->all->flush_timer.at_ns == LOOP_NEVER ? POLLOUT : 0;
     c->out_watch.hangup = c->spec.kind == CHARDEV_STDIO && c->fifo;
     c->listen_watch.fd = c->listen_fd;
-    c->listen_watch.events = peerless ? POLLIN : 0;
+    c->listen_watch.events = !peerless ? 0 : c->spec.server ? POLLIN : POLLOUT;
 }
 
 static void next_focus(struct chardev *c)

@@ -15,6 +15,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
 
 #include "host/loop.h"
 #include "pogo/error.h"
@@ -66,6 +67,13 @@ enum chardev_event {
 struct chardev;
 struct chardevs;
 
+// Where a socket listens or connects to.
+#define CHARDEV_MAX_ADDRESSES 4
+struct chardev_address {
+    struct sockaddr_storage addr;
+    socklen_t len;
+};
+
 // Somebody at this end. Callbacks may be NULL.
 struct chardev_front {
     void *arg;
@@ -87,13 +95,16 @@ struct chardev {
     bool terminal, escaped; // input is a terminal; Ctrl-A was typed
     bool at_end;            // nothing more to read
 
-    int in_fd, out_fd, listen_fd; // -1: none
-    bool own_in, own_out;         // to be closed
-    bool regular;                 // out_fd never blocks for long: no need to poll it
-    bool fifo;                    // out_fd has a reader who can go
-    unsigned chunk; // bytes that a write to out_fd takes without blocking, as far as is known; 0: any number
+    int in_fd, out_fd;    // -1: none
+    int listen_fd;        // or, of a client, the socket that is being connected
+    bool own_in, own_out; // to be closed
+    bool regular;         // out_fd never blocks for long: no need to poll it
+    bool fifo;            // out_fd has a reader who can go
+    unsigned chunk;       // bytes that a write to out_fd takes without blocking, as far as is known; 0: any number
     struct loop_watch in_watch, out_watch, listen_watch;
     struct loop_timer timer; // next look at a pty without a peer, or next try of a client
+    struct chardev_address address[CHARDEV_MAX_ADDRESSES];
+    unsigned addresses, address_next; // known; to be tried next
     bool unlink_path;
     char name[128]; // where a pty or a socket is to be found
 

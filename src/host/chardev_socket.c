@@ -16,16 +16,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-struct address {
-    struct sockaddr_storage addr;
-    socklen_t len;
-};
-
 // --- addresses ------------------------------------------------------------------------------------------------------------------
 
-static int unix_address(struct chardev *c, struct address *a, const char *option, struct error *err)
+static int unix_address(struct chardev *c, const char *option, struct error *err)
 {
-    struct sockaddr_un *un = (struct sockaddr_un *)&a->addr;
+    struct sockaddr_un *un = (struct sockaddr_un *)&c->address[0].addr;
 
     if (strlen(c->spec.path) >= sizeof(un->sun_path))
         return error_set(err, -ENAMETOOLONG,
@@ -33,7 +28,8 @@ static int unix_address(struct chardev *c, struct address *a, const char *option
                          c->spec.path, sizeof(un->sun_path) - 1);
     un->sun_family = AF_UNIX;
     strcpy(un->sun_path, c->spec.path);
-    a->len = sizeof(*un);
+    c->address[0].len = sizeof(*un);
+    c->addresses = 1;
     return 0;
 }
 
@@ -46,9 +42,9 @@ static bool port_valid(const char *port)
     return *end || *port == '-' || *port == '+' || (n > 0 && n < 65536); // something else is a service's name
 }
 
-static int tcp_address(struct chardev *c, struct address *a, const char *option, struct error *err)
+static int tcp_addresses(struct chardev *c, const char *option, struct error *err)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = c->spec.server ? AI_PASSIVE : 0}, *found;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = c->spec.server ? AI_PASSIVE : 0}, *found, *i;
     const char *host = c->spec.host && *c->spec.host ? c->spec.host : NULL;
     int ret;
 
@@ -56,19 +52,21 @@ static int tcp_address(struct chardev *c, struct address *a, const char *option,
         return error_set(err, -EINVAL, "-%s tcp:%s:%s: not a port; must be from 1 to 65535", option, host ? host : "",
                          c->spec.port);
     ret = getaddrinfo(host, c->spec.port, &hints, &found);
-
     if (ret)
         return error_set(err, -EINVAL, "-%s tcp:%s:%s: %s", option, host ? host : "", c->spec.port, gai_strerror(ret));
-    memcpy(&a->addr, found->ai_addr, found->ai_addrlen);
-    a->len = found->ai_addrlen;
+    for (i = found; i && c->addresses < CHARDEV_MAX_ADDRESSES; i = i->ai_next) {
+        struct chardev_address *a = &c->address[c->addresses++];
+        memcpy(&a->addr, i->ai_addr, i->ai_addrlen);
+        a->len = i->ai_addrlen;
+    }
     freeaddrinfo(found);
     return 0;
 }
 
-static int find_address(struct chardev *c, struct address *a, const char *option, struct error *err)
+// Once: a name server that does not answer must not hold up the thread in control later.
+static int find_addresses(struct chardev *c, const char *option, struct error *err)
 {
-    memset(a, 0, sizeof(*a));
-    return c->spec.kind == CHARDEV_UNIX ? unix_address(c, a, option, err) : tcp_address(c, a, option, err);
+    return c->spec.kind == CHARDEV_UNIX ? unix_address(c, option, err) : tcp_addresses(c, option, err);
 }
 
 static void describe(struct chardev *c)
@@ -106,45 +104,91 @@ static void accept_peer(void *arg, short revents)
     chardev_peer_came(c);
 }
 
-static int connect_now(struct chardev *c, const struct address *a)
+static int connect_now(struct chardev *c)
 {
-    int fd = socket(a->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), ret;
+    int ret = -EADDRNOTAVAIL, fd;
+
+    for (unsigned i = 0; i < c->addresses; i++) {
+        const struct chardev_address *a = &c->address[i];
+        fd = socket(a->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd >= 0 && !connect(fd, (const struct sockaddr *)&a->addr, a->len)) {
+            use_socket(c, fd);
+            return 0;
+        }
+        ret = -errno;
+        if (fd >= 0)
+            close(fd);
+    }
+    return ret;
+}
+
+// --- clients that try again -------------------------------------------------------------------------------------------------
+//
+// Nothing here waits. While a connection is being made, listen_fd is its socket; when nothing has come of it until the next try, it
+// is given up.
+
+static void give_up(struct chardev *c)
+{
+    if (c->listen_fd >= 0)
+        close(c->listen_fd);
+    c->listen_fd = c->listen_watch.fd = -1;
+}
+
+// Returns 0: connected, or -EINPROGRESS, or another negative errno.
+static int start_connecting(struct chardev *c)
+{
+    const struct chardev_address *a = &c->address[c->address_next++ % c->addresses];
+    int fd = socket(a->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), ret;
 
     if (fd < 0)
         return -errno;
-    if (connect(fd, (const struct sockaddr *)&a->addr, a->len)) {
-        ret = -errno;
+    ret = connect(fd, (const struct sockaddr *)&a->addr, a->len) ? -errno : 0;
+    if (!ret)
+        use_socket(c, fd);
+    else if (ret == -EINPROGRESS)
+        c->listen_fd = fd;
+    else
         close(fd);
-        return ret;
-    }
-    use_socket(c, fd);
-    return 0;
+    return ret;
 }
 
-// Without waiting: the address is that of a machine that answered before, or of a local socket. A peer that does not answer at
-// once is tried again.
+static int try_addresses(struct chardev *c)
+{
+    int ret = -EADDRNOTAVAIL;
+
+    for (unsigned i = 0; i < c->addresses && ret && ret != -EINPROGRESS; i++)
+        ret = start_connecting(c);
+    c->timer.at_ns = ret ? loop_now() + c->spec.reconnect * 1000000000ull : LOOP_NEVER;
+    return ret;
+}
+
 static void reconnect(void *arg)
 {
     struct chardev *c = arg;
-    struct address a;
-    struct error err;
-    int fd;
 
-    c->timer.at_ns = loop_now() + c->spec.reconnect * 1000000000ull;
-    if (c->in_fd >= 0 || find_address(c, &a, "chardev", &err))
+    if (c->in_fd >= 0)
         return;
-    fd = socket(a.addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return;
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-    int failed = connect(fd, (struct sockaddr *)&a.addr, a.len) ? errno : 0;
+    give_up(c);
+    if (!try_addresses(c))
+        chardev_peer_came(c);
+    else
+        chardev_update(c);
+}
+
+static void connecting(void *arg, short revents)
+{
+    struct chardev *c = arg;
+    int fd = c->listen_fd, failed = 0;
     socklen_t len = sizeof(failed);
-    if (failed == EINPROGRESS && (poll(&p, 1, 20) < 1 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &failed, &len)))
-        failed = ETIMEDOUT;
-    if (failed) {
-        close(fd);
+
+    (void)revents;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &failed, &len) || failed) {
+        give_up(c); // until the next try
+        if (c->address_next % c->addresses)
+            reconnect(c); // with the next address
         return;
     }
+    c->listen_fd = c->listen_watch.fd = -1;
     c->timer.at_ns = LOOP_NEVER;
     use_socket(c, fd);
     chardev_peer_came(c);
@@ -153,8 +197,9 @@ static void reconnect(void *arg)
 // --- opening --------------------------------------------------------------------------------------------------------------------
 
 // A socket that a dead process left behind is in the way; one that somebody listens on is his.
-static int clear_path(struct chardev *c, const struct address *a, const char *option, struct error *err)
+static int clear_path(struct chardev *c, const char *option, struct error *err)
 {
+    const struct chardev_address *a = &c->address[0];
     struct stat st;
     int fd, ret;
 
@@ -176,12 +221,13 @@ static int clear_path(struct chardev *c, const struct address *a, const char *op
     return 0;
 }
 
-static int listen_now(struct chardev *c, const struct address *a, const char *option, struct error *err)
+static int listen_now(struct chardev *c, const char *option, struct error *err)
 {
+    const struct chardev_address *a = &c->address[0];
     int on = 1, ret = 0, fd;
 
     if (c->spec.kind == CHARDEV_UNIX)
-        ret = clear_path(c, a, option, err);
+        ret = clear_path(c, option, err);
     if (ret)
         return ret;
     fd = c->listen_fd = socket(a->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -215,22 +261,22 @@ static int wait_peer(struct chardev *c, const char *option, struct error *err)
 
 int chardev_open_socket(struct chardev *c, const char *option, struct error *err)
 {
-    struct address a;
-    int ret = find_address(c, &a, option, err);
+    int ret = find_addresses(c, option, err);
 
     if (ret)
         return ret;
     describe(c);
     if (c->spec.server) {
-        ret = listen_now(c, &a, option, err);
+        ret = listen_now(c, option, err);
         return ret || !c->spec.wait ? ret : wait_peer(c, option, err);
     }
-    c->timer = (struct loop_timer){LOOP_NEVER, reconnect, c};
-    ret = connect_now(c, &a);
-    if (ret && c->spec.reconnect) {
-        c->timer.at_ns = loop_now() + c->spec.reconnect * 1000000000ull;
+    if (c->spec.reconnect) {
+        c->timer = (struct loop_timer){LOOP_NEVER, reconnect, c};
+        c->listen_watch = (struct loop_watch){.fd = -1, .ready = connecting, .arg = c};
+        try_addresses(c);
         return 0;
     }
+    ret = connect_now(c);
     if (ret)
         return error_set(err, ret, "-%s %s: cannot connect: %s; start who listens there first, or give server=on",
                          option, c->name, strerror(-ret));

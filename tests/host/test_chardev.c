@@ -1,6 +1,7 @@
 // Character devices: rings, peers that are slow or go, shared devices and keys.
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -467,13 +468,83 @@ static void terminal(void **state)
     }
 }
 
+// A listener on the loopback device; its port as text.
+static int listen_tcp(char port[8], int backlog)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(a);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, len), 0);
+    assert_int_equal(listen(fd, backlog), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+    snprintf(port, 8, "%u", ntohs(a.sin_port));
+    return fd;
+}
+
+static int connect_tcp(const char *port)
+{
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((u16)atoi(port))};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+
+    if (connect(fd, (struct sockaddr *)&a, sizeof(a)))
+        assert_int_equal(errno, EINPROGRESS);
+    return fd;
+}
+
+// A name with several addresses, of which the first need not be the one that is listened on.
+static void client(void **state)
+{
+    struct rig *r = *state;
+    char port[8];
+    int fd = listen_tcp(port, 1), peer;
+
+    open_it(r, (struct chardev_spec){.kind = CHARDEV_TCP, .host = "localhost", .port = port});
+    assert_true(chardev_connected(&r->f[0]));
+    peer = accept(fd, NULL, NULL);
+    assert_true(peer >= 0);
+    close(peer);
+    close(fd);
+}
+
+// A peer that does not answer, for a while, holds nobody up.
+static void slow_peer(void **state)
+{
+    struct rig *r = *state;
+    char port[8];
+    int fd = listen_tcp(port, 0), others[3];
+    u64 start;
+
+    for (unsigned i = 0; i < 3; i++)
+        others[i] = connect_tcp(port); // more than its queue takes
+    start = loop_now();
+    open_it(r, (struct chardev_spec){.kind = CHARDEV_TCP, .host = "127.0.0.1", .port = port, .reconnect = 1});
+    run(r, 5);
+    assert_true(loop_now() - start < 500000000ull);
+    assert_false(chardev_connected(&r->f[0]));
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    for (unsigned i = 0; i < 2000 && !r->events[0][CHARDEV_OPENED]; i++) {
+        int peer = accept(fd, NULL, NULL);
+        if (peer >= 0)
+            close(peer);
+        run(r, 1);
+    }
+    assert_int_equal(r->events[0][CHARDEV_OPENED], 1);
+    assert_int_equal(chardev_write(&r->f[0], "abc", 3), 3);
+    run(r, 3);
+    for (unsigned i = 0; i < 3; i++)
+        close(others[i]);
+    close(fd);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(file),  TEST(single_bytes), TEST(nothing),   TEST(full_disk),  TEST(slow_reader),
-        TEST(drain), TEST(sockets),      TEST(peer_goes), TEST(much_input), TEST(shared),
-        TEST(users), TEST(limits),       TEST(failures),  TEST(terminal),
+        TEST(file),     TEST(single_bytes), TEST(nothing),    TEST(full_disk), TEST(slow_reader), TEST(drain),
+        TEST(sockets),  TEST(peer_goes),    TEST(much_input), TEST(shared),    TEST(users),       TEST(limits),
+        TEST(failures), TEST(terminal),     TEST(client),     TEST(slow_peer),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
