@@ -67,11 +67,12 @@ HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
 HOST_OBJS += host/facts.o host/loop.o host/chardev.o host/chardev_open.o host/chardev_socket.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
 HOST_OBJS += host/blockio.o host/random.o host/discard.o
-CLI_OBJS := cli/main.o cli/cmd_run.o cli/images.o cli/cmd_disasm.o cli/accel.o cli/disks.o cli/ports.o cli/daemon.o
+CLI_OBJS := cli/main.o cli/cmd_run.o cli/cmd_lockstep.o cli/cmd_disasm.o cli/accel.o cli/ports.o cli/daemon.o
 CLI_OBJS += cli/manual.o cli/cmd_doctor.o
 # Parts of the command line that unit tests need too.
 VM_OBJS := cli/vm.o cli/report.o cli/options.o cli/keyval.o cli/chars.o cli/consoles.o cli/devices.o cli/drives.o
 VM_OBJS += cli/monitor.o cli/monitor_info.o cli/monitor_dump.o cli/pagewalk.o
+VM_OBJS += cli/images.o cli/disks.o cli/board.o cli/side.o cli/lockstep.o cli/lockstep_compare.o
 VM_OBJS += cli/gdb_packet.o cli/gdb_regs.o cli/gdb_session.o cli/gdbstub.o
 
 LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(CACHE_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS) $(VM_OBJS))
@@ -89,7 +90,7 @@ UNIT_TESTS += interp/test_int
 UNIT_TESTS += dev/test_fw_cfg board/test_pc_fw_cfg board/test_shadow board/test_acpi dev/test_pci dev/test_piix board/test_pc_pci
 UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/test_virtio_console host/test_blockio host/test_blockio_faults
 UNIT_TESTS += interp/test_debug gdb/test_gdb
-UNIT_TESTS += host/test_chardev cli/test_options
+UNIT_TESTS += host/test_chardev cli/test_options cli/test_lockstep
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES) $(G)/stress
 # The processor oracle.

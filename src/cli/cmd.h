@@ -13,6 +13,7 @@ enum cmd_status {
 
 // argv[0] is the first argument after the subcommand. Returns the exit status.
 int cmd_run(int argc, char **argv);
+int cmd_lockstep(int argc, char **argv);
 int cmd_disasm(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 

@@ -7,6 +7,7 @@
 
 #include "board/pc.h"
 #include "cli/accel.h"
+#include "cli/board.h"
 #include "cli/cmd.h"
 #include "cli/consoles.h"
 #include "cli/daemon.h"
@@ -18,10 +19,7 @@
 #include "cli/ports.h"
 #include "cli/report.h"
 #include "cli/vm.h"
-#include "host/features.h"
 #include "host/linux.h"
-
-#define ICOUNT_TSC_HZ 1000000000 // the host's is measured, and not the same each time
 
 // Everything that one run holds; released by run_free() whatever happened.
 struct run {
@@ -130,70 +128,17 @@ static int open_log(struct run *r, struct error *err)
     return 0;
 }
 
-static int choose_cpu(struct run *r, const struct engine_ops **engine, struct error *err)
-{
-    u64 features[HOST_FEATURE_WORDS];
-    char text[512];
-
-    *engine = accel_choose(&r->o, r->why, sizeof(r->why), err);
-    if (!*engine)
-        return -EINVAL;
-    host_features(features);
-    const char *bad = cpu_model_parse(r->o.cpu, features, &r->model, text, sizeof(text));
-    return bad ? error_set(err, -EINVAL, "%s", bad) : 0;
-}
-
-// Devices of -device that belong to the board itself.
-static void add_board_devices(const struct run *r, struct pc_options *pc)
-{
-    for (unsigned i = 0; i < r->o.device_count; i++) {
-        const struct device_option *d = &r->o.device[i];
-
-        if (d->kind == DEVICE_TESTDEV)
-            pc->testdev = true;
-        if (d->kind == DEVICE_PVPANIC) {
-            pc->pvpanic = true;
-            pc->pvpanic_port = (u16)device_number(d, "ioport");
-        }
-        if (d->kind != DEVICE_DEBUG_EXIT)
-            continue;
-        pc->debug_exit = true;
-        pc->debug_exit_base = (u16)device_number(d, "iobase");
-        pc->debug_exit_size = (u16)device_number(d, "iosize");
-    }
-}
-
-// What would otherwise come from the host's clocks.
-static void use_icount(struct run *r, struct pc_options *pc)
-{
-    pc->icount.num = 1u << r->o.icount_shift;
-    pc->icount.den = 1;
-    pc->icount.utc_ns = r->o.utc_s * 1000000000;
-    pc->rtc_shift_s = r->o.rtc_date ? 0 : r->o.rtc_shift_s;
-    r->vm.icount_sleep = r->o.icount_sleep;
-}
-
 static int create_board(struct run *r, struct error *err)
 {
-    struct pc_options pc = {
-        .ram = r->o.ram,
-        .cpus = r->o.cpus,
-        .model = &r->model,
-        .bios = r->images.bios.bytes,
-        .bios_size = r->images.bios.size,
-        .rtc_shift_s = r->o.rtc_shift_s,
-        .nographic = r->o.nographic,
-        .boot = r->o.boot,
-        .boot_menu = r->o.boot_menu,
-    };
-    int ret = choose_cpu(r, &pc.engine, err);
+    struct pc_options pc;
+    const struct engine_ops *engine = accel_choose(&r->o, r->why, sizeof(r->why), err);
+    int ret = engine ? board_model(&r->o, r->host.host.tsc_hz, &r->model, err) : -EINVAL;
 
-    if (r->o.icount)
-        use_icount(r, &pc);
-
-    add_board_devices(r, &pc);
-    if (!ret)
-        ret = consoles_open(&r->vm, &r->o, &pc, err);
+    if (ret)
+        return ret;
+    board_options(&r->o, &r->images, &r->model, &pc);
+    pc.engine = engine;
+    ret = consoles_open(&r->vm, &r->o, &pc, err);
     if (!ret)
         ret = monitors_open(&r->monitors, &r->vm, &r->o, err);
     if (!ret)
@@ -202,8 +147,6 @@ static int create_board(struct run *r, struct error *err)
         return ret;
     for (unsigned i = 0; i < PC_SERIALS && r->o.icount; i++)
         pc.serial_peer[i].room = NULL; // how fast somebody reads is not to show
-    if (!r->model.tsc_hz)
-        r->model.tsc_hz = r->o.icount ? ICOUNT_TSC_HZ : r->host.host.tsc_hz;
     ret = pc_create(&r->host.host, &pc, &r->vm.board, err);
     file_free(&r->images.bios); // the board has a copy
     return ret;
@@ -244,6 +187,7 @@ static int build(struct run *r, struct error *err)
     r->vm.disks = &r->disks;
     for (unsigned i = 0; i < r->vm.board->m.vcpu_count; i++)
         r->vm.board->m.vcpu[i]->engine->push_state(r->vm.board->m.vcpu[i]);
+    r->vm.icount_sleep = r->o.icount_sleep;
     r->vm.no_reboot = r->o.no_reboot;
     r->vm.no_shutdown = r->o.no_shutdown;
     if (r->o.stopped)

@@ -16,6 +16,7 @@ static int cmd_version(int argc, char **argv);
 
 static const struct command commands[] = {
     {"run", "run a virtual machine ('pogo run --help' lists the options)", cmd_run},
+    {"lockstep", "run a guest on two engines at once and find the instruction on which they differ", cmd_lockstep},
     {"disasm", "disassemble bytes or a file", cmd_disasm},
     {"doctor", "say which engines work on this machine, and what keeps others from it", cmd_doctor},
     {"help", "show this, or the help of a command", cmd_help},

@@ -86,6 +86,20 @@ static void monitor(FILE *out)
 #undef MONITOR_INFO
 }
 
+static void lockstep(FILE *out)
+{
+    section(
+        out, "LOCKSTEP",
+        "Of pogo lockstep, which takes the options of pogo run beside these. It runs the guest on two engines, with time that follows its "
+        "instructions, and compares the two machines: processors, clocks, interrupts, consoles, devices, memory. When they differ, it runs "
+        "them again up to the last point where they did not, and looks closer until it has the instruction, which it shows with those before "
+        "it. A difference that heals before the next comparison is not seen: --every 1 sees all. It exits with 0 when there was no "
+        "difference, 1 when there was one, 2 for errors.");
+#define LOCKSTEP_OPTION(id, name, arg, help) item(out, "--", name, arg, help);
+#include "cli/lockstep.def"
+#undef LOCKSTEP_OPTION
+}
+
 static void statuses(FILE *out)
 {
     section(out, "EXIT STATUS", NULL);
@@ -128,6 +142,7 @@ void manual_print(FILE *out)
     item(out, "", "Ctrl-A Ctrl-A", "", "send Ctrl-A");
     devices(out);
     monitor(out);
+    lockstep(out);
     statuses(out);
     section(out, "SEE ALSO", "qemu-system-x86_64(1)");
 }
@@ -177,10 +192,11 @@ void completion_print(FILE *out)
           out);
     for (unsigned i = 0; (c = command_at(i)); i++)
         fprintf(out, "%s ", c->name);
-    fputs("' -- \"$cur\"))\n        return\n    fi\n"
-          "    [ \"${COMP_WORDS[1]}\" = run ] || { COMPREPLY=($(compgen -f -- \"$cur\")); return; }\n"
-          "    case $prev in\n",
-          out);
+    fputs(
+        "' -- \"$cur\"))\n        return\n    fi\n"
+        "    [[ ${COMP_WORDS[1]} == run || ${COMP_WORDS[1]} == lockstep ]] || { COMPREPLY=($(compgen -f -- \"$cur\")); return; }\n"
+        "    case $prev in\n",
+        out);
     for (size_t i = 0; i < ARRAY_LEN(from_tables); i++)
         words_after(out, from_tables[i]);
     fixed_after(out, "-machine | -M", "pc help");

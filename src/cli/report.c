@@ -72,7 +72,7 @@ static const char *mode_name(const struct cpu *c)
 }
 
 // Bytes at linear address `a`, as far as they can be read.
-static size_t peek_code(const struct vcpu *v, gva a, u8 *buf, size_t len)
+size_t report_peek(const struct vcpu *v, gva a, u8 *buf, size_t len)
 {
     size_t n = 0;
     gpa phys;
@@ -92,7 +92,7 @@ static void print_code(FILE *out, const struct vcpu *v)
     for (unsigned line = 0; line < CODE_LINES; line++) {
         u8 bytes[ISA_MAX_LEN];
         char text[128];
-        size_t have = peek_code(v, is64 ? rip : (u32)(c->seg[X86_CS].base + rip), bytes, sizeof(bytes)), len;
+        size_t have = report_peek(v, is64 ? rip : (u32)(c->seg[X86_CS].base + rip), bytes, sizeof(bytes)), len;
 
         if (!have) {
             fprintf(out, "%s %016llx: no memory\n", line ? "  " : "=>", (unsigned long long)rip);

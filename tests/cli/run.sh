@@ -315,6 +315,15 @@ expect 'disasm 16' 0 'mov ax, 0x1234' disasm --16 b8 34 12
 expect 'disasm base' 0 '^00001000 .*jmp 0x1000\|jmp 0x0*1000' disasm --base 0x1000 ebfe
 expect 'disasm file' 0 'jmp' disasm --16 --file "$tmp/rom"
 expect 'disasm help' 0 '^usage: pogo disasm' disasm --help
+expect 'lockstep help' 0 '^  --every N' lockstep --help
+expect 'lockstep' 0 'interp and interp are the same for' lockstep -b interp -kernel "$tmp/EXIT.elf" "${exit_dev[@]}"
+expect 'lockstep, limited' 0 'same for 5 instructions.*asked to stop' lockstep -b interp -kernel "$tmp/SPAM.elf" --limit 5 --dump-at 3
+expect 'lockstep until' 0 'asked to stop' lockstep -b interp -kernel "$tmp/SPAM.elf" --until xxxxxxxxxxxx --quiet
+for bad in '' '-b nosuch' '-b interp -smp 2' '-b interp --every 0' '-b interp --limit -5' '-b interp -S' '-b' '-b interp -accel interp' \
+    '-b interp -device virtio-serial-pci'; do
+    # shellcheck disable=SC2086
+    expect "lockstep $bad" 2 '^pogo: ' lockstep -kernel "$tmp/EXIT.elf" $bad
+done
 refuse 'disasm nothing' 'no bytes' disasm
 refuse 'disasm no hex' 'xyz' disasm xyz
 refuse 'disasm odd' '909' disasm 909
