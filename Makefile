@@ -94,7 +94,7 @@ UNIT_TESTS += host/test_chardev cli/test_options cli/test_lockstep
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES) $(G)/stress
 # The processor oracle.
-ORACLE_OBJS := $(addprefix $(B)/tests/oracle/,arena.o compare.o encode.o gen.o guest.o main.o mutant.o native.o steer.o tramp.o values.o)
+ORACLE_OBJS := $(addprefix $(B)/tests/oracle/,arena.o compare.o encode.o gen.o guest.o main.o minimise.o mutant.o native.o sequence.o sequences.o steer.o tramp.o values.o)
 CHECK_BUILDS += $(B)/tests/oracle/oracle
 # libFuzzer targets: tests/fuzz/NAME.c.
 FUZZ_TESTS := fuzz_bzimage fuzz_multiboot fuzz_pvh fuzz_decode fuzz_devices fuzz_interp fuzz_pci fuzz_gdb

@@ -5,10 +5,20 @@
 #include "oracle/layout.h"
 #include "oracle/oracle.h"
 
-const u8 orc_page_kind[ORC_PAGES] = {
+u8 orc_page_kind[ORC_PAGES] = {
     [1] = ORC_RW, [3] = ORC_RO, [4] = ORC_RW,  [5] = ORC_RW,  [6] = ORC_RO,
     [8] = ORC_RX, [9] = ORC_RX, [11] = ORC_RX, [13] = ORC_RX, [14] = ORC_RW,
 };
+
+void orc_arena_for_sequences(void)
+{
+    orc_page_kind[8] = orc_page_kind[9] = ORC_RWX;
+}
+
+static bool holds_code(unsigned page)
+{
+    return orc_page_kind[page] == ORC_RX || orc_page_kind[page] == ORC_RWX;
+}
 
 #define DATA .read_or_write = true, .present = true
 #define CODE .code = true, .read_or_write = true, .present = true
@@ -63,7 +73,7 @@ static unsigned exit_code(const struct orc_case *c, unsigned k, u8 *code)
 static void put_code(u8 *arena, u32 off, const u8 *bytes, unsigned len)
 {
     for (unsigned i = 0; i < len && off + i < ORC_ARENA_SIZE; i++)
-        if (orc_page_kind[(off + i) / 4096] == ORC_RX)
+        if (holds_code((off + i) / 4096))
             arena[off + i] = bytes ? bytes[i] : FILLER;
 }
 
@@ -103,6 +113,6 @@ static void collect_page(u8 *arena, unsigned page, struct orc_result *r)
 void orc_collect(u8 *arena, struct orc_result *r)
 {
     for (unsigned i = 0; i < ORC_PAGES; i++)
-        if (orc_page_kind[i] == ORC_RW)
+        if (orc_page_kind[i] == ORC_RW || orc_page_kind[i] == ORC_RWX)
             collect_page(arena, i, r);
 }

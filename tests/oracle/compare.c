@@ -254,11 +254,12 @@ static void show_memory(const struct orc_result *want, const struct orc_result *
 
 static void show_outcome(const char *who, const struct orc_result *r)
 {
-    static const char *const hang[] = {"", " (process died)", " (no end)", " (shutdown or engine error)"};
+    static const char *const hang[] = {"", " (process died)", " (no end)", " (shutdown or engine error)",
+                                       " (goes on and on)"};
     if (completed(r))
-        printf("  %s: completed%s\n", who, hang[r->hang & 3]);
+        printf("  %s: completed%s\n", who, hang[r->hang]);
     else
-        printf("  %s: vector %u error %x cr2 %lx%s\n", who, r->vector, r->error, r->cr2, hang[r->hang & 3]);
+        printf("  %s: vector %u error %x cr2 %lx%s\n", who, r->vector, r->error, r->cr2, hang[r->hang]);
 }
 
 static void show_inputs(const struct orc_case *c)
@@ -292,6 +293,11 @@ void orc_report(const struct orc_case *c, const struct orc_result *want, const s
     for (unsigned i = 0; i < c->len; i++)
         printf("%02x", c->code[i]);
     printf("  %s\n", text);
+    orc_report_states(c, want, got);
+}
+
+void orc_report_states(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got)
+{
     show_inputs(c);
     show_outcome("want", want);
     show_outcome("got ", got);

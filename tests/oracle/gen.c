@@ -89,7 +89,7 @@ static void pile_prefixes(struct gen *g)
     struct orc_case *c = g->c;
     unsigned n = 1 + orc_below(&g->r, orc_chance(&g->r, 30) ? 14 : 4);
     u8 one = pfx[orc_below(&g->r, ARRAY_LEN(pfx))];
-    memmove(c->code + n, c->code, sizeof c->code - n);
+    memmove(c->code + n, c->code, 16 - n);
     for (unsigned i = 0; i < n; i++)
         c->code[i] = orc_chance(&g->r, 40) ? one : pfx[orc_below(&g->r, ARRAY_LEN(pfx))];
 }
@@ -359,6 +359,24 @@ static void pick_single_step(struct gen *g)
         return;
     g->c->flags |= ORC_F_SINGLE_STEP;
     g->c->in.rflags |= X86_FL_TF;
+}
+
+unsigned orc_pick_form(struct gen *g)
+{
+    unsigned mode = g->c->mode;
+    return form_list[mode][orc_below(&g->r, form_count[mode])];
+}
+
+void orc_pick_start(struct gen *g)
+{
+    struct orc_case *c = g->c;
+    memset(&c->seed, 0, offsetof(struct orc_case, code) - offsetof(struct orc_case, seed));
+    memset(&c->insn, 0, sizeof c->insn);
+    unsigned x = orc_below(&g->r, 100);
+    c->mode = x < 60 ? ISA_MODE_64 : x < 85 ? ISA_MODE_32 : ISA_MODE_16;
+    c->valid = 1;
+    c->flags = ORC_F_SEGS | ORC_F_SEQUENCE;
+    pick_state(g);
 }
 
 void orc_generate(u64 seed, struct orc_case *c)

@@ -8,6 +8,7 @@
 
 #include "core/cpuid.h"
 #include "lib/testvm.h"
+#include "oracle/layout.h"
 #include "oracle/oracle.h"
 
 enum {
@@ -35,6 +36,7 @@ enum {
 struct orc_guest {
     struct testvm *t;
     struct cpu base; // the state before each case, but for what the case says
+    bool modified;   // the last sequence changed its code
     struct cpu_model model;
 };
 
@@ -57,7 +59,7 @@ static void build_tables(struct testvm *t)
     put64(t, PHYS_PDPT, PHYS_PD | table);
     put64(t, PHYS_PD + (ORC_ARENA >> 21) * 8, PHYS_PT | table);
     static const u64 prot[] = {0, X86_PTE_P | X86_PTE_U | X86_PTE_NX, X86_PTE_P | X86_PTE_U | X86_PTE_W | X86_PTE_NX,
-                               X86_PTE_P | X86_PTE_U};
+                               X86_PTE_P | X86_PTE_U, X86_PTE_P | X86_PTE_U | X86_PTE_W};
     for (unsigned i = 0; i < ORC_PAGES; i++)
         if (orc_page_kind[i] != ORC_ABSENT)
             put64(t, PHYS_PT + i * 8, (PHYS_ARENA + i * 4096) | prot[orc_page_kind[i]]);
@@ -281,6 +283,140 @@ void orc_guest_run(struct orc_guest *g, const struct orc_case *k, struct orc_res
     read_state(g, r);
     orc_place(arena, k, false);
     orc_collect(arena, r);
+}
+
+// --- sequences ----------------------------------------------------------------------------------------------------------
+
+// A sequence ends at the jump to its exit, which leads nowhere here: in 64-bit mode the jump itself faults, in the others it
+// arrives in the exits' 64-bit code segment and faults there.
+static void at_exit(const struct orc_case *k, struct orc_result *r)
+{
+    u64 end = k->in.rip + k->len;
+    bool there = k->mode == ISA_MODE_64 ? r->out.rip == end && r->cr2 == CTX + CTX_EXIT : r->out.rip == THUNKS;
+    if (r->vector != X86_EXC_PF || !there)
+        return;
+    r->vector = ORC_NO_VECTOR;
+    r->error = 0;
+    r->cr2 = 0;
+    r->out.rip = end;
+    r->out.sel[X86_CS] = k->in.sel[X86_CS];
+}
+
+// Stopped where an exception of user code leads. (A sequence that makes a SYSCALL of itself is in the kernel, too.)
+static bool stands_in_handler(const struct orc_guest *g)
+{
+    const struct cpu *c = &g->t->v->cpu;
+    return c->cpl == 0 && c->rip - (KERNEL + PHYS_HANDLERS) < 4096 &&
+           c->gpr[X86_RSP] - (KERNEL + PHYS_STACK) <= PHYS_STACK_TOP - PHYS_STACK - 40;
+}
+
+// Whether the code is as it was laid down.
+static bool code_is_intact(const struct orc_guest *g, const struct orc_case *k)
+{
+    return !memcmp(g->t->ram + PHYS_ARENA + k->code_off, k->code, k->len);
+}
+
+void orc_guest_run_sequence(struct orc_guest *g, const struct orc_case *k, bool fresh, u64 slices, struct orc_result *r)
+{
+    struct vcpu *v = g->t->v;
+    struct orc_rng rng = {slices};
+    u8 *arena = g->t->ram + PHYS_ARENA;
+    orc_place(arena, k, true);
+    if (fresh || g->modified)
+        v->engine->invalidate(v, PHYS_ARENA, ORC_ARENA_SIZE);
+    load_case(g, k);
+    r->nlines = 0;
+    r->overflow = 0;
+    r->hang = 4;
+    v->engine->push_state(v);
+    u64 end = v->insns + ORC_SEQUENCE_STEPS;
+    for (unsigned i = 0; i < ORC_SEQUENCE_STEPS && v->insns < end; i++) {
+        struct vm_exit e = v->engine->run(v, slices ? 1 + orc_below(&rng, 6) : end - v->insns);
+        if (e.reason == VM_EXIT_HALT)
+            r->hang = 0;
+        if (e.reason == VM_EXIT_SHUTDOWN || e.reason == VM_EXIT_ERROR)
+            r->hang = 3;
+        if (r->hang != 4)
+            break;
+    }
+    v->engine->pull_state(v);
+    if (r->hang || !stands_in_handler(g)) {
+        r->hang = r->hang ? r->hang : 3;
+    } else {
+        read_state(g, r);
+        at_exit(k, r);
+    }
+    r->x87_pointers = ORC_X87_XSAVE;
+    g->modified = !code_is_intact(g, k);
+    orc_place(arena, k, false);
+    orc_collect(arena, r);
+}
+
+void orc_guest_begin(struct orc_guest *g, const struct orc_case *k)
+{
+    struct vcpu *v = g->t->v;
+    memcpy(g->t->ram + PHYS_ARENA, orc_pristine, ORC_ARENA_SIZE);
+    orc_place(g->t->ram + PHYS_ARENA, k, true);
+    v->engine->invalidate(v, PHYS_ARENA, ORC_ARENA_SIZE);
+    load_case(g, k);
+    v->engine->push_state(v);
+    g->modified = true;
+}
+
+void orc_guest_write(struct orc_guest *g, u32 off, const u8 *bytes, unsigned len)
+{
+    memcpy(g->t->ram + PHYS_ARENA + off, bytes, len);
+    g->t->v->engine->invalidate(g->t->v, PHYS_ARENA + off, len);
+}
+
+bool orc_guest_step(struct orc_guest *g)
+{
+    struct vcpu *v = g->t->v;
+    struct vm_exit e = v->engine->run(v, 1);
+    v->engine->pull_state(v);
+    return v->cpu.event.type == CPU_EVENT_NONE && v->cpu.cpl == 3 && e.reason == VM_EXIT_BUDGET;
+}
+
+bool orc_guest_run_to(struct orc_guest *g, u64 rip, unsigned steps)
+{
+    for (unsigned i = 0; i < steps; i++) {
+        if (!orc_guest_step(g))
+            return false;
+        if (g->t->v->cpu.rip == rip)
+            return true;
+    }
+    return false;
+}
+
+void orc_guest_jump(struct orc_guest *g, u64 rip)
+{
+    g->t->v->cpu.rip = rip;
+    g->t->v->engine->push_state(g->t->v);
+}
+
+const u8 *orc_guest_arena(const struct orc_guest *g)
+{
+    return g->t->ram + PHYS_ARENA;
+}
+
+const struct cpu *orc_guest_cpu(const struct orc_guest *g)
+{
+    return &g->t->v->cpu;
+}
+
+void orc_guest_save(const struct orc_guest *g, struct orc_snapshot *s)
+{
+    s->cpu = g->t->v->cpu;
+    memcpy(s->arena, g->t->ram + PHYS_ARENA, ORC_ARENA_SIZE);
+}
+
+void orc_guest_restore(struct orc_guest *g, const struct orc_snapshot *s)
+{
+    struct vcpu *v = g->t->v;
+    v->cpu = s->cpu;
+    memcpy(g->t->ram + PHYS_ARENA, s->arena, ORC_ARENA_SIZE);
+    v->engine->invalidate(v, PHYS_ARENA, ORC_ARENA_SIZE);
+    v->engine->push_state(v);
 }
 
 struct orc_guest *orc_guest_create(const struct engine_ops *ops, const char **why)

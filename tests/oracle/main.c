@@ -28,10 +28,13 @@ struct options {
     const char *engine;
     unsigned jobs, max_reports;
     bool selfcheck, counts, undef, list;
+    bool sequence, modify;
+    unsigned length;
+    const char *against;
 };
 
 struct totals {
-    _Atomic u64 passed, failed, undef, faults, reports, crashes;
+    _Atomic u64 passed, failed, undef, faults, reports, crashes, endless, instructions;
     _Atomic u32 form_cases[ISA_FORM_COUNT], form_failed[ISA_FORM_COUNT], form_undef[ISA_FORM_COUNT];
     _Atomic u32 found[ORC_MAX_MUTANTS]; // mutants: cases that told on them
 };
@@ -43,7 +46,15 @@ struct plan {
     u64 first, count;
 };
 
-static struct options opt = {.seed = 1, .cases = 100000, .mode = -1, .engine = "interp", .jobs = 1, .max_reports = 10};
+static struct options opt = {.seed = 1,
+                             .cases = 100000,
+                             .mode = -1,
+                             .engine = "interp",
+                             .jobs = 1,
+                             .max_reports = 10,
+                             .modify = true,
+                             .length = 32,
+                             .against = "interp"};
 static struct totals *tot;
 static struct plan *plans;
 static unsigned plan_count;
@@ -247,6 +258,26 @@ static int worker(unsigned job)
     return 0;
 }
 
+static int sequence_worker(unsigned job)
+{
+    struct orc_sequence_run run = {.o = {opt.length, !strcmp(opt.against, "host"), opt.modify},
+                                   .seed = opt.seed,
+                                   .count = opt.cases,
+                                   .engine = opt.engine,
+                                   .against = opt.against,
+                                   .job = job,
+                                   .jobs = opt.jobs,
+                                   .max_reports = opt.max_reports,
+                                   .selfcheck = opt.selfcheck,
+                                   .passed = &tot->passed,
+                                   .failed = &tot->failed,
+                                   .faulted = &tot->faults,
+                                   .endless = &tot->endless,
+                                   .reports = &tot->reports,
+                                   .instructions = &tot->instructions};
+    return orc_sequences(&run);
+}
+
 // --- the whole ------------------------------------------------------------------------------------------------------------
 
 static int run_workers(void)
@@ -256,7 +287,7 @@ static int run_workers(void)
     for (unsigned j = 0; j < opt.jobs; j++) {
         pid[j] = fork();
         if (pid[j] == 0) {
-            int rc = worker(j);
+            int rc = opt.sequence ? sequence_worker(j) : worker(j);
             fflush(stdout);
             _exit(rc);
         }
@@ -305,19 +336,24 @@ static int selfcheck_result(void)
     return ok ? 0 : 1;
 }
 
-static const char usage[] = "usage: oracle [options]\n"
-                            "  --seed S      first seed; with --cases 1 reproduces one case (1)\n"
-                            "  --cases N     how many cases (100000)\n"
-                            "  --form NAME   only this form or operation; a trailing * matches operations\n"
-                            "  --per-form N  N cases of every form\n"
-                            "  --mode M      64, 32 or 16 only\n"
-                            "  --engine E    engine to check (interp)\n"
-                            "  --jobs J      worker processes (1)\n"
-                            "  --reports R   how many differences to print (10)\n"
-                            "  --counts      cases per form\n"
-                            "  --undef       also print differences in undefined flags\n"
-                            "  --list        what is not compared, and why\n"
-                            "  --selfcheck   check that wrong behaviours are found\n";
+static const char usage[] =
+    "usage: oracle [options]\n"
+    "  --seed S      first seed; with --cases 1 reproduces one case (1)\n"
+    "  --cases N     how many cases (100000)\n"
+    "  --form NAME   only this form or operation; a trailing * matches operations\n"
+    "  --per-form N  N cases of every form\n"
+    "  --mode M      64, 32 or 16 only\n"
+    "  --engine E    engine to check, or \"all\" that work here (interp)\n"
+    "  --jobs J      worker processes (1)\n"
+    "  --reports R   how many differences to print (10)\n"
+    "  --counts      cases per form\n"
+    "  --undef       also print differences in undefined flags\n"
+    "  --list        what is not compared, and why\n"
+    "  --selfcheck   check that wrong behaviours are found\n"
+    "  --sequence    cases of many instructions, with branches, loops and changes to themselves\n"
+    "  --against E   sequences: the engine, or \"host\", that is right (interp)\n"
+    "  --length N    sequences: at most this many instructions drawn (32)\n"
+    "  --no-modify   sequences: without changes to themselves\n";
 
 static u64 number(const char *text, const char *option)
 {
@@ -343,7 +379,11 @@ enum {
     O_COUNTS,
     O_UNDEF,
     O_LIST,
-    O_SELF
+    O_SELF,
+    O_SEQUENCE,
+    O_AGAINST,
+    O_LENGTH,
+    O_NO_MODIFY
 };
 
 static void parse(int argc, char **argv)
@@ -361,6 +401,10 @@ static void parse(int argc, char **argv)
         {"undef", 0, 0, O_UNDEF},
         {"list", 0, 0, O_LIST},
         {"selfcheck", 0, 0, O_SELF},
+        {"sequence", 0, 0, O_SEQUENCE},
+        {"against", 1, 0, O_AGAINST},
+        {"length", 1, 0, O_LENGTH},
+        {"no-modify", 0, 0, O_NO_MODIFY},
         {0, 0, 0, 0},
     };
     int o, m;
@@ -381,11 +425,18 @@ static void parse(int argc, char **argv)
         case O_UNDEF: opt.undef = true; break;
         case O_LIST: opt.list = true; break;
         case O_SELF: opt.selfcheck = true; break;
+        case O_SEQUENCE: opt.sequence = true; break;
+        case O_AGAINST: opt.against = optarg; break;
+        case O_LENGTH: opt.length = (unsigned)number(optarg, "length"); break;
+        case O_NO_MODIFY: opt.modify = false; break;
         default: fputs(usage, stderr); exit(1);
         }
     }
-    if (opt.jobs < 1 || opt.jobs > MAX_JOBS || !engine_find(opt.engine)) {
-        fprintf(stderr, "oracle: --jobs must be 1..%d, --engine one that is built in\n", MAX_JOBS);
+    bool reference = !strcmp(opt.against, "host") || engine_find(opt.against);
+    if (opt.jobs < 1 || opt.jobs > MAX_JOBS || (strcmp(opt.engine, "all") && !engine_find(opt.engine)) || !reference ||
+        opt.length < 2 || opt.length > 100) {
+        fprintf(stderr, "oracle: --jobs must be 1..%d, --length 2..100, --engine and --against one that is built in\n",
+                MAX_JOBS);
         exit(1);
     }
 }
@@ -421,23 +472,30 @@ static const char *missing(void)
     return NULL;
 }
 
-int main(int argc, char **argv)
+static int sequence_result(int rc, double s)
 {
-    parse(argc, argv);
-    const char *what = missing();
-    if (what) {
-        printf("skipped: %s\n", what);
-        return 77;
+    u64 all = tot->passed + tot->failed;
+    printf(
+        "seed %lu engine %s against %s: %lu sequences, %.0f a second, %.1f instructions each, %lu faulted, %lu not compared\n",
+        opt.seed, opt.engine, opt.against, all, (double)all / s, all ? (double)tot->instructions / (double)all : 0,
+        tot->faults, tot->endless);
+    if (rc)
+        printf("a worker died\n");
+    if (opt.selfcheck && !rc) {
+        bool ok = tot->passed >= all / 2;
+        printf("one instruction left out: noticed in %lu of %lu\n%u passed, %u failed\n", tot->passed, all, ok, !ok);
+        return ok ? 0 : 1;
     }
-    orc_values_init();
-    orc_encode_init();
-    orc_gen_init();
-    if (opt.list) {
-        list_exclusions();
-        return 0;
-    }
-    tot = mmap(NULL, sizeof *tot, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (tot == MAP_FAILED || make_plans())
+    printf("%lu passed, %lu failed\n", tot->passed, tot->failed + (rc != 0));
+    return rc || tot->failed ? 1 : 0;
+}
+
+static int run_engine(void)
+{
+    memset(tot, 0, sizeof *tot);
+    plan_count = 0;
+    free(plans);
+    if (make_plans())
         return 1;
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);
@@ -446,6 +504,8 @@ int main(int argc, char **argv)
     double s = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
     print_counts();
     u64 all = tot->passed + tot->failed;
+    if (opt.sequence)
+        return sequence_result(rc, s);
     printf(
         "seed %lu engine %s: %lu cases, %.0f a second, %lu faulted, %lu with other undefined flags, %lu killed the native "
         "child\n",
@@ -456,4 +516,43 @@ int main(int argc, char **argv)
         return selfcheck_result();
     printf("%lu passed, %lu failed\n", tot->passed, tot->failed + (rc != 0));
     return rc || tot->failed ? 1 : 0;
+}
+
+// Every engine that works here, one after the other.
+static int run_engines(void)
+{
+    int worst = 0;
+    for (unsigned n = 0; engine_at(n); n++) {
+        const struct engine_ops *e = engine_at(n);
+        const char *why;
+        if (e->probe && e->probe(&why))
+            continue;
+        opt.engine = e->name;
+        int rc = run_engine();
+        worst = rc > worst ? rc : worst;
+    }
+    return worst;
+}
+
+int main(int argc, char **argv)
+{
+    parse(argc, argv);
+    const char *what = opt.sequence && strcmp(opt.against, "host") ? NULL : missing();
+    if (what) {
+        printf("skipped: %s\n", what);
+        return 77;
+    }
+    if (opt.sequence)
+        orc_arena_for_sequences();
+    orc_values_init();
+    orc_encode_init();
+    orc_gen_init();
+    if (opt.list) {
+        list_exclusions();
+        return 0;
+    }
+    tot = mmap(NULL, sizeof *tot, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (tot == MAP_FAILED)
+        return 1;
+    return strcmp(opt.engine, "all") ? run_engine() : run_engines();
 }

@@ -106,7 +106,8 @@ static void map_arena(void)
     if (alias == MAP_FAILED)
         die("mmap");
     memcpy(alias, orc_pristine, ORC_ARENA_SIZE);
-    static const int prot[] = {PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE, PROT_READ | PROT_EXEC};
+    static const int prot[] = {PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE, PROT_READ | PROT_EXEC,
+                               PROT_READ | PROT_WRITE | PROT_EXEC};
     for (unsigned i = 0; i < ORC_PAGES; i++) {
         if (orc_page_kind[i] == ORC_ABSENT)
             continue;
@@ -236,6 +237,8 @@ static void completed(struct orc_result *r, u64 rip)
 static void normalise(const struct orc_case *c, struct orc_result *r)
 {
     u64 base = ORC_ARENA - orc_code_base(c);
+    if (c->flags & ORC_F_SEQUENCE) // filler stops the engine, too
+        return;
     // Filler: INT3 everywhere where there is no exit.
     bool own = c->insn.op == ISA_OP_INT3 || (c->insn.op == ISA_OP_INT && c->insn.imm == X86_EXC_BP);
     if (r->vector == X86_EXC_BP && !(own && r->out.rip == c->in.rip + c->len)) {

@@ -5,8 +5,10 @@
 //   native.c, tramp.S           the case on the host processor, in a sandboxed child process
 //   guest.c                     the case in an engine: a machine whose page tables, GDT, LDT and IDT look as Linux' do
 //   compare.c                   differences, printed so that a person can judge them
+//   sequence.c                  a seed -> many instructions in a row, with branches, loops and changes to themselves
+//   minimise.c                  a sequence that fails -> one that is as short as can be
 //   mutant.c                    wrong behaviours on purpose, to check the harness itself
-//   main.c                      options, worker processes, totals
+//   main.c, sequences.c         options, worker processes, totals; the same for sequences
 //
 // Both sides run user code (CPL 3, IOPL 0) in the same *arena*, 16 pages at one fixed linear address below 2 GiB, so that the
 // same code works in 64-, 32- and 16-bit segments:
@@ -14,7 +16,8 @@
 //   page  0 1  2 3  4  5  6  7 8  9  10 11 12 13 14 15
 //         - RW - RO RW RW RO - RX RX -  RX -  RX RW -        (- absent; 14 is the no-execute neighbour of 13)
 //
-// so that data can straddle every kind of page end, and code can end before a present, an absent and a no-execute page.
+// so that data can straddle every kind of page end, and code can end before a present, an absent and a no-execute page. For
+// sequences, pages 8 and 9 can be written, too.
 #ifndef POGO_ORACLE_H
 #define POGO_ORACLE_H
 
@@ -29,10 +32,11 @@
 #define ORC_MAX_LINES 96
 #define ORC_MAX_PATCHES 6
 #define ORC_PATCH_BYTES 1024
+#define ORC_CODE_BYTES 1024
 
 // What a page of the arena allows.
-enum orc_page { ORC_ABSENT, ORC_RO, ORC_RW, ORC_RX };
-extern const u8 orc_page_kind[ORC_PAGES];
+enum orc_page { ORC_ABSENT, ORC_RO, ORC_RW, ORC_RX, ORC_RWX };
+extern u8 orc_page_kind[ORC_PAGES];
 
 // Selectors of the host's GDT that user code can load, and the LDT that both sides have.
 #define ORC_SEL_USER_CS32 0x23
@@ -89,19 +93,20 @@ struct orc_patch {
 
 #define ORC_F_SINGLE_STEP 0x1 // TF is set
 #define ORC_F_SEGS 0x2        // 64-bit mode: selectors or bases are not the defaults
+#define ORC_F_SEQUENCE 0x4    // many instructions: runs until it faults or arrives at its exit
 
 struct orc_case {
     struct orc_state in;
     u64 seed;
     u16 form;
+    u16 len; // code bytes
     u8 mode;
-    u8 len; // code bytes
     u8 flags;
     u8 valid; // the decoder accepts the bytes; else both sides must raise the decoder's exception
     u8 npatch, nland;
     u16 code_off; // of the instruction in the arena
     u16 land[2];  // arena offsets where control is expected to arrive; the native side puts its exits there
-    u8 code[16];
+    u8 code[ORC_CODE_BYTES];
     struct orc_patch patch[ORC_MAX_PATCHES];
     u8 data[ORC_PATCH_BYTES];
     struct insn insn;
@@ -190,6 +195,9 @@ u64 orc_operand_address(const struct orc_case *c);
 
 // --- the arena (arena.c) ----------------------------------------------------------------------------------------------
 
+// Before anything else: make the pages of sequences writable.
+void orc_arena_for_sequences(void);
+
 // Base of the code segment of a case: 0 in 64-bit mode.
 u64 orc_code_base(const struct orc_case *c);
 
@@ -223,6 +231,71 @@ struct orc_guest *orc_guest_create(const struct engine_ops *ops, const char **wh
 void orc_guest_run(struct orc_guest *g, const struct orc_case *c, struct orc_result *r);
 void orc_guest_destroy(struct orc_guest *g);
 
+// Run a sequence to its end, or to an exception. `fresh`: the engine forgets what it knows of the code (it need not otherwise, when
+// the case is the one that ran before). `slices`: 0, or a seed for stops after every few instructions. Never comes to an end:
+// result.hang is 4.
+#define ORC_SEQUENCE_STEPS 20000
+void orc_guest_run_sequence(struct orc_guest *g, const struct orc_case *c, bool fresh, u64 slices,
+                            struct orc_result *r);
+
+// For the generator: start a case whose code is still to be written, write code, run to an address (false: it does not get there),
+// look at and change the state, go back to an earlier state of processor and memory.
+struct orc_snapshot {
+    struct cpu cpu;
+    u8 arena[ORC_ARENA_SIZE];
+};
+void orc_guest_begin(struct orc_guest *g, const struct orc_case *c);
+void orc_guest_write(struct orc_guest *g, u32 off, const u8 *bytes, unsigned len);
+bool orc_guest_run_to(struct orc_guest *g, u64 rip, unsigned steps);
+bool orc_guest_step(struct orc_guest *g);
+void orc_guest_jump(struct orc_guest *g, u64 rip);
+const struct cpu *orc_guest_cpu(const struct orc_guest *g);
+const u8 *orc_guest_arena(const struct orc_guest *g);
+void orc_guest_save(const struct orc_guest *g, struct orc_snapshot *s);
+void orc_guest_restore(struct orc_guest *g, const struct orc_snapshot *s);
+
+// --- sequences (sequence.c, minimise.c, sequences.c) ------------------------------------------------------------------
+
+#define ORC_MAX_ITEMS 128
+
+// One instruction of a sequence: where in case.code.
+struct orc_item {
+    u16 off;
+    u8 len;
+};
+
+struct orc_sequence {
+    struct orc_case c;
+    struct orc_item item[ORC_MAX_ITEMS];
+    unsigned items;
+};
+
+struct orc_sequence_options {
+    unsigned length; // most instructions drawn; those that prepare operands come on top
+    bool host;       // leave out what the host does otherwise
+    bool modify;     // have it change itself
+};
+// Instructions that no sequence has from the start, for what they do depends on more than the state before.
+bool orc_unwanted(const struct orc_sequence_options *o, const struct insn *in);
+void orc_sequence_generate(struct orc_guest *interp, const struct orc_sequence_options *o, u64 seed,
+                           struct orc_sequence *q);
+
+// Turn into NOPs, and make zero, whatever can be without the failure going away.
+void orc_minimise(struct orc_sequence *q, bool (*fails)(void *arg, const struct orc_case *c), void *arg);
+
+void orc_sequence_report(const struct orc_sequence *q, const struct orc_result *want, const struct orc_result *got);
+
+struct orc_sequence_run {
+    struct orc_sequence_options o;
+    u64 seed, count;
+    const char *engine, *against; // against: an engine, or "host"
+    unsigned job, jobs, max_reports;
+    bool selfcheck;
+    _Atomic u64 *passed, *failed, *faulted, *endless, *reports, *instructions;
+};
+// The part of one worker. 0, or 2 when it cannot start.
+int orc_sequences(const struct orc_sequence_run *run);
+
 // --- comparison (compare.c) -------------------------------------------------------------------------------------------
 
 // Architectural difference.
@@ -230,6 +303,8 @@ bool orc_differs(const struct orc_case *c, const struct orc_result *want, const 
 // Difference in flags that the manuals leave undefined.
 bool orc_undef_differs(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got);
 void orc_report(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got);
+// The part of it that does not look at the instruction.
+void orc_report_states(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got);
 // --- mutants (mutant.c) -----------------------------------------------------------------------------------------------
 
 #define ORC_MAX_MUTANTS 128

@@ -219,7 +219,7 @@ static void fill_arena(struct orc_rng *r)
     for (unsigned page = 0; page < ORC_PAGES; page++) {
         u8 *p = orc_pristine + page * 4096;
         memset(p, 0, 4096);
-        if (orc_page_kind[page] == ORC_RX)
+        if (orc_page_kind[page] == ORC_RX || orc_page_kind[page] == ORC_RWX)
             memset(p, 0xcc, 4096);
         if (orc_page_kind[page] == ORC_RO || orc_page_kind[page] == ORC_RW)
             for (unsigned i = 0; i < 4096; i += 32)
