@@ -285,13 +285,18 @@ static const struct shift_forms shift_forms[SHIFT_OPS][4] = {EACH_SHIFT(SHIFT_RO
 
 // --- IMUL with two or three operands --------------------------------------------------------------------------------------------
 
+// What becomes of the flags: nobody looks, all follow from the operands, CF and OF do.
+enum imul_flags { DEAD, CLEAN, PARTIAL };
+
 static ALWAYS_INLINE void multiply(struct cpu *c, const struct cell *o, struct cache *e, unsigned size, u64 a, u64 b,
-                                   bool live)
+                                   enum imul_flags flags)
 {
     u64 r = a * b;
     reg_set(c, o->dst, size, r);
-    if (live)
+    if (flags == CLEAN)
         flags_note(e, FLAGS_IMUL, size, a, b, r);
+    else if (flags == PARTIAL)
+        flags_note_product(e, size, a, b);
 }
 
 #define DEFINE_IMUL_MEM(kind, size, live) \
@@ -320,10 +325,12 @@ static ALWAYS_INLINE void multiply(struct cpu *c, const struct cell *o, struct c
     } \
     EACH_EA(DEFINE_IMUL_MEM, size, live)
 
-DEFINE_IMUL(4, 0)
-DEFINE_IMUL(4, 1)
-DEFINE_IMUL(8, 0)
-DEFINE_IMUL(8, 1)
+DEFINE_IMUL(4, DEAD)
+DEFINE_IMUL(4, CLEAN)
+DEFINE_IMUL(4, PARTIAL)
+DEFINE_IMUL(8, DEAD)
+DEFINE_IMUL(8, CLEAN)
+DEFINE_IMUL(8, PARTIAL)
 
 struct imul_forms {
     cell_fn *rr, *rri, *rm[EA_COUNT], *rmi[EA_COUNT];
@@ -338,7 +345,8 @@ struct imul_forms {
         } \
     }
 
-static const struct imul_forms imul_forms[2][2] = {{IMUL_ROW(4, 0), IMUL_ROW(4, 1)}, {IMUL_ROW(8, 0), IMUL_ROW(8, 1)}};
+static const struct imul_forms imul_forms[2][3] = {{IMUL_ROW(4, DEAD), IMUL_ROW(4, CLEAN), IMUL_ROW(4, PARTIAL)},
+                                                   {IMUL_ROW(8, DEAD), IMUL_ROW(8, CLEAN), IMUL_ROW(8, PARTIAL)}};
 
 // --- choice ---------------------------------------------------------------------------------------------------------------------
 
@@ -414,11 +422,18 @@ static cell_fn *select_shift(const struct cache *e, const struct insn *in, enum 
     return rotate || !e->shifts_clean ? f->now[by_cl] : f->noted[by_cl];
 }
 
-static cell_fn *select_imul(const struct cache *e, const struct insn *in, bool live)
+static cell_fn *select_imul(const struct cache *e, const struct insn *in, u32 live)
 {
-    if (in->nopnd < 2 || in->opnd[0].kind != ISA_OPND_GPR || in->opnd[0].size < 4 || (live && !e->shifts_clean))
+    if (in->nopnd < 2 || in->opnd[0].kind != ISA_OPND_GPR || in->opnd[0].size < 4)
         return NULL;
-    const struct imul_forms *f = &imul_forms[in->opnd[0].size == 8][live];
+    enum imul_flags flags = CLEAN;
+    if (!live || (e->imul_partial && !(live & (X86_FL_CF | X86_FL_OF))))
+        flags = DEAD;
+    else if (e->imul_partial)
+        flags = PARTIAL;
+    else if (!e->imul_clean)
+        return NULL;
+    const struct imul_forms *f = &imul_forms[in->opnd[0].size == 8][flags];
     bool mem = in->opnd[1].kind == ISA_OPND_MEM;
     if (in->nopnd == 2)
         return mem ? f->rm[ea_kind(e, in)] : f->rr;
@@ -446,7 +461,7 @@ cell_fn *select_alu(const struct cache *e, const struct insn *in, struct cell *o
     case ISA_OP_SAR: return select_shift(e, in, SAR, live);
     case ISA_OP_ROL: return select_shift(e, in, ROL, live);
     case ISA_OP_ROR: return select_shift(e, in, ROR, live);
-    case ISA_OP_IMUL: return select_imul(e, in, live != 0);
+    case ISA_OP_IMUL: return select_imul(e, in, live);
     default: return NULL;
     }
 }

@@ -253,33 +253,42 @@ static struct vm_exit cache_run(struct vcpu *v, u64 budget)
 
 // --- the engine -----------------------------------------------------------------------------------------------------------------
 
-// Do the flags that shifts and multiplications leave, undefined ones included, follow from their operands alone on this host?
-static bool shifts_are_clean(void)
+static const u64 samples[] = {0, 1, 0x80, 0x8000, 0x80000000u, 0x8000000000000000u, 0x123456789abcdef1u, ~0ull};
+
+// Status flags that come out different after `op` on the same operands when they were different before.
+static u64 flags_kept(unsigned op, unsigned size, u64 a, u64 b)
 {
-    static const u64 value[] = {0, 1, 0x80, 0x8000, 0x80000000u, 0x8000000000000000u, 0x123456789abcdef1u, ~0ull};
+    u64 fl[2] = {0, X86_FL_STATUS};
+    for (unsigned k = 0; k < 2; k++) {
+        switch (op) {
+        case 0: alu_shl(size, a, (u8)b, &fl[k]); break;
+        case 1: alu_shr(size, a, (u8)b, &fl[k]); break;
+        case 2: alu_sar(size, a, (u8)b, &fl[k]); break;
+        default: alu_imul2(size, a, b, &fl[k]); break;
+        }
+    }
+    return fl[0] ^ fl[1];
+}
+
+static void study_host(struct cache *e)
+{
+    u64 shifts = 0, product = 0, product_always = ~0ull;
     for (unsigned size = 1; size <= 8; size *= 2) {
-        for (unsigned i = 0; i < ARRAY_LEN(value); i++) {
-            for (unsigned n = 1; n < 64; n++) {
-                u64 f[4][2];
-                for (unsigned k = 0; k < 2; k++) {
-                    for (unsigned j = 0; j < 4; j++)
-                        f[j][k] = k ? X86_FL_STATUS : 0;
-                    alu_shl(size, value[i], (u8)n, &f[0][k]);
-                    alu_shr(size, value[i], (u8)n, &f[1][k]);
-                    alu_sar(size, value[i], (u8)n, &f[2][k]);
-                    if (size > 1)
-                        alu_imul2(size, value[i], value[n % ARRAY_LEN(value)], &f[3][k]);
-                    else
-                        f[3][k] = 0;
-                }
-                for (unsigned j = 0; j < 4; j++) {
-                    if (f[j][0] != f[j][1] && (size == 8 || n < 32))
-                        return false;
-                }
+        for (unsigned i = 0; i < ARRAY_LEN(samples); i++) {
+            for (unsigned n = 1; n < (size == 8 ? 64 : 32); n++) {
+                for (unsigned op = 0; op < 3; op++)
+                    shifts |= flags_kept(op, size, samples[i], n);
+            }
+            for (unsigned j = 0; j < ARRAY_LEN(samples) && size > 1; j++) {
+                u64 kept = flags_kept(3, size, samples[i], samples[j]);
+                product |= kept;
+                product_always &= kept;
             }
         }
     }
-    return true;
+    e->shifts_clean = !shifts;
+    e->imul_clean = !product;
+    e->imul_partial = product == product_always && product == (X86_FL_STATUS & ~(X86_FL_CF | X86_FL_OF));
 }
 
 static int cache_probe(const char **why)
@@ -305,7 +314,7 @@ static int cache_vcpu_create(struct vcpu *v)
         return err;
     }
     e->cr0 = ~0ull;
-    e->shifts_clean = shifts_are_clean();
+    study_host(e);
     v->engine_state = e;
     return 0;
 }

@@ -162,20 +162,24 @@ struct cache {
     u32 poll;                    // requests that end a run
     u32 flags_kind;              // FLAGS_*: status flags follow from the next three
     u64 flags_a, flags_b, flags_r;
-    i64 left;               // trampoline: the handlers' `left`; else where `cur` is set
-    i64 chunk;              // see sync()
-    const struct cell *cur; // a cell whose handler may fault without having called sync()
-    u8 mode;                // RUN_* of the code being run
-    u8 fpu;                 // FPU_*: what may run without further checks
-    bool step;              // on leaving: run the instruction at RIP in the interpreter
-    struct cell *unlinked; // on leaving: a branch that wants a link to the run at RIP
+    u64 product_a, product_b; // see FLAGS_PRODUCT
+    i64 left;                 // trampoline: the handlers' `left`; else where `cur` is set
+    i64 chunk;                // see sync()
+    const struct cell *cur;   // a cell whose handler may fault without having called sync()
+    u8 mode;                  // RUN_* of the code being run
+    u8 fpu;                   // FPU_*: what may run without further checks
+    bool step;                // on leaving: run the instruction at RIP in the interpreter
+    struct cell *unlinked;    // on leaving: a branch that wants a link to the run at RIP
     struct jump jump[JUMPS];
     // Not so hot.
     struct store store;
     struct cache_stats stats;
     struct code_writes writes;
     u64 cr0, cr4, xcr0; // `fpu` was computed from these
-    bool shifts_clean;  // the host's shifts and multiplications leave flags that do not depend on those before
+    // What the host leaves in the flags that the manuals do not define.
+    bool shifts_clean; // after shifts none depends on what it was before
+    bool imul_clean;   // the same for IMUL with two or three operands
+    bool imul_partial; // or it changes CF and OF only
     struct insn decoded[RUN_MAX];
     u8 bytes[RUN_MAX][16];
     struct interp in;

@@ -23,6 +23,9 @@
 #define FLAGS_IMUL 0x90u
 #define FLAGS_KIND 0xf0u
 #define FLAGS_SIZE 0x0fu
+// Or'd in: after all that, IMUL of product_a and product_b (size in the low bits of FLAGS_PRODUCT_SIZE) changed CF and OF only.
+#define FLAGS_PRODUCT 0x100u
+#define FLAGS_PRODUCT_SIZE(kind) ((kind) >> 12)
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
@@ -34,6 +37,14 @@ static ALWAYS_INLINE u64 extend(u64 v, unsigned size)
     case 4: return (u64)(i64)(i32)v;
     default: return v;
     }
+}
+
+// IMUL where it leaves the other flags alone.
+static ALWAYS_INLINE void flags_note_product(struct cache *e, unsigned size, u64 a, u64 b)
+{
+    e->flags_kind = (e->flags_kind & 0xffu) | FLAGS_PRODUCT | size << 12;
+    e->product_a = a;
+    e->product_b = b;
 }
 
 static ALWAYS_INLINE void flags_note(struct cache *e, unsigned kind, unsigned size, u64 a, u64 b, u64 r)
@@ -84,11 +95,11 @@ static ALWAYS_INLINE bool cond_logic(unsigned cc, u64 r)
 // Can the condition be told from what is pending, without RFLAGS?
 static ALWAYS_INLINE bool cond_known(const struct cache *e, unsigned cc)
 {
-    unsigned kind = e->flags_kind & FLAGS_KIND;
+    unsigned kind = e->flags_kind & (FLAGS_KIND | FLAGS_PRODUCT);
     if (kind == FLAGS_READY)
         return true;
     if (cc >> 1 == 2 || cc >> 1 == 4) // Z, S: of the result, whatever the operation
-        return kind != FLAGS_IMUL;
+        return kind != FLAGS_IMUL && (kind & FLAGS_KIND) != FLAGS_READY;
     return kind == FLAGS_SUB || kind == FLAGS_LOGIC;
 }
 

@@ -17,7 +17,7 @@ void sync_flags(struct cache *e)
 {
     u64 *fl = &e->in.c->rflags;
     unsigned size = e->flags_kind & FLAGS_SIZE;
-    u64 a = e->flags_a, b = e->flags_b, hi;
+    u64 a = e->flags_a, b = e->flags_b;
     switch (e->flags_kind & FLAGS_KIND) {
     case FLAGS_READY: break;
     case FLAGS_SUB: alu_sub(size, a, b, fl); break;
@@ -28,11 +28,10 @@ void sync_flags(struct cache *e)
     case FLAGS_SHL: alu_shl(size, a, (u8)b, fl); break;
     case FLAGS_SHR: alu_shr(size, a, (u8)b, fl); break;
     case FLAGS_SAR: alu_sar(size, a, (u8)b, fl); break;
-    case FLAGS_IMUL:
-        hi = alu_imul2(size, a, b, fl);
-        (void)hi;
-        break;
+    case FLAGS_IMUL: alu_imul2(size, a, b, fl); break;
     }
+    if (e->flags_kind & FLAGS_PRODUCT)
+        alu_imul2(FLAGS_PRODUCT_SIZE(e->flags_kind), e->product_a, e->product_b, fl);
     e->flags_kind = FLAGS_READY;
 }
 

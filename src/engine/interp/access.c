@@ -265,8 +265,19 @@ void rmw_begin(struct interp *x, const struct insn *in, unsigned i, struct rmw *
         m->old = opnd_get(x, in, i);
         return;
     }
-    m->locked = in->prefix & ISA_PFX_LOCK;
+    m->locked = in->prefix & ISA_PFX_LOCK || in->op == ISA_OP_XCHG;
     rmw_begin_at(x, in->seg, interp_ea(x, in), m);
+}
+
+u8 *interp_code_page(struct interp *x, gva a, unsigned size, gpa *phys)
+{
+    struct mmu_fault f;
+    hva h;
+    if ((a & 4095) > 4096u - size)
+        return NULL;
+    if (!mmu_fill(x->v, a, MMU_WRITE, x->view, &h, phys, &f))
+        interp_raise_pf(x, &f);
+    return mem_write_ptr(&x->v->machine->mem, *phys, size);
 }
 
 void rmw_begin_at(struct interp *x, unsigned seg, u64 off, struct rmw *m)
@@ -285,6 +296,11 @@ void rmw_begin_at(struct interp *x, unsigned seg, u64 off, struct rmw *m)
         h = tlb_write(&x->v->tlb, x->view, m->lin, m->size);
     }
     m->host = (u8 *)h;
+    m->in_code = false;
+    if (UNLIKELY(!h && m->locked)) {
+        m->host = interp_code_page(x, m->lin, m->size, &m->phys);
+        m->in_code = m->host;
+    }
     m->old = interp_lin_load(x, m->lin, m->size, x->view);
 }
 
@@ -322,8 +338,12 @@ bool rmw_end(struct interp *x, struct rmw *m, u64 val)
         x->c->gpr[m->reg] = (x->c->gpr[m->reg] & ~0xff00ull) | (val & 0xff) << 8;
         return true;
     }
-    if (m->locked && m->host)
-        return locked_store(m, val);
+    if (m->locked && m->host) {
+        bool done = locked_store(m, val);
+        if (UNLIKELY(m->in_code))
+            mem_written(&x->v->machine->mem, m->phys, m->size);
+        return done;
+    }
     interp_lin_store(x, m->lin, m->size, x->view, val);
     return true;
 }

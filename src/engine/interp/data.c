@@ -143,7 +143,6 @@ void op_xchg(struct interp *x, const struct insn *in)
     u64 b = operand(x, in, 1);
     struct rmw m;
     rmw_begin(x, in, 0, &m);
-    m.locked = true;
     while (!rmw_end(x, &m, b))
         ;
     operand_set(x, in, 1, m.old);
@@ -233,11 +232,19 @@ void op_cmpxchg16b(struct interp *x, const struct insn *in)
     if (UNLIKELY(x->debug_on))
         interp_check_watch(x, a, 16, true);
     hva h = tlb_write(&x->v->tlb, x->view, a, 16);
+    gpa phys = 0;
+    bool in_code = false;
+    if (UNLIKELY(!h)) {
+        h = (hva)interp_code_page(x, a, 16, &phys);
+        in_code = h;
+    }
     if (LIKELY(h)) {
         __asm__ volatile("lock cmpxchg16b (%3)"
                          : "=@ccz"(equal), "+a"(old[0]), "+d"(old[1])
                          : "r"(h), "b"(desired[0]), "c"(desired[1])
                          : "memory");
+        if (UNLIKELY(in_code))
+            mem_written(&x->v->machine->mem, phys, 16);
     } else {
         u64 now[2];
         interp_load_buf(x, in->seg, ea, now, 16);

@@ -186,6 +186,10 @@ u64 interp_lin_load(struct interp *x, gva a, unsigned size, enum tlb_view view);
 void interp_lin_store(struct interp *x, gva a, unsigned size, enum tlb_view view, u64 val);
 void interp_lin_probe(struct interp *x, gva a, unsigned len, enum mmu_access access, enum tlb_view view);
 
+// Host pointer for a locked operation on [a, a+size) where the TLB has no write tag for it: RAM in a page with code; NULL for anything
+// else. mem_written(*phys) when the bytes have changed.
+u8 *interp_code_page(struct interp *x, gva a, unsigned size, gpa *phys);
+
 // --- operands (access.c) ------------------------------------------------------------------------------------------------
 
 // Value of operand i, zero-extended from its size (immediates as the decoder extended them, masked to opnd size if nonzero).
@@ -200,8 +204,10 @@ struct rmw {
     u64 old;
     u8 *host; // RAM inside one page; NULL: register or slow memory
     gva lin;
+    gpa phys; // where in_code
     u8 size, reg, kind;
     bool locked;
+    bool in_code; // in a page with code: engines have to hear of the store
 };
 void rmw_begin(struct interp *x, const struct insn *in, unsigned i, struct rmw *m);
 // The same for a memory operand at seg:off that the caller computed (bit strings); m->size and m->locked are set already.
