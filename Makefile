@@ -315,7 +315,7 @@ BENCH_PROGRAMS := $(B)/bench/decode $(B)/bench/tlb $(B)/bench/mips $(B)/bench/na
 bench-built: all $(BENCH_PROGRAMS) $(G)/bench64.elf
 	@bench/core.sh $(B)
 
-bench-boot: ## seconds to the first line of init, beside QEMU (KERNEL, ROUNDS, ENGINES)
+bench-boot: ## seconds to the first line of init, beside QEMU; pogo's own start and memory (KERNEL, ROUNDS, ENGINES)
 	@tools/setup.sh bench
 	@$(MAKE) --no-print-directory all
 	@bench/boot.sh $(B)

@@ -23,6 +23,7 @@
 #define HALF (CHARDEV_OUT_SIZE / 2)
 #define PRINT_PATIENCE_MS 1000
 #define DRAIN_STEP_NS 50000000ull
+#define FOREGROUND_LOOK_NS 200000000ull
 
 // --- any thread ---------------------------------------------------------------------------------------------------------------
 
@@ -419,7 +420,7 @@ static size_t readable(struct chardev *c)
     u32 room = 512;
     bool any = false;
 
-    if (c->in_fd < 0 || c->at_end)
+    if (c->in_fd < 0 || c->at_end || c->background)
         return 0;
     for (unsigned i = 0; i < c->fronts; i++) {
         if (c->front[i]->no_input)
@@ -513,6 +514,20 @@ static void take_input(struct chardev *c, const u8 *buf, size_t n)
         focused(c)->input(focused(c)->arg);
 }
 
+// Make the terminal raw, or leave it alone while it is another job's. Nobody tells a job that runs in the background that it is in the
+// foreground again.
+static void have_terminal(void *arg)
+{
+    struct chardev *c = arg;
+
+    c->background = !term_is_ours(c->in_fd);
+    if (c->background)
+        c->timer = (struct loop_timer){loop_now() + FOREGROUND_LOOK_NS, have_terminal, c};
+    else
+        term_raw(c->in_fd);
+    chardev_update(c);
+}
+
 static void in_ready(void *arg, short revents)
 {
     struct chardev *c = arg;
@@ -520,6 +535,10 @@ static void in_ready(void *arg, short revents)
     ssize_t n;
 
     (void)revents;
+    if (c->terminal && !term_is_ours(c->in_fd)) {
+        have_terminal(c);
+        return;
+    }
     n = read(c->in_fd, buf, readable(c));
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return;
@@ -677,7 +696,7 @@ void chardevs_raw(struct chardevs *s)
 {
     for (unsigned i = 0; i < s->count; i++)
         if (s->dev[i]->terminal)
-            term_raw(s->dev[i]->in_fd);
+            have_terminal(s->dev[i]);
 }
 
 void chardevs_drain(struct chardevs *s, unsigned patience_ms)

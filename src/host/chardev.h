@@ -94,6 +94,7 @@ struct chardev {
     unsigned fronts, focus;
     bool terminal, escaped; // input is a terminal; Ctrl-A was typed
     bool at_end;            // nothing more to read
+    bool background;        // the terminal is another job's: reading from it would stop this process
 
     int in_fd, out_fd;    // -1: none
     int listen_fd;        // or, of a client, the socket that is being connected
@@ -102,7 +103,8 @@ struct chardev {
     bool fifo;            // out_fd has a reader who can go
     unsigned chunk;       // bytes that a write to out_fd takes without blocking, as far as is known; 0: any number
     struct loop_watch in_watch, out_watch, listen_watch;
-    struct loop_timer timer; // next look at a pty without a peer, or next try of a client
+    struct loop_timer
+        timer; // next look at a pty without a peer, or at a terminal that is another job's, or next try of a client
     struct chardev_address address[CHARDEV_MAX_ADDRESSES];
     unsigned addresses, address_next; // known; to be tried next
     bool unlink_path;
@@ -140,7 +142,8 @@ struct chardevs {
 
 // Returns 0 or a negative errno. What follows `stalls` is the caller's to set. SIGPIPE is ignored from now on.
 int chardevs_init(struct chardevs *s, struct loop *loop);
-// The machine starts, or the process was stopped and goes on: have the terminal, if one is used, give keys as they are typed.
+// The machine starts, or the process was stopped and goes on (as a shell's 'fg' has it): have the terminal, if one is used and not
+// another job's, give keys as they are typed.
 void chardevs_raw(struct chardevs *s);
 // Write now what is taken without blocking.
 void chardevs_flush(struct chardevs *s);

@@ -14,9 +14,17 @@ static int saved_fd;
 static bool known; // the process has had the terminal raw before
 static atomic_bool raw;
 
+// A terminal that is not the controlling one has no background.
+bool term_is_ours(int fd)
+{
+    pid_t group = tcgetpgrp(fd);
+
+    return group < 0 || group == getpgrp();
+}
+
 void term_restore(void)
 {
-    if (atomic_exchange(&raw, false))
+    if (atomic_exchange(&raw, false) && term_is_ours(saved_fd))
         tcsetattr(saved_fd, TCSANOW, &saved);
 }
 
@@ -46,8 +54,7 @@ bool term_raw(int fd)
 
     if (!isatty(fd))
         return false;
-    // In the background the terminal is not ours to change.
-    if (known && tcgetpgrp(fd) != getpgrp())
+    if (!term_is_ours(fd))
         return true;
     if (atomic_load(&raw)) {
         tcsetattr(fd, TCSANOW, &raw_settings);

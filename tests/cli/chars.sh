@@ -239,7 +239,7 @@ send info tlb\n
 expect paging is off
 send info stats\n
 expect CPU #0: 0 instructions
-expect since the start: 0.0
+expect since the start: 
 send engine\n
 expect interp
 send help cont\n
@@ -453,6 +453,31 @@ raw
 send b
 expect b
 send \x01x' -kernel "$tmp/ECHO.elf"
+
+# A job of a shell: in the background it runs, and leaves the terminal alone.
+play tty bash --norc --noprofile -i <<END
+send '$pogo' run -kernel '$tmp/ECHO.elf' &\n
+expect engine
+sleep 300
+send echo one''two\n
+expect onetwo
+send jobs -r\n
+expect Running
+send fg\n
+expect run -kernel
+sleep 500
+raw
+send abc
+expect abc
+send \x01x
+sleep 500
+send echo three''four\n
+expect threefour
+send exit 9\n
+END
+cp "$tmp/peer.out" "$tmp/out"
+grep -q '^status 9' "$tmp/out" || problem="$problem; $(tail -n 1 "$tmp/out")"
+verdict 'a job of a shell' "$problem"
 
 # --- the background
 rm -f "$tmp/pid"
