@@ -72,7 +72,7 @@ static void begin(const void *code, size_t len)
     mmu_state_changed(v);
     v->engine->push_state(v);
     v->insns = 0;
-    atomic_store(&v->request, 0);
+    vcpu_request_clear(v, VCPU_REQ_INTR | VCPU_REQ_TIMER);
     clock_use_icount(k, 1, 1, 0);
     fires = 0;
 }
