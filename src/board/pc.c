@@ -469,7 +469,7 @@ static int wire_i8042(struct pc *b)
     return i8042_init(&b->i8042);
 }
 
-static int wire_timers(struct pc *b, i64 rtc_shift_s)
+static int wire_timers(struct pc *b, const struct pc_options *o)
 {
     u64 low = pc_low_ram(b);
     int ret;
@@ -481,6 +481,7 @@ static int wire_timers(struct pc *b, i64 rtc_shift_s)
         return ret;
     b->rtc.irq = (struct irq_line){set_timer_irq, b, IRQ_RTC};
     b->rtc.clock = &b->m.clock;
+    b->rtc.slew = o->rtc_slew;
     for (unsigned n = 0; n < HPET_PINS; n++)
         b->hpet.pin[n] = (struct irq_line){ioapic_set_irq, &b->ioapic, n};
     b->hpet.legacy[0] = (struct irq_line){set_hpet_legacy, b, IRQ_PIT};
@@ -491,8 +492,8 @@ static int wire_timers(struct pc *b, i64 rtc_shift_s)
         ret = mem_add_mmio(&b->m.mem, HPET_BASE, HPET_SIZE, &hpet_ops, &b->hpet, "hpet");
     if (ret)
         return ret;
-    return mc146818_init(&b->rtc, clock_utc(&b->m.clock) + (i64)clock_now(&b->m.clock) + rtc_shift_s * 1000000000, low,
-                         b->ram_size - low);
+    return mc146818_init(&b->rtc, clock_utc(&b->m.clock) + (i64)clock_now(&b->m.clock) + o->rtc_shift_s * 1000000000,
+                         low, b->ram_size - low);
 }
 
 #define CMOS_BOOT_3 0x38 // upper half: third
@@ -802,7 +803,7 @@ static int build(struct pc *b, const struct pc_options *o, struct error *err)
         return error_set(err, ret, "-device pc-testdev: its memory at 0x%llx is taken; use a smaller -bios",
                          TESTDEV_MEM_BASE);
     i8259_init(&b->pic, (struct irq_line){set_lint0, b, 0});
-    ret = wire_timers(b, o->rtc_shift_s);
+    ret = wire_timers(b, o);
     if (!ret)
         ret = wire_i8042(b);
     if (!ret)

@@ -64,6 +64,7 @@ struct pc_options {
         i64 utc_ns;
     } icount;
     i64 rtc_shift_s;   // what the guest's wall clock shows at the start, less UTC
+    bool rtc_slew;     // make up for its periodic interrupts that came too late
     u16 debugcon_base; // 0xe9 usually
     u16 debug_exit_base, debug_exit_size;
     u16 pvpanic_port;

@@ -37,6 +37,7 @@ void board_options(const struct run_options *o, const struct images *im, const s
         .bios = im->bios.bytes,
         .bios_size = im->bios.size,
         .rtc_shift_s = o->rtc_shift_s,
+        .rtc_slew = o->rtc_slew,
         .nographic = o->nographic,
         .boot = o->boot,
         .boot_menu = o->boot_menu,

@@ -393,6 +393,7 @@ static int opt_rtc(struct run_options *o, const char *arg, struct error *err)
         return error_set(err, -EINVAL, "-rtc clock=%s: must be host, rt or vm", clock);
     if (fix && strcmp(fix, "none") && strcmp(fix, "slew"))
         return error_set(err, -EINVAL, "-rtc driftfix=%s: must be none or slew", fix);
+    o->rtc_slew = fix && !strcmp(fix, "slew");
     return keyvals_done(&k, err);
 }
 

@@ -40,6 +40,7 @@ struct run_options {
     i64 rtc_shift_s; // the guest's wall clock at the start, less UTC
     i64 utc_s;       // UTC at the start, with icount; then rtc_shift_s counts unless rtc_date
     bool rtc_date;   // base= is a date
+    bool rtc_slew;   // driftfix=slew
     bool icount, icount_sleep;
     unsigned icount_shift; // 1 << icount_shift ns for each instruction
     bool boot_menu, nographic, nodefaults, no_reboot, no_shutdown, stopped, daemonize;

@@ -49,6 +49,7 @@ enum {
 #define CHAIN_HZ 32768
 #define UIP_NS (8 * NS_PER_S / CHAIN_HZ) // the update-in-progress bit rises this long before the second ends
 #define DAY_S 86400
+#define MAX_OWED 0x10000
 #define ANY 0xc0 // an alarm register with these bits set matches everything
 
 // --- calendar -----------------------------------------------------------------------------------------------------------------
@@ -244,6 +245,22 @@ static void mark(struct mc146818 *r)
     r->seen_periods = periods(r);
 }
 
+static void owe(struct mc146818 *r, u64 interrupts)
+{
+    r->owed = interrupts < MAX_OWED ? (u32)interrupts : MAX_OWED;
+}
+
+// `n` periods have ended since the last look. Of those that nobody can have noticed, guests that count time by them want
+// the interrupts all the same.
+static void add_periods(struct mc146818 *r, u64 n)
+{
+    if (!n)
+        return;
+    if (r->slew && (r->reg[REG_B] & B_PIE))
+        owe(r, r->owed + n - 1 + (r->reg[REG_C] & B_PIE ? 1 : 0));
+    r->reg[REG_C] |= B_PIE;
+}
+
 // Set the flags of what has happened since the last look.
 static void look(struct mc146818 *r)
 {
@@ -255,8 +272,7 @@ static void look(struct mc146818 *r)
         if (alarm && alarm <= second - r->seen_second)
             r->reg[REG_C] |= B_AIE;
     }
-    if (periods(r) != r->seen_periods)
-        r->reg[REG_C] |= B_PIE;
+    add_periods(r, periods(r) - r->seen_periods);
     mark(r);
     update_irq(r);
 }
@@ -278,6 +294,8 @@ static void schedule(struct mc146818 *r)
         u64 at = (u64)((pulses * NS_PER_S + CHAIN_HZ - 1) / CHAIN_HZ);
         next = at < next ? at : next;
     }
+    if (r->owed && !(r->reg[REG_C] & B_PIE) && r->owed_at + r->base_ns < next)
+        next = r->owed_at + r->base_ns;
     if (next == CLOCK_NEVER)
         clock_disarm(r->clock, &r->timer);
     else
@@ -288,8 +306,12 @@ static void fire(void *dev, u64 now)
 {
     struct mc146818 *r = dev;
 
-    (void)now;
     look(r);
+    if (r->owed && !(r->reg[REG_C] & B_PIE) && r->owed_at <= now) {
+        r->owed--;
+        r->reg[REG_C] |= B_PIE;
+        update_irq(r);
+    }
     schedule(r);
 }
 
@@ -310,6 +332,10 @@ static u8 read_c(struct mc146818 *r)
     c = r->reg[REG_C];
     r->reg[REG_C] = 0;
     update_irq(r);
+    if (r->owed && (c & B_PIE)) { // four times as fast as they should have come
+        r->owed_at = clock_now(r->clock) + period(r) * NS_PER_S / CHAIN_HZ / 4;
+        schedule(r);
+    }
     return c;
 }
 
@@ -340,6 +366,7 @@ static bool is_time(u8 index)
 static void write_mode(struct mc146818 *r, u8 index, u8 val)
 {
     bool was_frozen = frozen(r), was_held = held(r);
+    u64 old_period = period(r);
 
     if (!was_frozen)
         fill_time(r);
@@ -351,6 +378,10 @@ static void write_mode(struct mc146818 *r, u8 index, u8 val)
         r->base_ns = NS_PER_S + NS_PER_S / 2 - clock_now(r->clock) % NS_PER_S;
     if (was_frozen && !frozen(r))
         take_time(r);
+    if (!period(r) || !(r->reg[REG_B] & B_PIE))
+        r->owed = 0;
+    else if (old_period) // the same time by another measure
+        owe(r, r->owed * old_period / period(r));
 }
 
 static void write_data(struct mc146818 *r, u8 val)
@@ -392,6 +423,7 @@ void mc146818_reset(void *dev)
 
     r->reg[REG_B] &= (u8) ~(B_PIE | B_AIE | B_UIE | B_SQWE);
     r->reg[REG_C] = 0;
+    r->owed = 0;
     update_irq(r);
     schedule(r);
 }

@@ -15,6 +15,9 @@ struct mc146818 {
     i64 base_s;       // the clock shows the chain's seconds plus this, since 1970
     i64 seen_second;  // second of the last look: an update has ended since when it is another
     u64 seen_periods; // the same for periodic interrupts
+    bool slew;        // periodic interrupts that came too late or found the one before unread are made up for
+    u32 owed;         // so many
+    u64 owed_at;      // the next of them, not before: virtual ns
     bool irq_level;
     struct irq_line irq;
     struct clock *clock;
@@ -23,7 +26,7 @@ struct mc146818 {
 
 extern const struct dev_ops mc146818_ops;
 
-// `irq` and `clock` are set by the caller before. `utc_ns` is the time of day; `ram` the bytes of guest memory, told in CMOS.
+// `irq`, `clock` and `slew` are set by the caller before. `utc_ns` is the time of day; `ram` the bytes of guest memory, told in CMOS.
 // Adds a timer to the clock; 0 or a negative errno.
 int mc146818_init(struct mc146818 *r, i64 utc_ns, u64 ram_low, u64 ram_high);
 // RESET: interrupts off; time and memory stay.

@@ -46,6 +46,7 @@ static struct pc *new_board(struct fake_host *host)
     struct pc_peer line = {.rx = give, .room = has_room};
     struct pc_options o = {.ram = PC_MIN_RAM,
                            .cpus = 2,
+                           .rtc_slew = true,
                            .engine = engine_find("interp"),
                            .model = &model,
                            .serial = {true, true, true, true},
