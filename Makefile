@@ -72,7 +72,7 @@ CLI_OBJS += cli/manual.o cli/cmd_doctor.o
 # Parts of the command line that unit tests need too.
 VM_OBJS := cli/vm.o cli/report.o cli/options.o cli/keyval.o cli/chars.o cli/consoles.o cli/devices.o cli/drives.o
 VM_OBJS += cli/monitor.o cli/monitor_info.o cli/monitor_dump.o cli/pagewalk.o
-VM_OBJS += cli/images.o cli/disks.o cli/board.o cli/side.o cli/lockstep.o cli/lockstep_compare.o
+VM_OBJS += cli/images.o cli/disks.o cli/board.o cli/script.o cli/side.o cli/lockstep.o cli/lockstep_compare.o
 VM_OBJS += cli/gdb_packet.o cli/gdb_regs.o cli/gdb_session.o cli/gdbstub.o
 
 LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(CACHE_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS) $(VM_OBJS))

@@ -20,6 +20,7 @@
 struct request {
     struct lockstep_config c;
     struct run_options o;
+    struct script script;
     bool help;
     FILE *log[2];
 };
@@ -91,6 +92,14 @@ static int opt_until(struct request *r, const char *arg, struct error *err)
     (void)err;
     r->c.until = arg;
     return 0;
+}
+
+static int opt_input(struct request *r, const char *arg, struct error *err)
+{
+    if (r->c.script)
+        return error_set(err, -EEXIST, "lockstep: --input %s: there is one already", arg);
+    r->c.script = &r->script;
+    return script_load(&r->script, arg, err);
 }
 
 static int opt_dump_at(struct request *r, const char *arg, struct error *err)
@@ -270,6 +279,7 @@ int cmd_lockstep(int argc, char **argv)
         if (r->log[i])
             fclose(r->log[i]);
     options_free(&r->o);
+    script_free(&r->script);
     free(r);
     return status;
 }

@@ -45,6 +45,15 @@ static void keep_output(void *out, u8 byte)
         t->room = room;
     }
     t->bytes[t->len++] = byte;
+    if (t == &t->side->stream[0])
+        script_heard(&t->side->player, byte);
+}
+
+static int type(void *in)
+{
+    struct side_stream *t = in;
+
+    return script_rx(&t->side->player);
 }
 
 static int no_input(void *in)
@@ -61,7 +70,7 @@ static void add_consoles(struct side *s, const struct run_options *o, struct pc_
     for (unsigned i = 0; i < PC_SERIALS; i++) {
         pc->serial[i] = i < o->serial_count ? o->serial[i].how != CHAR_NONE : !i && !o->serial_count && !o->nodefaults;
         pc->serial_peer[i] =
-            (struct pc_peer){.tx = keep_output, .rx = no_input, .out = &s->stream[i], .in = &s->stream[i]};
+            (struct pc_peer){.tx = keep_output, .rx = i ? no_input : type, .out = &s->stream[i], .in = &s->stream[i]};
     }
     pc->debugcon = o->debugcon.how != CHAR_DEFAULT && o->debugcon.how != CHAR_NONE;
     pc->debugcon_base = 0xe9;
@@ -70,8 +79,8 @@ static void add_consoles(struct side *s, const struct run_options *o, struct pc_
 
 // --- life -----------------------------------------------------------------------------------------------------------------
 
-int side_create(struct side *s, const struct run_options *o, const struct engine_ops *engine, FILE *log,
-                struct error *err)
+int side_create(struct side *s, const struct run_options *o, const struct engine_ops *engine,
+                const struct script *script, FILE *log, struct error *err)
 {
     struct pc_options pc;
     int ret;
@@ -91,6 +100,8 @@ int side_create(struct side *s, const struct run_options *o, const struct engine
     pc.engine = engine;
     add_consoles(s, o, &pc);
     ret = pc_create(&s->host.host, &pc, &s->board, err);
+    if (!ret && script && script_start(&s->player, script, s->board))
+        ret = error_set(err, -ENOSPC, "--input: no timer left for it; have fewer devices");
     if (!ret)
         ret = disks_create(&s->disks, o, s->board, err);
     if (!ret)
@@ -108,6 +119,7 @@ void side_destroy(struct side *s)
     if (s->board)
         pc_destroy(s->board);
     images_close(&s->images);
+    script_stop(&s->player);
     for (unsigned i = 0; i < SIDE_STREAMS; i++)
         free(s->stream[i].bytes);
     memset(s, 0, sizeof(*s));

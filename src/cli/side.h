@@ -7,6 +7,7 @@
 
 #include "cli/board.h"
 #include "cli/disks.h"
+#include "cli/script.h"
 #include "host/linux.h"
 
 #define SIDE_STREAMS (PC_SERIALS + 1) // the serial ports, and the debug console
@@ -28,16 +29,17 @@ struct side {
     struct pc *board;
     struct vcpu *v;
     struct side_stream stream[SIDE_STREAMS];
+    struct script_player player;
     bool ended; // the guest does not go on, for the reason in `exit`
     struct vm_exit exit;
     u64 asleep_ns;  // idle time that has passed since the processor was halted with interrupts off
     unsigned stuck; // runs without an instruction retired
 };
 
-// Build the machine that `o` (with icount set; it stays the caller's) describes. `log` is where its log lines go. *s is all zeros. Returns
-// 0 or a negative errno with *err set; side_destroy() in any case.
-int side_create(struct side *s, const struct run_options *o, const struct engine_ops *engine, FILE *log,
-                struct error *err);
+// Build the machine that `o` (with icount set) describes; `script` is played at its first serial port, unless it is NULL. Both stay the
+// caller's. `log` is where its log lines go. *s is all zeros. Returns 0 or a negative errno with *err set; side_destroy() in any case.
+int side_create(struct side *s, const struct run_options *o, const struct engine_ops *engine,
+                const struct script *script, FILE *log, struct error *err);
 void side_destroy(struct side *s);
 
 // Run until `target` instructions have retired since the start, or the guest ends. The state is in s->v->cpu then, at the boundary

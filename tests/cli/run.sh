@@ -319,6 +319,10 @@ expect 'lockstep help' 0 '^  --every N' lockstep --help
 expect 'lockstep' 0 'interp and interp are the same for' lockstep -b interp -kernel "$tmp/EXIT.elf" "${exit_dev[@]}"
 expect 'lockstep, limited' 0 'same for 5 instructions.*asked to stop' lockstep -b interp -kernel "$tmp/SPAM.elf" --limit 5 --dump-at 3
 expect 'lockstep until' 0 'asked to stop' lockstep -b interp -kernel "$tmp/SPAM.elf" --until xxxxxxxxxxxx --quiet
+printf 'sleep 3\nsend abc\\n\n# no line\nwait bc\nsend abd\nwait abd\nsend .' >"$tmp/script"
+expect 'lockstep input' 0 '^abd\.$' lockstep -b interp -kernel "$tmp/ECHO.elf" "${exit_dev[@]}" --input "$tmp/script"
+echo 'type x' >"$tmp/script"
+expect 'lockstep bad input' 2 'line 1: must be' lockstep -b interp -kernel "$tmp/ECHO.elf" --input "$tmp/script"
 for bad in '' '-b nosuch' '-b interp -smp 2' '-b interp --every 0' '-b interp --limit -5' '-b interp -S' '-b' '-b interp -accel interp' \
     '-b interp -device virtio-serial-pci'; do
     # shellcheck disable=SC2086
