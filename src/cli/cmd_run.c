@@ -228,8 +228,10 @@ static int go(struct run *r)
     if (r->o.icount)
         report_icount(stderr, &r->vm.board->m);
     if (atomic_load(&r->host.log_lost))
-        fprintf(stderr, "pogo: %llu lines of the log were lost: nobody read them\n",
+        fprintf(stderr, "pogo: %llu lines of the log were lost: they could not be written, or nobody read them\n",
                 (unsigned long long)atomic_load(&r->host.log_lost));
+    if (r->o.log_file && (fflush(r->log) || ferror(r->log)))
+        fprintf(stderr, "pogo: -D %s: the log is not complete: it could not be written\n", r->o.log_file);
     if (r->vm.has_error)
         cmd_fail(&r->vm.error);
     return status;

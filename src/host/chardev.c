@@ -603,7 +603,9 @@ int chardevs_init(struct chardevs *s, struct loop *loop)
     s->flush_timer = (struct loop_timer){LOOP_NEVER, flush_all, s};
     if (s->wake_watch.fd < 0)
         return -errno;
-    s->pipe_ignored = signal(SIGPIPE, SIG_IGN) == SIG_IGN; // a reader that has gone is an error of write()
+    // A reader that has gone, and a file that may not grow, are errors of write().
+    s->pipe_ignored = signal(SIGPIPE, SIG_IGN) == SIG_IGN;
+    signal(SIGXFSZ, SIG_IGN);
     int ret = loop_add(loop, &s->wake_watch);
     return ret ? ret : loop_add_timer(loop, &s->flush_timer);
 }

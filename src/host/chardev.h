@@ -140,7 +140,8 @@ struct chardevs {
     void *arg;
 };
 
-// Returns 0 or a negative errno. What follows `stalls` is the caller's to set. SIGPIPE is ignored from now on.
+// Returns 0 or a negative errno. What follows `stalls` is the caller's to set. SIGPIPE and SIGXFSZ are ignored
+// from now on.
 int chardevs_init(struct chardevs *s, struct loop *loop);
 // The machine starts, or the process was stopped and goes on (as a shell's 'fg' has it): have the terminal, if one is used and not
 // another job's, give keys as they are typed.

@@ -138,6 +138,14 @@ ends 1
 verdict 'four serial ports' "$problem"
 
 # --- readers that are slow, or go
+(
+    ulimit -f 4096 # which is for memory, too
+    exec "$pogo" run -kernel "$tmp/BURST.elf" "${exit_dev[@]}" -m 2 -serial null -d io -D "$tmp/limited.log"
+) >"$tmp/out" 2>"$tmp/err" </dev/null
+problem=$([ $? -eq 1 ] || echo 'exit status')
+grep -q "limited.log: the log is not complete" "$tmp/err" || problem="$problem; the loss is not told"
+verdict 'a log that may not grow' "$problem"
+
 mkfifo "$tmp/slow"
 (exec <"$tmp/slow"; sleep 1; wc -c >"$tmp/count") &
 reader=$!

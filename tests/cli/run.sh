@@ -177,6 +177,7 @@ for m in 0 512K 2T 1025K; do
 done
 
 # --- files
+(ulimit -f 8 && refuse 'a limit that leaves no memory' 'raise the limits' run -kernel "$tmp/EXIT.elf" && [ $failed -eq 0 ]) || failed=$((failed + 1))
 refuse 'absent kernel' 'No such file' run -kernel "$tmp/absent"
 refuse 'directory' 'Is a directory' run -kernel "$tmp"
 : >"$tmp/empty"
