@@ -447,15 +447,19 @@ static void set_timer_irq(void *sink, unsigned n, bool level)
 {
     struct pc *b = sink;
 
+    b->timer_irq = (u16)((b->timer_irq & ~(1u << n)) | (unsigned)level << n);
     if (!hpet_legacy(&b->hpet))
         set_isa_irq(b, n, level);
 }
 
-static void set_hpet_legacy(void *sink, unsigned n, bool level)
+// The HPET has taken the wires of the 8254 and the RTC, or given them back.
+static void switch_timer_irqs(void *board)
 {
-    if (level) // whoever had the wire before may have left it asserted
-        set_isa_irq(sink, n, false);
-    set_isa_irq(sink, n, level);
+    struct pc *b = board;
+    u16 levels = hpet_legacy(&b->hpet) ? 0 : b->timer_irq;
+
+    set_isa_irq(b, IRQ_PIT, levels >> IRQ_PIT & 1);
+    set_isa_irq(b, IRQ_RTC, levels >> IRQ_RTC & 1);
 }
 
 static int wire_i8042(struct pc *b)
@@ -484,8 +488,10 @@ static int wire_timers(struct pc *b, const struct pc_options *o)
     b->rtc.slew = o->rtc_slew;
     for (unsigned n = 0; n < HPET_PINS; n++)
         b->hpet.pin[n] = (struct irq_line){ioapic_set_irq, &b->ioapic, n};
-    b->hpet.legacy[0] = (struct irq_line){set_hpet_legacy, b, IRQ_PIT};
-    b->hpet.legacy[1] = (struct irq_line){set_hpet_legacy, b, IRQ_RTC};
+    b->hpet.legacy[0] = pc_isa_irq(b, IRQ_PIT);
+    b->hpet.legacy[1] = pc_isa_irq(b, IRQ_RTC);
+    b->hpet.switched = switch_timer_irqs;
+    b->hpet.board = b;
     b->hpet.clock = &b->m.clock;
     ret = hpet_init(&b->hpet);
     if (!ret)

@@ -85,6 +85,7 @@ struct pc {
     struct i8254 pit;
     struct hpet hpet;
     struct mc146818 rtc;
+    u16 timer_irq; // levels that the 8254 and the RTC give their ISA interrupts
     struct i8042 i8042;
     bool a20_fast, a20_keyboard; // the two gates of the A20 line
     struct fw_cfg fw_cfg;

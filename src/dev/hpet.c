@@ -77,6 +77,13 @@ static unsigned wire_of(const struct hpet_timer *t)
     return T_PINS >> T_ROUTE(t->config) & 1 ? 1 + (unsigned)T_ROUTE(t->config) : 0;
 }
 
+static void release(struct hpet_timer *t)
+{
+    if (t->wire)
+        irq_set(line_of(t->hpet, t->wire), false);
+    t->wire = 0;
+}
+
 // A level interrupt holds its wire while its status bit is set, and only there.
 static void drive(struct hpet_timer *t)
 {
@@ -84,8 +91,7 @@ static void drive(struct hpet_timer *t)
 
     if (wire == t->wire)
         return;
-    if (t->wire)
-        irq_set(line_of(t->hpet, t->wire), false);
+    release(t);
     t->wire = (u8)wire;
     if (wire)
         irq_set(line_of(t->hpet, wire), true);
@@ -193,12 +199,23 @@ static u64 read64(struct hpet *h, u64 off)
     }
 }
 
+static void set_config(struct hpet *h, u64 val)
+{
+    bool switched = (h->config ^ val) & CONFIG_LEGACY;
+
+    for (unsigned n = 0; n < HPET_TIMERS && switched; n++)
+        release(&h->t[n]);
+    h->config = val & (CONFIG_ENABLE | CONFIG_LEGACY);
+    if (switched && h->switched)
+        h->switched(h->board);
+}
+
 static void write_config(struct hpet *h, u64 val)
 {
     bool was = running(h);
     u64 now = clock_now(h->clock), count = counter_at(h, now);
 
-    h->config = val & (CONFIG_ENABLE | CONFIG_LEGACY);
+    set_config(h, val);
     h->base = count;
     h->start = was ? now - (now - h->start) % HPET_TICK_NS : now;
     for (unsigned n = 0; n < HPET_TIMERS; n++) {
@@ -295,7 +312,8 @@ static void hpet_write(void *dev, u64 off, unsigned size, u64 val)
 
 void hpet_reset(struct hpet *h)
 {
-    h->config = h->status = h->base = h->start = 0;
+    set_config(h, 0);
+    h->status = h->base = h->start = 0;
     for (unsigned n = 0; n < HPET_TIMERS; n++) {
         struct hpet_timer *t = &h->t[n];
         drive(t);

@@ -30,8 +30,11 @@ struct hpet {
     struct hpet_timer t[HPET_TIMERS];
 
     // Links, kept over a reset. pin[n] is input n of the I/O APIC; with legacy replacement timer 0 drives legacy[0] in place of
-    // the 8254, and timer 1 legacy[1] in place of the RTC: the board asks hpet_legacy() what to do about those.
+    // the 8254, and timer 1 legacy[1] in place of the RTC. The board asks hpet_legacy() whose those wires are, and is told when
+    // that has changed, with the wires as the HPET drives them low.
     struct irq_line pin[HPET_PINS], legacy[2];
+    void (*switched)(void *board); // may be NULL
+    void *board;
     struct clock *clock;
 };
 

@@ -271,6 +271,50 @@ static bool intr(struct rig *r)
     return atomic_load(&r->pc->m.vcpu[0]->request) & VCPU_REQ_INTR;
 }
 
+static u8 cmos(struct rig *r, u8 reg)
+{
+    out(r, 0x70, 1, reg);
+    return (u8)in(r, 0x71, 1);
+}
+
+// The HPET takes the wires of the 8254 and the RTC and gives them back as they are by then.
+static void timer_wires(void **state)
+{
+    struct rig *r = rig_new();
+    struct vcpu *v;
+
+    (void)state;
+    assert_int_equal(create(r), 0);
+    v = r->pc->m.vcpu[0];
+    pic_init(r);
+    cmos(r, 0x0c);
+    cmos(r, 0x0b);
+    out(r, 0x71, 1, 0x12); // an interrupt each second
+    mem_store(&r->pc->m.mem, HPET_BASE + 0x10, 8, 2);
+    r->host.f.now_ns += 2000000000;
+    clock_run(&r->pc->m.clock);
+    assert_false(intr(r));
+    mem_store(&r->pc->m.mem, HPET_BASE + 0x10, 8, 0);
+    assert_true(intr(r));
+    assert_int_equal(v->intc.ack(v->intc.intc), 0x28);
+    out(r, 0xa0, 1, 0x20);
+    out(r, 0x20, 1, 0x20);
+    assert_int_equal(cmos(r, 0x0c) & 0x90, 0x90);
+    // A level interrupt of timer 1 goes where the RTC's went, and leaves with it.
+    mem_store(&r->pc->m.mem, HPET_BASE + 0x120, 8, 6);
+    mem_store(&r->pc->m.mem, HPET_BASE + 0x128, 8, 100);
+    mem_store(&r->pc->m.mem, HPET_BASE + 0x10, 8, 3);
+    r->host.f.now_ns += 1000000;
+    clock_run(&r->pc->m.clock);
+    assert_true(intr(r));
+    assert_int_equal(v->intc.ack(v->intc.intc), 0x28);
+    assert_true(r->pc->isa_irq[0] >> 8 & 1);
+    mem_store(&r->pc->m.mem, HPET_BASE + 0x10, 8, 1);
+    assert_false(r->pc->isa_irq[0] >> 8 & 1);
+    pc_destroy(r->pc);
+    free(r);
+}
+
 static void interrupts(void **state)
 {
     struct rig *r = rig_new();
@@ -448,10 +492,10 @@ static void halting(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory_map), cmocka_unit_test(firmware),    cmocka_unit_test(limits),
-        cmocka_unit_test(no_memory),  cmocka_unit_test(taken_ports), cmocka_unit_test(interrupts),
-        cmocka_unit_test(ports),      cmocka_unit_test(gate_a20),    cmocka_unit_test(leaving),
-        cmocka_unit_test(exits),      cmocka_unit_test(halting),
+        cmocka_unit_test(memory_map),  cmocka_unit_test(firmware),    cmocka_unit_test(limits),
+        cmocka_unit_test(no_memory),   cmocka_unit_test(taken_ports), cmocka_unit_test(interrupts),
+        cmocka_unit_test(timer_wires), cmocka_unit_test(ports),       cmocka_unit_test(gate_a20),
+        cmocka_unit_test(leaving),     cmocka_unit_test(exits),       cmocka_unit_test(halting),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
