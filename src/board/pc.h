@@ -118,8 +118,8 @@ void pc_destroy(struct pc *b);
 void pc_reset(struct pc *b);
 // Memory as firmware would report it. Returns the number of ranges written, at most BOOT_MAX_RANGES.
 unsigned pc_memory_map(const struct pc *b, struct boot_range *out);
-// In place of firmware, before an operating system is started, and again after a reset: set up the PCI bus, and put ACPI tables
-// and SMBIOS structures into memory. *rsdp is the root pointer's address, or 0 when there is a ROM, whose business all this
+// In place of firmware, before an operating system is started, and again after a reset: set up the PCI bus, and put ACPI tables,
+// SMBIOS structures and the MP table into memory. *rsdp is the root pointer's address, or 0 when there is a ROM, whose business all this
 // is. Returns 0 or a negative errno with *err set.
 int pc_install_tables(struct pc *b, gpa *rsdp, struct error *err);
 // Where a device's ISA interrupt goes.

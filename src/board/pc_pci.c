@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "board/mptable.h"
 #include "board/pc.h"
 #include "pogo/version.h"
 
@@ -222,12 +223,46 @@ static void put_reset_vector(struct pc *b)
     mem_write(&b->m.mem, RESET_VECTOR, code, sizeof(code));
 }
 
-int pc_install_tables(struct pc *b, gpa *rsdp, struct error *err)
+static struct mptable_params describe_wiring(const struct pc *b)
+{
+    const struct smbios_params s = pc_smbios_params(b);
+
+    return (struct mptable_params){.cpus = b->m.vcpu_count,
+                                   .signature = s.signature,
+                                   .features = s.features,
+                                   .lapic = (u32)LAPIC_BASE,
+                                   .ioapic = (u32)IOAPIC_BASE,
+                                   .ioapic_id = (u8)b->m.vcpu_count,
+                                   .gsi_pirqa = PC_GSI_PIRQA};
+}
+
+// All that is looked for below 1 MiB, one behind the other, each at a multiple of 16.
+static int put_tables(const struct pc *b, u8 *to, struct error *err)
 {
     struct acpi_params acpi = pc_acpi_params(b);
     struct smbios_params smbios = pc_smbios_params(b);
+    struct mptable_params mp = describe_wiring(b);
+    long at, used = acpi_build(&acpi, to, TABLES_SIZE, TABLES_BASE);
+
+    if (used < 0)
+        return error_set(err, (int)used, "the ACPI tables do not fit; use fewer processors (-smp)");
+    at = (used + 15) & ~15l;
+    used = smbios_build(&smbios, to + at, TABLES_SIZE - (size_t)at, TABLES_BASE + (u64)at);
+    if (used < 0)
+        return error_set(err, (int)used, "the SMBIOS structures do not fit; give less memory (-m)");
+    if (!cpu_model_has(b->m.vcpu[0]->model, ISA_FEAT_APIC))
+        return 0;
+    at += (used + 15) & ~15l;
+    used = mptable_build(&mp, to + at, TABLES_SIZE - (size_t)at, TABLES_BASE + (u64)at);
+    if (used < 0)
+        return error_set(err, (int)used, "the table of processors does not fit; use fewer (-smp)");
+    return 0;
+}
+
+int pc_install_tables(struct pc *b, gpa *rsdp, struct error *err)
+{
     u8 *to = mem_write_ptr(&b->m.mem, TABLES_BASE, TABLES_SIZE);
-    long used, more;
+    int ret;
 
     *rsdp = 0;
     if (b->rom_size || !to)
@@ -239,13 +274,8 @@ int pc_install_tables(struct pc *b, gpa *rsdp, struct error *err)
         set_up_mtrrs(b, b->m.vcpu[i]);
     put_reset_vector(b);
     memset(to, 0, TABLES_SIZE);
-    used = acpi_build(&acpi, to, TABLES_SIZE, TABLES_BASE);
-    if (used < 0)
-        return error_set(err, (int)used, "the ACPI tables do not fit; use fewer processors (-smp)");
-    used = (used + 15) & ~15l;
-    more = smbios_build(&smbios, to + used, TABLES_SIZE - (size_t)used, TABLES_BASE + (u64)used);
-    if (more < 0)
-        return error_set(err, (int)more, "the SMBIOS structures do not fit; give less memory (-m)");
-    *rsdp = TABLES_BASE;
-    return 0;
+    ret = put_tables(b, to, err);
+    if (!ret)
+        *rsdp = TABLES_BASE;
+    return ret;
 }

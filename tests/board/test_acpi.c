@@ -10,6 +10,7 @@
 
 #include "board/acpi.h"
 #include "board/aml.h"
+#include "board/mptable.h"
 #include "board/smbios.h"
 
 #define BASE 0xf0000u
@@ -267,11 +268,63 @@ static int dump(const char *dir)
     return bad;
 }
 
+// Sums, lengths, the number of entries and what they say.
+static void test_mp_table(void **state)
+{
+    static const unsigned size[] = {20, 8, 8, 8, 8}; // of entries, by type
+    const struct mptable_params p = {.cpus = 64,
+                                     .signature = 0x806d0,
+                                     .features = 0x78bfbff,
+                                     .lapic = 0xfee00000,
+                                     .ioapic = 0xfec00000,
+                                     .ioapic_id = 64,
+                                     .gsi_pirqa = 16};
+    unsigned count[5] = {0}, entries = 0;
+    u8 buf[8192], sum = 0;
+    long used = mptable_build(&p, buf, sizeof(buf), BASE);
+
+    (void)state;
+    assert_int_equal(mptable_build(&p, buf, (size_t)used - 1, BASE), -ENOSPC);
+    assert_int_equal(mptable_build(&p, buf, (size_t)used, BASE), used);
+    assert_memory_equal(buf, "_MP_", 4);
+    for (unsigned i = 0; i < 16; i++)
+        sum += buf[i];
+    assert_int_equal(sum, 0);
+    assert_int_equal(get(buf + 4, 4), BASE + 16);
+    assert_int_equal(buf[11], 0); // there is a configuration table
+    const u8 *t = buf + 16;
+    assert_memory_equal(t, "PCMP", 4);
+    assert_int_equal(get(t + 4, 2), used - 16);
+    for (unsigned i = 0; i < used - 16; i++)
+        sum += t[i];
+    assert_int_equal(sum, 0);
+    assert_int_equal(get(t + 36, 4), 0xfee00000);
+    for (const u8 *e = t + 44; e < buf + used; e += size[*e], entries++) {
+        assert_in_range(*e, 0, 4);
+        if (*e == 0) {
+            assert_int_equal(e[1], count[0]);
+            assert_int_equal(e[3], count[0] ? 1 : 3);
+            assert_int_equal(get(e + 4, 4), 0x806d0);
+        }
+        if (*e == 3 && e[4] == 1) // ISA
+            assert_int_equal(e[7], e[5] ? e[5] : 2);
+        if (*e == 3 && e[4] == 0) // PCI: INTA of slot 1 is PIRQA
+            assert_int_equal(e[7], 16 + ((e[5] >> 2) + (e[5] & 3) + 3) % 4);
+        count[*e]++;
+    }
+    assert_int_equal(entries, get(t + 34, 2));
+    assert_int_equal(count[0], 64);
+    assert_int_equal(count[1], 2);
+    assert_int_equal(count[2], 1);
+    assert_int_equal(count[3], 32 * 4 + 15);
+    assert_int_equal(count[4], 2);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sums),       cmocka_unit_test(test_room),   cmocka_unit_test(test_aml_lengths),
-        cmocka_unit_test(test_aml_misuse), cmocka_unit_test(test_smbios),
+        cmocka_unit_test(test_aml_misuse), cmocka_unit_test(test_smbios), cmocka_unit_test(test_mp_table),
     };
 
     if (argc == 3 && !strcmp(argv[1], "dump"))
