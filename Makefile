@@ -98,7 +98,7 @@ ORACLE_OBJS := $(addprefix $(B)/tests/oracle/,arena.o compare.o encode.o gen.o g
 CHECK_BUILDS += $(B)/tests/oracle/oracle
 # libFuzzer targets: tests/fuzz/NAME.c.
 FUZZ_TESTS := fuzz_bzimage fuzz_multiboot fuzz_pvh fuzz_decode fuzz_devices fuzz_interp fuzz_pci fuzz_gdb
-FUZZ_TESTS += fuzz_virtio
+FUZZ_TESTS += fuzz_virtio fuzz_fw_cfg fuzz_memory
 FUZZ_TESTS += fuzz_options
 
 # Bare-metal test guests: guests/NAME.c with guests/lib, one image each. The same images serve every MODE.

@@ -658,6 +658,36 @@ static void bad_ring(void **state)
     destroy(&r);
 }
 
+// Rings in memory that becomes ROM while the device uses them: it reads on, and what it writes is lost.
+static void ring_under_rom(void **state)
+{
+    u8 *rom = aligned_alloc(4096, ENV_RAM);
+    struct mem_region below, above = {.host = rom};
+    struct rng r;
+
+    (void)state;
+    create(&r, VIRTIO_PCI_TRANSITIONAL, false);
+    memset(rom, 0xff, ENV_RAM);
+    above.page_flags = r.e->flags;
+    below = (struct mem_region){.host = r.e->high, .page_flags = r.e->flags + ENV_RAM / 4096};
+    r.e->mem = (struct mem){.phys_mask = 0};
+    assert_int_equal(mem_add_ram(&r.e->mem, 0, ENV_RAM, r.e->ram, r.e->flags, "ram"), 0);
+    assert_int_equal(mem_add_shadow(&r.e->mem, ENV_HIGH, ENV_RAM, &above, &below, "shadow"), 0);
+    mem_shadow_set(&r.e->mem, ENV_HIGH, MEM_SHADOW_READ | MEM_SHADOW_WRITE);
+    driver_start(&r.d, VIRTIO_F_EVENT_IDX, ENV_HIGH);
+    put_desc(&r.d, 0, 0, BUFFER, 16, D_WRITE, 0);
+    offer(&r, 0);
+    assert_int_equal(driver_used(&r.d, 0, NULL), 16);
+    for (u32 what = 0; what < 3; what++) { // no writing into all of them
+        mem_shadow_set(&r.e->mem, ENV_HIGH, what);
+        offer(&r, 0);
+        assert_int_equal(driver_used(&r.d, 0, NULL), -1);
+    }
+    assert_int_equal(rom[0x1000], 0xff);
+    destroy(&r);
+    free(rom);
+}
+
 // A driver that enables a ring before it takes the feature that makes the ring longer.
 static void feature_after_ring(void **state)
 {
@@ -714,6 +744,7 @@ int main(void)
         cmocka_unit_test(bad_chain),
         cmocka_unit_test(index_jump),
         cmocka_unit_test(bad_ring),
+        cmocka_unit_test(ring_under_rom),
         cmocka_unit_test(feature_after_ring),
         cmocka_unit_test(text),
     };

@@ -9,7 +9,7 @@ mkdir -p "$corpus"
 max_len=65536
 case $program in
 */fuzz_decode) max_len=64 ;; # instructions, not images
-*/fuzz_devices | */fuzz_pci | */fuzz_gdb | */fuzz_options) max_len=4096 ;;
+*/fuzz_devices | */fuzz_pci | */fuzz_fw_cfg | */fuzz_memory | */fuzz_gdb | */fuzz_options) max_len=4096 ;;
 */fuzz_interp) max_len=512 ;;
 *)
     for seed in "$@"; do
