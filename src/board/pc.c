@@ -839,7 +839,9 @@ int pc_create(struct host *host, const struct pc_options *o, struct pc **out, st
         return ret;
     b = host->ops->mem_alloc(host->self, "pogo-board", sizeof(*b));
     if (!b)
-        return error_set(err, -ENOMEM, "cannot allocate host memory for the machine; free some, or raise the limits (ulimit -v, ulimit -f)");
+        return error_set(
+            err, -ENOMEM,
+            "cannot allocate host memory for the machine; free some, or raise the limits (ulimit -v, ulimit -f)");
     machine_init(&b->m, host);
     if (o->icount.num)
         clock_use_icount(&b->m.clock, o->icount.num, o->icount.den, o->icount.utc_ns);
