@@ -35,6 +35,12 @@ fetch_kernel() { # kernel
         # Of several modules of a PVH image, Linux takes the first.
         [ "$1" != pvh ] || { unpack_kernel && one_initrd; } || return 1
         ;;
+    pae)
+        dir=$(tools/guest/kernel.sh linux-image-686-pae:i386) || return 1
+        { read -r kernel && read -r modules; } <<<"$dir"
+        ARCH=i386 tools/guest/initramfs.sh "$work/initrd" || return 1
+        initrd=$work/initrd,$modules,$work/tests
+        ;;
     memtest64 | memtest32)
         dir=$(tools/guest/fetch.sh memtest86+ 'boot/*') || return 1
         kernel=$dir/boot/memtest86+$([ "$1" = memtest64 ] && echo x64 || echo ia32).bin
@@ -180,6 +186,7 @@ run_row() { # name kernel mem smp seconds want expect append
     esac
     [[ ,${7#script:}, != *,disk,* ]] || [ "$(tail -c 8M "$work/disk" | md5sum)" = "$(head -c 8M "$work/disk" | md5sum)" ] ||
         problem="$problem"$'\n'"the disk's halves differ"
+    [[ $2 != memtest* ]] || ! tr '\033' '\n' <"$log" | grep -aq 'Errors: *[1-9]' || problem='memory errors'
     [ "$status" = "$6" ] || problem="exit status $status, expected $6"$'\n'$problem
     if [ -z "$problem" ]; then
         passed=$((passed + 1))

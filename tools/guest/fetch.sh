@@ -1,17 +1,21 @@
 #!/bin/bash
 # Get files out of Debian packages without installing them. Usage: tools/guest/fetch.sh PACKAGE [PATH...]
 #
-#   PACKAGE  a name of apt's; one that only depends on another (linux-image-amd64) stands for that one
+#   PACKAGE  a name of apt's; one that only depends on another (linux-image-amd64) stands for that one. NAME:i386 is another
+#            architecture's: the host's apt need not know it, its package lists are fetched to build/guest/debian, too
 #   PATH     files or directories of the package that are wanted, with shell patterns; default: all. What the package does not
 #            have is left out. A package that is there already is not looked at again
 #
-# They end up in build/guest/debian/PACKAGE/, and stay there: the network is needed once. Progress goes to standard error, one
+# They end up in build/guest/debian/PACKAGE/ (with . for the colon), and stay there: the network is needed once. Progress goes to standard error, one
 # line a step; the directory is printed on standard output.
 set -eu
 cd "$(dirname "$0")/../.."
 top=build/guest/debian
-package=$1
+package=${1%:*} arch=
+[[ $1 != *:* ]] || arch=${1#*:}
 shift
+home=$top/$package${arch:+.$arch}
+apt=(-o APT::Sandbox::User=root)
 
 say() { echo "guest: $*" >&2; }
 die() {
@@ -20,27 +24,37 @@ die() {
 }
 
 command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
-    die "apt-get and dpkg-deb are not here; unpack Debian's package $package into $top/$package yourself and touch $top/$package/.complete"
+    die "apt-get and dpkg-deb are not here; unpack Debian's package $package${arch:+ for $arch} into $home yourself and touch $home/.complete"
 
 mkdir -p "$top"
 exec 9>"$top/.lock"
 flock 9
-if [ -e "$top/$package/.complete" ]; then
-    echo "$top/$package"
+if [ -e "$home/.complete" ]; then
+    echo "$home"
     exit 0
+fi
+may_update=
+[ "$(id -u)" -ne 0 ] || may_update=1
+if [ -n "$arch" ] && [ "$arch" != "$(dpkg --print-architecture)" ]; then
+    lists=$PWD/$top/.apt-$arch
+    mkdir -p "$lists/lists/partial" "$lists/cache/archives/partial"
+    apt+=(-o APT::Architecture="$arch" -o APT::Architectures="$arch" -o Dir::State::status=/dev/null -o Acquire::Languages=none
+        -o Dir::State::Lists="$lists/lists" -o Dir::Cache="$lists/cache")
+    may_update=1
 fi
 
 # The package that has the files: a metapackage's is the one it depends on.
-known() { [ -n "$(apt-cache show "$1" 2>/dev/null | head -n 1)" ]; }
+known() { [ -n "$(apt-cache "${apt[@]}" show "$1" 2>/dev/null | head -n 1)" ]; }
 if ! known "$package"; then
-    [ "$(id -u)" -eq 0 ] || die "apt does not know $package; run 'sudo apt-get update' and try again"
+    [ -n "$may_update" ] || die "apt does not know $package; run 'sudo apt-get update' and try again"
     say "fetching the package lists"
-    apt-get update -qq >/dev/null 2>&1 || die "apt-get update failed; check the network and /etc/apt/sources.list"
+    apt-get "${apt[@]}" update -qq >/dev/null 2>&1 || known "$package" ||
+        die "apt-get update failed; check the network and /etc/apt/sources.list"
     known "$package" || die "apt does not know $package; is Debian 12 in /etc/apt/sources.list?"
 fi
 real=$package
-while [[ $real == linux-image-* && $real != linux-image-[0-9]* ]]; do
-    next=$(apt-cache depends --important "$real" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1)
+while [[ $real == linux-image-* && $real != linux-image-[0-9]*.[0-9]* ]]; do
+    next=$(apt-cache "${apt[@]}" depends --important "$real" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1)
     [ -n "$next" ] || die "$real depends on no kernel; run 'apt-get update' and try again"
     real=$next
 done
@@ -48,12 +62,13 @@ done
 
 tmp=$(mktemp -d "$top/.new.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
-size=$(apt-cache show "$real" 2>/dev/null | sed -n 's/^Size: //p' | head -n 1)
+size=$(apt-cache "${apt[@]}" show "$real" 2>/dev/null | sed -n 's/^Size: //p' | head -n 1)
 say "downloading $what ($(((${size:-0} + 999999) / 1000000)) MB)"
-if ! (cd "$tmp" && apt-get download -qq -o APT::Sandbox::User=root "$real") >"$tmp/log" 2>&1; then
+download() { (cd "$tmp" && apt-get "${apt[@]}" download -qq "$real") >>"$tmp/log" 2>&1; }
+if ! download; then
     # Lists that are too old name versions that are gone from the mirror.
-    if [ "$(id -u)" -ne 0 ] || ! apt-get update -qq >>"$tmp/log" 2>&1 ||
-        ! (cd "$tmp" && apt-get download -qq -o APT::Sandbox::User=root "$real") >>"$tmp/log" 2>&1; then
+    [ -z "$may_update" ] || apt-get "${apt[@]}" update -qq >>"$tmp/log" 2>&1 || true
+    if [ -z "$may_update" ] || ! download; then
         sed -n 's/^E: /guest:   /p' "$tmp/log" | sort -u | head -n 3 >&2
         die "cannot download $real: the network is needed once; check it, run 'apt-get update', and try again"
     fi
@@ -70,6 +85,6 @@ set -e
 [ "${status[0]}" -eq 0 ] && ! grep -qv 'Not found in archive\|Exiting with failure' "$tmp/log" && [ -n "$(ls "$tmp/files")" ] ||
     die "cannot unpack $real: is there room in $top?"
 echo "$real" >"$tmp/files/.complete"
-rm -rf "${top:?}/$package"
-mv "$tmp/files" "$top/$package"
-echo "$top/$package"
+rm -rf "$home"
+mv "$tmp/files" "$home"
+echo "$home"

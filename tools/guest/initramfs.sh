@@ -1,17 +1,19 @@
 #!/bin/bash
 # Make an initramfs: busybox, its applets, and tools/guest's init. Usage: tools/guest/initramfs.sh OUTPUT [DIR...]
 # Each DIR's contents are put on top. It is not compressed: the guest would have to unpack it.
+#   ARCH=i386  (environment) programs for another processor than the host's
 set -eu
 cd "$(dirname "$0")/../.."
 output=$1
 shift
-busybox=$(tools/guest/fetch.sh busybox-static 'bin/*')/bin/busybox
+busybox=$(tools/guest/fetch.sh "busybox-static${ARCH:+:$ARCH}" 'bin/*')/bin/busybox
 root=$(mktemp -d "${TMPDIR:-/tmp}/pogo-initramfs.XXXXXX")
 trap 'rm -rf "$root"' EXIT
 
 mkdir -p "$root"/{bin,dev,etc,proc,root,run,sys,tmp}
 cp "$busybox" "$root/bin/busybox"
-"$busybox" --list | while read -r applet; do
+# The host's own can tell the names.
+"$(tools/guest/fetch.sh busybox-static 'bin/*')/bin/busybox" --list | while read -r applet; do
     [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
 done
 ln -s bin/busybox "$root/init"

@@ -16,5 +16,5 @@ esac
 images=usr/lib/debian-installer/images/12/$arch/text/debian-installer/$arch
 files=$(tools/guest/fetch.sh debian-installer-12-netboot-$arch $images/linux $images/initrd.gz)
 echo "guest: booting the installer for $arch; Ctrl-A x ends pogo" >&2
-exec "$pogo" run -kernel "$files/$images/linux" -initrd "$files/$images/initrd.gz" -m 768 \
+exec "$pogo" run -kernel "$files/$images/linux" -initrd "$files/$images/initrd.gz" -m 1024 \
     -append "console=ttyS0 TERM=vt102" "$@"
