@@ -58,7 +58,7 @@ static void pause(void)
 static u64 rdtsc(void)
 {
     u32 lo, hi;
-    __asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi)::"memory");
+    __asm__ volatile("lfence; rdtsc" : "=a"(lo), "=d"(hi)::"memory");
     return (u64)hi << 32 | lo;
 }
 

@@ -81,7 +81,7 @@ start_row() { # name when seconds command
 }
 
 names=("$@")
-engines=${ENGINE:-$("$B/pogo" run -accel help | awk '$1 != "auto" { print $1 }')}
+engines=${ENGINE:-$("$B/pogo" run -accel help | awk '$2 == "works" { print $1 }')}
 n=0
 while read -r name when seconds command; do
     case $name in
