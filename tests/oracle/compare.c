@@ -119,6 +119,16 @@ static bool host_only(const struct orc_case *c, const struct orc_result *got)
            (u16)got->out.gpr[c->insn.opnd[0].reg] == ORC_CPU_LIMIT;
 }
 
+static bool jumps_far(const struct insn *in)
+{
+    return in->op == ISA_OP_JMP_FAR || in->op == ISA_OP_CALL_FAR || in->op == ISA_OP_RET_FAR || in->op == ISA_OP_IRET;
+}
+
+static bool jumps(const struct insn *in)
+{
+    return jumps_far(in) || isa_forms[in->form].cls == ISA_CLASS_BRANCH;
+}
+
 // A branch whose target, by chance, is the instruction itself, the middle of an exit, or where exits go: the host ran on there,
 // and what came of it is nothing of the instruction's.
 static bool went_astray(const struct orc_case *c, const struct orc_result *got)
@@ -126,15 +136,14 @@ static bool went_astray(const struct orc_case *c, const struct orc_result *got)
     u16 cs = got->out.sel[X86_CS];
     u64 base = (cs & X86_SEL_TI) && (cs >> 3) < ORC_LDT_COUNT ? orc_ldt[cs >> 3].base : 0;
     u64 to = got->out.rip + base, off = to - ORC_ARENA;
-    if (!c->valid || !completed(got))
+    // Only what jumps can go anywhere: another instruction that has not moved from its place is simply wrong.
+    if (!c->valid || !completed(got) || !jumps(&c->insn))
         return false;
     for (unsigned k = 0; k < c->nland; k++)
         if (off > c->land[k] && off < c->land[k] + 8u)
             return true;
     // An exit tells of one code segment only.
-    bool far = c->insn.op == ISA_OP_JMP_FAR || c->insn.op == ISA_OP_CALL_FAR || c->insn.op == ISA_OP_RET_FAR ||
-               c->insn.op == ISA_OP_IRET;
-    if (far && off == c->land[0] && cs != c->in.sel[X86_CS])
+    if (jumps_far(&c->insn) && off == c->land[0] && cs != c->in.sel[X86_CS])
         return true;
     return (to >= CTX && to < THUNKS + 4096) || (off >= c->code_off && off < c->code_off + (u64)c->len);
 }
