@@ -2,7 +2,7 @@
 //
 // Every table keeps bitmaps of its valid, global, writable and large-page entries. Flushes walk the set bits only:
 // loading CR3 after a handful of fills costs a handful of stores, and a flush of an empty table is eight loads. An
-// entry is valid in the bitmap exactly when tag_r or tag_x is not TLB_INVALID (whatever can be written can be read).
+// entry is valid in the bitmap exactly when tag_r or tag_x is not tlb_invalid(i) (whatever can be written can be read).
 //
 // A guest's large page enters as 4 KiB fragments. INVLPG of one address must drop every fragment of the page; so that
 // it need not search for them each time, a table has two small filters (hash bits of the 2 MiB and 1 GiB ranges in
@@ -21,7 +21,7 @@ static gpa entry_phys(const struct tlb_table *tab, unsigned i)
 
 static gva entry_gva(const struct tlb_table *tab, unsigned i)
 {
-    return tab->e[i].tag_r != TLB_INVALID ? tab->e[i].tag_r : tab->e[i].tag_x;
+    return tab->e[i].tag_r != tlb_invalid(i) ? tab->e[i].tag_r : tab->e[i].tag_x;
 }
 
 static u64 filter_bit(gva a, unsigned shift)
@@ -40,14 +40,15 @@ static void bit_put(u64 *map, unsigned i, bool on)
     map[i / 64] = on ? map[i / 64] | bit : map[i / 64] & ~bit;
 }
 
-static void tags_clear(struct tlb_entry *e)
+static void tags_clear(struct tlb_table *tab, unsigned i)
 {
-    e->tag_r = e->tag_w = e->tag_x = TLB_INVALID;
+    struct tlb_entry *e = &tab->e[i];
+    e->tag_r = e->tag_w = e->tag_x = tlb_invalid(i);
 }
 
 static void entry_drop(struct tlb_table *tab, unsigned i)
 {
-    tags_clear(&tab->e[i]);
+    tags_clear(tab, i);
     bit_put(tab->valid, i, false);
     bit_put(tab->global, i, false);
     bit_put(tab->writable, i, false);
@@ -57,7 +58,7 @@ static void entry_drop(struct tlb_table *tab, unsigned i)
 static void table_init(struct tlb_table *tab)
 {
     for (unsigned i = 0; i < TLB_ENTRIES; i++)
-        tags_clear(&tab->e[i]);
+        tags_clear(tab, i);
     for (unsigned w = 0; w < TLB_WORDS; w++)
         tab->valid[w] = tab->global[w] = tab->writable[w] = tab->large[w] = 0;
     tab->filter_2m = tab->filter_1g = 0;
@@ -69,7 +70,7 @@ static void table_flush(struct tlb_table *tab, bool keep_global)
     for (unsigned w = 0; w < TLB_WORDS; w++) {
         u64 keep = keep_global ? tab->global[w] : 0;
         for (u64 drop = tab->valid[w] & ~keep; drop; drop &= drop - 1)
-            tags_clear(&tab->e[w * 64 + (unsigned)__builtin_ctzll(drop)]);
+            tags_clear(tab, w * 64 + (unsigned)__builtin_ctzll(drop));
         tab->valid[w] &= keep;
         tab->global[w] &= keep;
         tab->writable[w] &= keep;
@@ -146,9 +147,9 @@ void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p
         return;
     }
     tab->e[i] = (struct tlb_entry){
-        .tag_r = p->r ? page : TLB_INVALID,
-        .tag_w = p->w && p->r ? page : TLB_INVALID,
-        .tag_x = p->x ? page : TLB_INVALID,
+        .tag_r = p->r ? page : tlb_invalid(i),
+        .tag_w = p->w && p->r ? page : tlb_invalid(i),
+        .tag_x = p->x ? page : tlb_invalid(i),
         .page = p->host,
     };
     tab->phys[i] = p->phys | p->shift;
@@ -253,7 +254,7 @@ static void table_protect_gpa(struct tlb_table *tab, gpa page)
         for (u64 left = tab->writable[w]; left; left &= left - 1) {
             unsigned i = w * 64 + (unsigned)__builtin_ctzll(left);
             if (entry_phys(tab, i) == page) {
-                tab->e[i].tag_w = TLB_INVALID;
+                tab->e[i].tag_w = tlb_invalid(i);
                 bit_put(tab->writable, i, false);
             }
         }
@@ -282,8 +283,10 @@ void tlb_protect_all(struct tlb *t)
         for (unsigned view = 0; t->ctx[c].used && view < TLB_VIEW_COUNT; view++) {
             struct tlb_table *tab = &t->ctx[c].view[view];
             for (unsigned w = 0; w < TLB_WORDS; w++) {
-                for (u64 left = tab->writable[w]; left; left &= left - 1)
-                    tab->e[w * 64 + (unsigned)__builtin_ctzll(left)].tag_w = TLB_INVALID;
+                for (u64 left = tab->writable[w]; left; left &= left - 1) {
+                    unsigned i = w * 64 + (unsigned)__builtin_ctzll(left);
+                    tab->e[i].tag_w = tlb_invalid(i);
+                }
                 tab->writable[w] = 0;
             }
         }

@@ -6,7 +6,8 @@
 // path (mmu.h).
 //
 // The probe is `off = a - tag; if (off <= 4096 - size) host = off + page`: one compare for hit, permission and page
-// crossing. An invalid tag is TLB_INVALID, which no canonical address comes within 4096 bytes above.
+// crossing. An invalid tag is the address of a page whose entry is another one, so that no address at all, canonical or not,
+// matches it where it is looked for.
 #ifndef POGO_CORE_TLB_H
 #define POGO_CORE_TLB_H
 
@@ -16,7 +17,7 @@
 #define TLB_ENTRIES (1u << TLB_BITS)
 #define TLB_WORDS (TLB_ENTRIES / 64)
 #define TLB_CONTEXTS 8
-#define TLB_INVALID 0x8000000000000000ull // not canonical, and nothing canonical is within a page above it
+#define TLB_INVALID 0x8000000000000000ull // see tlb_invalid()
 
 enum tlb_view { TLB_USER, TLB_SUPER, TLB_SUPER_AC, TLB_VIEW_COUNT }; // AC: SMAP lifted by EFLAGS.AC
 
@@ -64,6 +65,12 @@ struct tlb_page {
 static inline unsigned tlb_index(gva a)
 {
     return (unsigned)(a >> 12) & (TLB_ENTRIES - 1);
+}
+
+// The invalid tag of entry i: a page of another entry, and not canonical.
+static inline gva tlb_invalid(unsigned i)
+{
+    return TLB_INVALID | (i ? 0 : 0x1000);
 }
 
 // Host pointer for an access that lies within one page, or 0: take the slow path.

@@ -39,17 +39,39 @@ static void check_invariants(const struct tlb *t)
             for (unsigned i = 0; i < TLB_ENTRIES; i++) {
                 const struct tlb_entry *e = &tab->e[i];
                 u64 bit = 1ull << (i % 64);
-                bool valid = e->tag_r != TLB_INVALID || e->tag_x != TLB_INVALID;
+                bool valid = e->tag_r != tlb_invalid(i) || e->tag_x != tlb_invalid(i);
                 assert_int_equal((tab->valid[i / 64] & bit) != 0, valid);
-                assert_int_equal((tab->writable[i / 64] & bit) != 0, e->tag_w != TLB_INVALID);
+                assert_int_equal((tab->writable[i / 64] & bit) != 0, e->tag_w != tlb_invalid(i));
                 if (!valid)
                     assert_int_equal((tab->global[i / 64] | tab->large[i / 64] | tab->writable[i / 64]) & bit, 0);
                 gva tag[] = {e->tag_r, e->tag_w, e->tag_x};
                 for (unsigned k = 0; k < 3; k++)
-                    if (tag[k] != TLB_INVALID)
+                    if (tag[k] != tlb_invalid(i))
                         assert_true(tlb_index(tag[k]) == i && (tag[k] & 0xfff) == 0);
             }
         }
+}
+
+// Probes may come with addresses that are not canonical: those find nothing, in an empty table, in a used one and after a flush.
+static void test_not_canonical(void **state)
+{
+    (void)state;
+    struct tlb *t = tlb_new();
+    for (unsigned round = 0; round < 3; round++) {
+        for (u64 top = 0x8000; top <= 0xff7f; top += 0x1f)
+            for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+                gva a = top << 48 | (gva)i << 12;
+                for (unsigned off = 0; off < 4096; off += 63)
+                    assert_false(tlb_read(t, TLB_USER, a + off, 1) || tlb_write(t, TLB_USER, a + off, 1) ||
+                                 tlb_exec(t, TLB_USER, a + off));
+            }
+        if (round == 0)
+            for (unsigned i = 0; i < TLB_ENTRIES; i++)
+                fill(t, TLB_USER, (gva)i << 12, i, 12, i & 1);
+        else
+            tlb_flush_all(t);
+    }
+    free(t);
 }
 
 static void test_probe(void **state)
@@ -454,6 +476,7 @@ static void test_protect_other_vcpu(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_not_canonical),
         cmocka_unit_test(test_probe),
         cmocka_unit_test(test_tags_are_separate),
         cmocka_unit_test(test_global_survives_cr3),

@@ -94,6 +94,13 @@ static const struct host_ops testvm_host_ops = {
     .log = testvm_log,
 };
 
+// What the board does: code that was written to is the engine's business.
+static void testvm_code_write(void *owner, gpa base, u64 len)
+{
+    struct testvm *t = owner;
+    t->v->engine->invalidate(t->v, base, len);
+}
+
 static void testvm_die(const char *what)
 {
     fprintf(stderr, "test machine: %s\n", what);
@@ -117,6 +124,8 @@ static struct testvm *testvm_create(const char *engine, u64 ram_size, const stru
     struct machine *m = t->machine;
     machine_init(m, &t->host);
     m->mem.phys_mask = (1ull << 48) - 1;
+    m->mem.code_write = testvm_code_write;
+    m->mem.owner = t;
     if (mem_add_ram(&m->mem, 0, ram_size, t->ram, t->flags, "ram"))
         testvm_die("cannot add RAM");
     machine_add_vcpu(m, t->v);

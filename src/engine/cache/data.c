@@ -399,8 +399,9 @@ cell_fn *select_data(const struct cache *e, const struct insn *in, struct cell *
     case ISA_OP_POP:
     case ISA_OP_LEAVE: return select_stack(e, in);
     case ISA_OP_XCHG:
-        return in->opnd[0].kind == ISA_OPND_GPR && in->opnd[1].kind == ISA_OPND_GPR ? by_size(in, xchg_rr_4, xchg_rr_8)
-                                                                                    : NULL;
+        if (in->opnd[0].kind != ISA_OPND_GPR || in->opnd[1].kind != ISA_OPND_GPR || in->opnd[0].size < 4)
+            return NULL;
+        return by_size(in, xchg_rr_4, xchg_rr_8);
     case ISA_OP_CBW: return by_size(in, cbw_4, cbw_8);
     case ISA_OP_CWD: return by_size(in, cwd_4, cwd_8);
     case ISA_OP_BSWAP: return by_size(in, bswap_4, bswap_8);
