@@ -1,4 +1,4 @@
-// What has to be equal, and how a difference is shown.
+// What is an exception of the case and what is the harness'; what has to be equal; and how a difference is shown.
 //
 // `want` is the host's result. Two things of the host are not the processor's: Linux reports every user access to the upper
 // half as a protection fault (it hides what is mapped there), and RF after a completed instruction is only visible while the
@@ -9,6 +9,51 @@
 #include "isa/disasm.h"
 #include "oracle/layout.h"
 #include "oracle/oracle.h"
+
+// The instruction completed: where it went on.
+void orc_completed(struct orc_result *r, u64 rip)
+{
+    r->vector = ORC_NO_VECTOR;
+    r->error = 0;
+    r->cr2 = 0;
+    r->out.rip = rip;
+}
+
+// Exceptions that come from the harness' landing places rather than from the instruction.
+void orc_normalise(const struct orc_case *c, struct orc_result *r, const u64 exits[2])
+{
+    u64 base = ORC_ARENA - orc_code_base(c);
+    if (c->flags & ORC_F_SEQUENCE) // filler stops the engine, too
+        return;
+    // Filler: INT3 everywhere where there is no exit.
+    bool own = c->insn.op == ISA_OP_INT3 || (c->insn.op == ISA_OP_INT && c->insn.imm == X86_EXC_BP);
+    if (r->vector == X86_EXC_BP && !(own && r->out.rip == c->in.rip + c->len)) {
+        orc_completed(r, r->out.rip - 1);
+        return;
+    }
+    // Arrived where nothing can be fetched: the end of a page, or wherever a branch went.
+    if (r->vector == X86_EXC_PF && (r->error & X86_PF_I) && r->out.rip != c->in.rip) {
+        orc_completed(r, r->out.rip);
+        return;
+    }
+    // The same at the end of the code segment.
+    if (r->vector == X86_EXC_GP && r->error == 0 && r->out.rip != c->in.rip) {
+        for (unsigned k = 0; k < c->nland; k++)
+            if (r->out.rip == base + c->land[k]) {
+                orc_completed(r, r->out.rip);
+                return;
+            }
+    }
+    // TF that the instruction itself set, or whose trap a MOV SS held back, traps after the jump to the exit.
+    if (r->vector == X86_EXC_DB) {
+        for (unsigned k = 0; k < 2; k++)
+            if (r->out.rip == exits[k] || r->out.rip == THUNKS + k * THUNK_SIZE) {
+                orc_completed(r, base + c->land[k]);
+                r->out.sel[X86_CS] = c->in.sel[X86_CS];
+                return;
+            }
+    }
+}
 
 // Upper halves mean nothing outside 64-bit mode, nor after having been there.
 static u64 gpr_mask(const struct orc_case *c, const struct orc_result *want)
@@ -124,7 +169,7 @@ static bool jumps_far(const struct insn *in)
     return in->op == ISA_OP_JMP_FAR || in->op == ISA_OP_CALL_FAR || in->op == ISA_OP_RET_FAR || in->op == ISA_OP_IRET;
 }
 
-static bool jumps(const struct insn *in)
+bool orc_jumps(const struct insn *in)
 {
     return jumps_far(in) || isa_forms[in->form].cls == ISA_CLASS_BRANCH;
 }
@@ -137,7 +182,7 @@ static bool went_astray(const struct orc_case *c, const struct orc_result *got)
     u64 base = (cs & X86_SEL_TI) && (cs >> 3) < ORC_LDT_COUNT ? orc_ldt[cs >> 3].base : 0;
     u64 to = got->out.rip + base, off = to - ORC_ARENA;
     // Only what jumps can go anywhere: another instruction that has not moved from its place is simply wrong.
-    if (!c->valid || !completed(got) || !jumps(&c->insn))
+    if (!c->valid || !completed(got) || !orc_jumps(&c->insn))
         return false;
     for (unsigned k = 0; k < c->nland; k++)
         if (off > c->land[k] && off < c->land[k] + 8u)

@@ -37,6 +37,7 @@ struct orc_guest {
     struct testvm *t;
     struct cpu base; // the state before each case, but for what the case says
     bool modified;   // the last sequence changed its code
+    bool runs_on;    // past single instructions
     struct cpu_model model;
 };
 
@@ -254,7 +255,7 @@ static void read_state(struct orc_guest *g, struct orc_result *r)
 
 #define MAX_STEPS 20000 // iterations of one REP instruction
 
-void orc_guest_run(struct orc_guest *g, const struct orc_case *k, struct orc_result *r)
+static void run_stepped(struct orc_guest *g, const struct orc_case *k, struct orc_result *r)
 {
     struct vcpu *v = g->t->v;
     u8 *arena = g->t->ram + PHYS_ARENA;
@@ -285,21 +286,23 @@ void orc_guest_run(struct orc_guest *g, const struct orc_case *k, struct orc_res
     orc_collect(arena, r);
 }
 
-// --- sequences ----------------------------------------------------------------------------------------------------------
+// --- running on ---------------------------------------------------------------------------------------------------------
 
 // A sequence ends at the jump to its exit, which leads nowhere here: in 64-bit mode the jump itself faults, in the others it
 // arrives in the exits' 64-bit code segment and faults there.
-static void at_exit(const struct orc_case *k, struct orc_result *r)
+static bool at_exit(const struct orc_case *k, struct orc_result *r)
 {
-    u64 end = k->in.rip + k->len;
-    bool there = k->mode == ISA_MODE_64 ? r->out.rip == end && r->cr2 == CTX + CTX_EXIT : r->out.rip == THUNKS;
-    if (r->vector != X86_EXC_PF || !there)
-        return;
-    r->vector = ORC_NO_VECTOR;
-    r->error = 0;
-    r->cr2 = 0;
-    r->out.rip = end;
-    r->out.sel[X86_CS] = k->in.sel[X86_CS];
+    for (unsigned i = 0; i < k->nland && r->vector == X86_EXC_PF; i++) {
+        u64 end = ORC_ARENA - orc_code_base(k) + k->land[i];
+        bool there = k->mode == ISA_MODE_64 ? r->out.rip == end && r->cr2 == CTX + CTX_EXIT + 8 * i
+                                            : r->out.rip == THUNKS + THUNK_SIZE * i;
+        if (!there)
+            continue;
+        orc_completed(r, end);
+        r->out.sel[X86_CS] = k->in.sel[X86_CS];
+        return true;
+    }
+    return false;
 }
 
 // Stopped where an exception of user code leads. (A sequence that makes a SYSCALL of itself is in the kernel, too.)
@@ -344,12 +347,21 @@ void orc_guest_run_sequence(struct orc_guest *g, const struct orc_case *k, bool 
         r->hang = r->hang ? r->hang : 3;
     } else {
         read_state(g, r);
-        at_exit(k, r);
+        if (!at_exit(k, r) && !(k->flags & ORC_F_SEQUENCE))
+            orc_normalise(k, r, (const u64[2]){0, 0});
     }
     r->x87_pointers = ORC_X87_XSAVE;
     g->modified = !code_is_intact(g, k);
     orc_place(arena, k, false);
     orc_collect(arena, r);
+}
+
+void orc_guest_run(struct orc_guest *g, const struct orc_case *k, struct orc_result *r)
+{
+    if (g->runs_on && !orc_jumps(&k->insn))
+        orc_guest_run_sequence(g, k, true, 0, r);
+    else
+        run_stepped(g, k, r);
 }
 
 void orc_guest_begin(struct orc_guest *g, const struct orc_case *k)
@@ -427,6 +439,7 @@ struct orc_guest *orc_guest_create(const struct engine_ops *ops, const char **wh
         return NULL;
     }
     memset(g, 0, sizeof *g);
+    g->runs_on = strcmp(ops->name, "interp") != 0;
     build_model(&g->model);
     g->t = testvm_create(ops->name, PHYS_SIZE, &g->model);
     memcpy(g->t->ram + PHYS_ARENA, orc_pristine, ORC_ARENA_SIZE);

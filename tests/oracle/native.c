@@ -224,51 +224,6 @@ void orc_native_fault(void *ucontext)
     r->x87_pointers = r->out.xs.fsw & X86_FSW_ES ? ORC_X87_XSAVE : ORC_X87_UNKNOWN;
 }
 
-// The instruction completed: where it went on.
-static void completed(struct orc_result *r, u64 rip)
-{
-    r->vector = ORC_NO_VECTOR;
-    r->error = 0;
-    r->cr2 = 0;
-    r->out.rip = rip;
-}
-
-// Exceptions that come from the harness' landing places rather than from the instruction.
-static void normalise(const struct orc_case *c, struct orc_result *r)
-{
-    u64 base = ORC_ARENA - orc_code_base(c);
-    if (c->flags & ORC_F_SEQUENCE) // filler stops the engine, too
-        return;
-    // Filler: INT3 everywhere where there is no exit.
-    bool own = c->insn.op == ISA_OP_INT3 || (c->insn.op == ISA_OP_INT && c->insn.imm == X86_EXC_BP);
-    if (r->vector == X86_EXC_BP && !(own && r->out.rip == c->in.rip + c->len)) {
-        completed(r, r->out.rip - 1);
-        return;
-    }
-    // Arrived where nothing can be fetched: the end of a page, or wherever a branch went.
-    if (r->vector == X86_EXC_PF && (r->error & X86_PF_I) && r->out.rip != c->in.rip) {
-        completed(r, r->out.rip);
-        return;
-    }
-    // The same at the end of the code segment.
-    if (r->vector == X86_EXC_GP && r->error == 0 && r->out.rip != c->in.rip) {
-        for (unsigned k = 0; k < c->nland; k++)
-            if (r->out.rip == base + c->land[k]) {
-                completed(r, r->out.rip);
-                return;
-            }
-    }
-    // TF that the instruction itself set, or whose trap a MOV SS held back, traps after the jump to the exit.
-    if (r->vector == X86_EXC_DB) {
-        for (unsigned k = 0; k < 2; k++)
-            if (r->out.rip == ctx->exit[k] || r->out.rip == THUNKS + k * THUNK_SIZE) {
-                completed(r, base + c->land[k]);
-                r->out.sel[X86_CS] = c->in.sel[X86_CS];
-                return;
-            }
-    }
-}
-
 // XSAVE on AMD processors gives the x87 pointers only while an exception is pending; FNSTENV always does.
 static void read_pointers(struct orc_result *r)
 {
@@ -298,12 +253,12 @@ static void run_once(const struct orc_case *c, struct orc_result *r)
     r->hang = 0;
     ctx->in_test = 1;
     if (orc_native_enter(&c->in, way)) {
-        normalise(c, r);
+        orc_normalise(c, r, ctx->exit);
     } else {
         memcpy(r->out.gpr, ctx->gpr, sizeof r->out.gpr);
         r->out.rflags = ctx->rflags;
         read_pointers(r);
-        completed(r, ORC_ARENA - orc_code_base(c) + c->land[ctx->land]);
+        orc_completed(r, ORC_ARENA - orc_code_base(c) + c->land[ctx->land]);
         memcpy(r->out.sel, c->in.sel, sizeof r->out.sel);
         if (ctx->segs) {
             memcpy(r->out.sel, ctx->sel, sizeof r->out.sel);

@@ -227,6 +227,8 @@ void orc_native_stop(struct orc_native *n);
 // --- engine side (guest.c) --------------------------------------------------------------------------------------------
 
 struct orc_guest;
+// Single instructions: the interpreter is stopped after them, by the budget. Others run on, to the exit, because an engine that keeps
+// code may do single instructions in another way.
 struct orc_guest *orc_guest_create(const struct engine_ops *ops, const char **why);
 void orc_guest_run(struct orc_guest *g, const struct orc_case *c, struct orc_result *r);
 void orc_guest_destroy(struct orc_guest *g);
@@ -298,6 +300,12 @@ int orc_sequences(const struct orc_sequence_run *run);
 
 // --- comparison (compare.c) -------------------------------------------------------------------------------------------
 
+// The instruction completed and went on at `rip`.
+void orc_completed(struct orc_result *r, u64 rip);
+// Exceptions that come from the harness' landing places rather than from the instruction are none. `exits`: where the exits lead.
+void orc_normalise(const struct orc_case *c, struct orc_result *r, const u64 exits[2]);
+// Control flow.
+bool orc_jumps(const struct insn *in);
 // Architectural difference.
 bool orc_differs(const struct orc_case *c, const struct orc_result *want, const struct orc_result *got);
 // Difference in flags that the manuals leave undefined.
