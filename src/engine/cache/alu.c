@@ -165,7 +165,7 @@ static ALWAYS_INLINE u64 compute_unary(struct cache *e, enum unary_op op, unsign
 
 static ALWAYS_INLINE bool carry_ready(const struct cache *e)
 {
-    unsigned kind = e->flags_kind & FLAGS_KIND;
+    unsigned kind = e->flags_kind & (FLAGS_KIND | FLAGS_PRODUCT);
     return kind == FLAGS_READY || kind == FLAGS_INC || kind == FLAGS_DEC;
 }
 
