@@ -37,15 +37,17 @@ static void restore_and_die(int sig)
 
 // Signals that end a process. Only where the default would: who ignores one, or has a handler (engines, for faults of generated
 // code), keeps it.
-static const int fatal_signals[] = {SIGINT,  SIGTERM, SIGHUP, SIGQUIT, SIGABRT,
-                                    SIGPIPE, SIGSEGV, SIGBUS, SIGILL,  SIGFPE};
+static const int fatal_signals[] = {SIGINT,  SIGTERM, SIGHUP,  SIGQUIT, SIGABRT, SIGPIPE,  SIGSEGV, SIGBUS,
+                                    SIGILL,  SIGFPE,  SIGTRAP, SIGSYS,  SIGXCPU, SIGXFSZ,  SIGALRM, SIGVTALRM,
+                                    SIGPROF, SIGUSR1, SIGUSR2, SIGPOLL, SIGPWR,  SIGSTKFLT};
 
 static void catch_fatal(int sig)
 {
+    const struct sigaction ours = {.sa_handler = restore_and_die, .sa_flags = SA_ONSTACK};
     struct sigaction now;
 
     if (!sigaction(sig, NULL, &now) && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL)
-        signal(sig, restore_and_die);
+        sigaction(sig, &ours, NULL);
 }
 
 bool term_raw(int fd)

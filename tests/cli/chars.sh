@@ -432,7 +432,7 @@ status=1 tty 'terminal at the end' 'raw
 send .
 expect .
 cooked' -kernel "$tmp/ECHO.elf" "${exit_dev[@]}"
-for sig in 15 1 2 3 11 7 6; do
+for sig in 15 1 2 3 11 7 6 10 24; do
     # Sanitizers have their own handlers for some.
     [[ ${MODE:-rel} == *san && $sig -gt 2 && $sig -ne 15 ]] && continue
     want=$((128 + sig))
