@@ -3,17 +3,18 @@
 #
 #   MONITOR  path of pogo, or `qemu`: qemu-system-x86_64 as a second opinion
 #   ENGINE   engine (pogo -accel) or accelerator (qemu: tcg)
-#   NAME     only rows whose name starts with it
+#   NAME     only rows whose name starts with it; NAME$: only that row
 #   SLOW=N   (environment) multiplies the time limits
+#   LOGS=DIR (environment) where outputs stay, instead of build/guest/log
 #
 # One line per guest, the end of its output under a failed one; ends with "N passed, N failed". The kernels come from Debian's
-# packages; without them and a network to get them rows are skipped. Outputs stay in build/guest/log/.
+# packages; without them and a network to get them rows are skipped.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 monitor=$1 engine=$2 when=$3
 shift 3
 passed=0 failed=0 skipped=0
-logs=build/guest/log
+logs=${LOGS:-build/guest/log}
 mkdir -p $logs
 work=$(mktemp -d "${TMPDIR:-/tmp}/pogo-linux.XXXXXX") || exit 1
 trap '[ -z "${child:-}" ] || kill "$child" 2>/dev/null; rm -rf "$work"' EXIT
@@ -203,7 +204,7 @@ while read -r name engines kernel_name mem smp seconds want expect append; do
     [ "$when" = "$([[ $name == long-* ]] && echo long || echo check)" ] || continue
     if [ $# -gt 0 ]; then
         wanted=
-        for n; do [[ $name != "$n"* ]] || wanted=1; done
+        for n; do [[ $name$ != "$n"* ]] || wanted=1; done
         [ -n "$wanted" ] || continue
     fi
     case ,$engines, in
