@@ -193,7 +193,6 @@ static void make_repeatable(struct run_options *o)
     if (!o->icount)
         o->icount_shift = ICOUNT_SHIFT;
     o->icount = true;
-    o->no_reboot = true;
     for (unsigned i = 0; i < o->drive_count; i++)
         o->drive[i].snapshot = true;
 }
@@ -226,7 +225,7 @@ static int usage(void)
         printf("  --%s%s%s\n        %s\n", rows[i].name, rows[i].arg ? " " : "", rows[i].arg ? rows[i].arg : "",
                rows[i].help);
     printf(
-        "\nDisk images are not changed, and the guest's first reset ends the comparison. With -D FILE the logs of -d go to FILE.a and\n"
+        "\nDisk images are not changed. The comparison ends when the guest does, or at its first reset with -no-reboot. With -D FILE the logs of -d go to FILE.a and\n"
         "FILE.b. Exit status: 0 no difference, %d a difference, %d errors of usage.\n",
         STATUS_DIFFERENT, STATUS_ERROR);
     return CMD_OK;

@@ -15,7 +15,7 @@
 #define LOCKSTEP_DUMPS 16
 
 struct lockstep_config {
-    const struct run_options *o; // icount, no_reboot and one processor
+    const struct run_options *o; // icount, and one processor
     const struct engine_ops *engine[2];
     const struct script *script; // what is typed; NULL: nothing
     u64 every;                   // instructions; not 0

@@ -4,6 +4,7 @@
 #include "cli/lockstep.h"
 #include "cli/report.h"
 #include "core/cpu_fields.h"
+#include "core/hash.h"
 #include "isa/disasm.h"
 
 // Requests that the guest can tell; the others are between engine and machine.
@@ -122,41 +123,71 @@ static void print_memory(FILE *out, const struct lockstep_config *c, struct side
 
 // --- devices --------------------------------------------------------------------------------------------------------------
 
-// Ask the n-th device for its state as text. False past the end.
-static bool device_dump(struct side *s, unsigned n, const char **name, char text[DUMP_SIZE])
+struct device {
+    const char *name;
+    void (*dump)(void *dev, char *buf, size_t size); // NULL: it has nothing to say
+    void *dev;
+    const u8 *config; // PCI configuration space, or NULL
+};
+
+static struct device of_ops(const struct dev_ops *ops, void *dev)
+{
+    return ops ? (struct device){ops->name, ops->dump, dev, NULL} : (struct device){"", NULL, NULL, NULL};
+}
+
+// The n-th device: on the port bus, in memory, on the PCI bus, and the local APIC. False past the end.
+static bool device_at(struct side *s, unsigned n, struct device *d)
 {
     struct machine *m = &s->board->m;
-    const struct dev_ops *ops = &lapic_ops;
-    void *dev = &s->board->lapic[0];
+    const struct pci_bus *pci = &s->board->pci;
 
-    if (n > m->bus.count + m->mem.count)
-        return false;
-    if (n && n <= m->bus.count) {
-        ops = m->bus.region[n - 1].ops;
-        dev = m->bus.region[n - 1].dev;
-    } else if (n) {
-        ops = m->mem.region[n - 1 - m->bus.count].ops;
-        dev = m->mem.region[n - 1 - m->bus.count].dev;
+    if (n < m->bus.count) {
+        *d = of_ops(m->bus.region[n].ops, m->bus.region[n].dev);
+        return true;
     }
+    n -= m->bus.count;
+    if (n < m->mem.count) {
+        *d = of_ops(m->mem.region[n].ops, m->mem.region[n].dev);
+        return true;
+    }
+    n -= m->mem.count;
+    if (n < pci->count) {
+        const struct pci_dev *p = pci->order[n];
+        *d = (struct device){p->ops->name, p->ops->dump, p->self, p->config};
+        return true;
+    }
+    *d = of_ops(&lapic_ops, &s->board->lapic[0]);
+    return n == pci->count;
+}
+
+// What it says of its state, and a fingerprint of its configuration space.
+static void device_dump(const struct device *d, char text[DUMP_SIZE])
+{
+    size_t n;
+
     text[0] = 0;
-    *name = ops ? ops->name : "";
-    if (ops && ops->dump)
-        ops->dump(dev, text, DUMP_SIZE);
-    return true;
+    if (d->dump)
+        d->dump(d->dev, text, DUMP_SIZE);
+    n = strlen(text);
+    if (d->config)
+        snprintf(text + n, DUMP_SIZE - n, " configuration %016llx",
+                 (unsigned long long)hash_bytes(HASH_START, d->config, PCI_CONFIG_SIZE));
 }
 
 static bool devices_same(struct side *a, struct side *b, FILE *out)
 {
     char ta[DUMP_SIZE], tb[DUMP_SIZE];
-    const char *name;
+    struct device da, db;
     bool same = true;
 
-    for (unsigned n = 0; device_dump(a, n, &name, ta) && device_dump(b, n, &name, tb); n++) {
+    for (unsigned n = 0; device_at(a, n, &da) && device_at(b, n, &db); n++) {
+        device_dump(&da, ta);
+        device_dump(&db, tb);
         if (!strcmp(ta, tb))
             continue;
         same = false;
         if (out)
-            fprintf(out, "  device %s\n    %s\n    %s\n", name, ta, tb);
+            fprintf(out, "  device %s\n    %s\n    %s\n", da.name, ta, tb);
     }
     return same;
 }

@@ -149,6 +149,20 @@ static void on_halt(struct side *s, const struct vm_exit *e)
         end(s, e);
 }
 
+static void on_reset(struct side *s, const struct vm_exit *e)
+{
+    struct error err;
+
+    if (s->images.o->no_reboot) {
+        end(s, e);
+        return;
+    }
+    pc_reset(s->board);
+    if (images_boot(&s->images, s->board, &err))
+        end(s, &(struct vm_exit){.reason = VM_EXIT_ERROR, .message = "the kernel cannot be read again"});
+    s->v->engine->push_state(s->v);
+}
+
 static void on_exit_of(struct side *s, const struct vm_exit *e)
 {
     switch (e->reason) {
@@ -159,6 +173,7 @@ static void on_exit_of(struct side *s, const struct vm_exit *e)
     case VM_EXIT_KICK:
     case VM_EXIT_DEBUG: break;
     case VM_EXIT_HALT: on_halt(s, e); break;
+    case VM_EXIT_RESET: on_reset(s, e); break;
     default: end(s, e); break;
     }
 }

@@ -94,7 +94,9 @@ enum defect {
     CONSOLE,
     ONE_MORE,
     VECTOR_REGISTER,
-    CLOCK
+    CLOCK,
+    DEVICE,
+    PCI_CONFIG,
 };
 
 static struct {
@@ -116,6 +118,8 @@ static void spoil(struct vcpu *v)
     case MEMORY: mem_write(&m->mem, 0x12345, &byte, 1); break;
     case QUIET_MEMORY: *mem_ptr(&m->mem, 0x12345, 1, true) = byte; break;
     case CONSOLE: bus_out(&m->bus, 0x3f8, 1, 'x'); break;
+    case DEVICE: bus_out(&m->bus, 0x43, 1, 0xb0); break; // channel 2 of the 8254
+    case PCI_CONFIG: bus_out(&m->bus, 0xcf8, 4, 0x80000860), bus_out(&m->bus, 0xcfc, 1, 9); break;
     case CLOCK: clock_skip(&m->clock, 1); break;
     default: break;
     }
@@ -209,8 +213,10 @@ static void found(void **state)
         enum defect kind;
         const char *says;
     } rows[] = {
-        {REGISTER, "*** rsi"}, {FLAG, " AF\n"},        {MEMORY, "memory at 12340"},
-        {CLOCK, "idle time"},  {CONSOLE, "console 0"}, {VECTOR_REGISTER, "*** ymmh15"},
+        {REGISTER, "*** rsi"},       {FLAG, " AF\n"},
+        {MEMORY, "memory at 12340"}, {CLOCK, "idle time"},
+        {CONSOLE, "console 0"},      {VECTOR_REGISTER, "*** ymmh15"},
+        {DEVICE, "device i8254"},    {PCI_CONFIG, "device PIIX3"},
     };
     static const u64 places[] = {1, 1000, 1024, 5000, 65536, 70001};
 
