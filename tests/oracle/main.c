@@ -343,7 +343,7 @@ static const char usage[] =
     "  --form NAME   only this form or operation; a trailing * matches operations\n"
     "  --per-form N  N cases of every form\n"
     "  --mode M      64, 32 or 16 only\n"
-    "  --engine E    engine to check, or \"all\" that work here (interp)\n"
+    "  --engine E    engine to check (interp)\n"
     "  --jobs J      worker processes (1)\n"
     "  --reports R   how many differences to print (10)\n"
     "  --counts      cases per form\n"
@@ -433,8 +433,8 @@ static void parse(int argc, char **argv)
         }
     }
     bool reference = !strcmp(opt.against, "host") || engine_find(opt.against);
-    if (opt.jobs < 1 || opt.jobs > MAX_JOBS || (strcmp(opt.engine, "all") && !engine_find(opt.engine)) || !reference ||
-        opt.length < 2 || opt.length > 100) {
+    if (opt.jobs < 1 || opt.jobs > MAX_JOBS || !engine_find(opt.engine) || !reference || opt.length < 2 ||
+        opt.length > 100) {
         fprintf(stderr, "oracle: --jobs must be 1..%d, --length 2..100, --engine and --against one that is built in\n",
                 MAX_JOBS);
         exit(1);
@@ -492,9 +492,6 @@ static int sequence_result(int rc, double s)
 
 static int run_engine(void)
 {
-    memset(tot, 0, sizeof *tot);
-    plan_count = 0;
-    free(plans);
     if (make_plans())
         return 1;
     struct timespec a, b;
@@ -518,22 +515,6 @@ static int run_engine(void)
     return rc || tot->failed ? 1 : 0;
 }
 
-// Every engine that works here, one after the other.
-static int run_engines(void)
-{
-    int worst = 0;
-    for (unsigned n = 0; engine_at(n); n++) {
-        const struct engine_ops *e = engine_at(n);
-        const char *why;
-        if (e->probe && e->probe(&why))
-            continue;
-        opt.engine = e->name;
-        int rc = run_engine();
-        worst = rc > worst ? rc : worst;
-    }
-    return worst;
-}
-
 int main(int argc, char **argv)
 {
     parse(argc, argv);
@@ -554,5 +535,5 @@ int main(int argc, char **argv)
     tot = mmap(NULL, sizeof *tot, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (tot == MAP_FAILED)
         return 1;
-    return strcmp(opt.engine, "all") ? run_engine() : run_engines();
+    return run_engine();
 }
