@@ -14,6 +14,7 @@
 #include "board/acpi.h"
 #include "board/smbios.h"
 #include "boot/boot.h"
+#include "boot/linux_fw.h"
 #include "core/cpuid.h"
 #include "core/machine.h"
 #include "dev/fw_cfg.h"
@@ -122,6 +123,9 @@ unsigned pc_memory_map(const struct pc *b, struct boot_range *out);
 // SMBIOS structures and the MP table into memory. *rsdp is the root pointer's address, or 0 when there is a ROM, whose business all this
 // is. Returns 0 or a negative errno with *err set.
 int pc_install_tables(struct pc *b, gpa *rsdp, struct error *err);
+// Have firmware start a kernel, in preference to any disk: tell it by fw_cfg. What *o points to stays the caller's and must outlive the
+// board, as must the command line. Once. Returns 0 or a negative errno.
+int pc_offer_linux(struct pc *b, const struct linux_offer *o, const char *cmdline);
 // Where a device's ISA interrupt goes.
 struct irq_line pc_isa_irq(struct pc *b, unsigned n);
 // A message-signalled interrupt: what a write of `data` to `addr` does. For PCI devices.

@@ -102,6 +102,33 @@ int pc_fill_fw_cfg(struct pc *b, const struct pc_options *o)
     return ret ? ret : add_smbios(b);
 }
 
+#define ROM_FILE "genroms/pogo-linux.bin" // what is in this directory, firmware takes for option ROMs
+
+int pc_offer_linux(struct pc *b, const struct linux_offer *o, const char *cmdline)
+{
+    static const char order[] = "/rom@" ROM_FILE "\n";
+    const struct {
+        u16 key;
+        u32 val;
+    } numbers[] = {
+        {FW_CFG_SETUP_ADDR, LINUX_FW_SETUP_ADDR},     {FW_CFG_SETUP_SIZE, o->setup_size},
+        {FW_CFG_KERNEL_ADDR, LINUX_FW_KERNEL_ADDR},   {FW_CFG_KERNEL_SIZE, o->kernel_size},
+        {FW_CFG_INITRD_ADDR, o->initrd_addr},         {FW_CFG_INITRD_SIZE, o->initrd_size},
+        {FW_CFG_CMDLINE_ADDR, LINUX_FW_CMDLINE_ADDR}, {FW_CFG_CMDLINE_SIZE, o->cmdline_size},
+    };
+    struct fw_cfg *f = &b->fw_cfg;
+    int ret = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(numbers) && !ret; i++)
+        ret = fw_cfg_add_value(f, numbers[i].key, numbers[i].val, 4);
+    ret = ret ? ret : fw_cfg_add(f, FW_CFG_SETUP_DATA, o->setup, o->setup_size);
+    ret = ret ? ret : fw_cfg_add(f, FW_CFG_KERNEL_DATA, o->kernel, o->kernel_size);
+    ret = ret ? ret : fw_cfg_add(f, FW_CFG_INITRD_DATA, o->initrd, o->initrd_size);
+    ret = ret ? ret : fw_cfg_add(f, FW_CFG_CMDLINE_DATA, cmdline, o->cmdline_size);
+    ret = ret ? ret : fw_cfg_add_file(f, ROM_FILE, o->rom, sizeof(o->rom));
+    return ret ? ret : fw_cfg_add_file(f, "bootorder", order, sizeof(order));
+}
+
 void pc_free_fw_cfg(struct pc *b)
 {
     struct host *h = b->m.host;

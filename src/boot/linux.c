@@ -19,29 +19,6 @@
 #define PAGE 4096ull
 #define MIB (1ull << 20)
 #define FOUR_GIB (1ull << 32)
-#define SECTOR 512u
-
-// Offsets in the file and in boot_params alike.
-#define HDR_SETUP_SECTS 0x1f1
-#define HDR_SYSSIZE 0x1f4
-#define HDR_BOOT_FLAG 0x1fe
-#define HDR_LENGTH 0x201 // of what follows 0x202
-#define HDR_MAGIC 0x202
-#define HDR_VERSION 0x206
-#define HDR_LOADER 0x210
-#define HDR_LOADFLAGS 0x211
-#define HDR_CODE32 0x214
-#define HDR_RAMDISK 0x218
-#define HDR_RAMDISK_SIZE 0x21c
-#define HDR_CMDLINE 0x228
-#define HDR_INITRD_MAX 0x22c
-#define HDR_ALIGNMENT 0x230
-#define HDR_RELOCATABLE 0x234
-#define HDR_XLOADFLAGS 0x236
-#define HDR_CMDLINE_SIZE 0x238
-#define HDR_PREF_ADDRESS 0x258
-#define HDR_INIT_SIZE 0x260
-#define HDR_LIMIT 0x290 // boot_params has other things from here on
 
 // boot_params beside the header.
 #define BP_EXT_MEM_K 0x002
@@ -53,10 +30,8 @@
 #define BP_E820 0x2d0
 #define BP_E820_SIZE 20
 
-#define LOADFLAG_HIGH 0x01
 #define XLF_KERNEL_64 0x01
-#define XLF_ABOVE_4G 0x02 // boot_params' addresses may be above 4 GiB
-#define LOADER_OTHER 0xff
+#define XLF_ABOVE_4G 0x02   // boot_params' addresses may be above 4 GiB
 #define HIGH_LOAD 0x100000u // where a kernel that cannot choose is loaded
 #define ENTRY_64 0x200
 
@@ -66,17 +41,6 @@
 
 #define BOOT_CS 0x10
 #define BOOT_DS 0x18
-
-// What the loader needs from the header, checked.
-struct setup {
-    const u8 *payload;
-    u64 payload_size;
-    u32 header_end;
-    u16 version, xloadflags;
-    u32 code32, initrd_max, alignment, cmdline_size;
-    bool relocatable;
-    u64 pref_address, init_size;
-};
 
 // Where things lie in the guest.
 struct placement {
@@ -105,48 +69,48 @@ static void put(u8 *p, u64 v, unsigned n)
 
 bool linux_has_header(const u8 *image, u64 size)
 {
-    return size >= HDR_VERSION && !memcmp(image + HDR_MAGIC, "HdrS", 4);
+    return size >= LINUX_HDR_VERSION && !memcmp(image + LINUX_HDR_MAGIC, "HdrS", 4);
 }
 
 // --- the header -------------------------------------------------------------------------------------------------------------
 
-static int check_header(const struct boot_params *p, struct setup *s, struct error *err)
+static int check_header(const struct boot_params *p, struct linux_setup *s, struct error *err)
 {
     const u8 *k = p->kernel;
 
-    s->header_end = HDR_MAGIC + (u32)get(k + HDR_LENGTH, 1);
-    if (get(k + HDR_BOOT_FLAG, 2) != 0xaa55)
+    s->header_end = LINUX_HDR_MAGIC + (u32)get(k + LINUX_HDR_LENGTH, 1);
+    if (get(k + LINUX_HDR_BOOT_FLAG, 2) != 0xaa55)
         return error_set(err, -ENOEXEC, "-kernel %s: boot_flag is 0x%04x; a Linux image has 0xaa55: give another",
-                         p->path, (unsigned)get(k + HDR_BOOT_FLAG, 2));
-    if (p->kernel_size < HDR_LIMIT)
+                         p->path, (unsigned)get(k + LINUX_HDR_BOOT_FLAG, 2));
+    if (p->kernel_size < LINUX_HDR_LIMIT)
         return error_set(err, -ENOEXEC, "-kernel %s: %llu bytes end inside the setup header; the file is truncated",
                          p->path, (unsigned long long)p->kernel_size);
-    s->version = (u16)get(k + HDR_VERSION, 2);
+    s->version = (u16)get(k + LINUX_HDR_VERSION, 2);
     if (s->version < VERSION_MIN)
         return error_set(
             err, -ENOEXEC,
             "-kernel %s: boot protocol version %u.%02u; must be at least 2.06 (Linux 2.6.22): give a newer "
             "kernel",
             p->path, s->version >> 8, s->version & 0xff);
-    if (!(k[HDR_LOADFLAGS] & LOADFLAG_HIGH))
+    if (!(k[LINUX_HDR_LOADFLAGS] & LINUX_LOADFLAG_HIGH))
         return error_set(err, -ENOEXEC,
                          "-kernel %s: loadflags is 0x%02x, a zImage that loads below 1 MiB; give a bzImage", p->path,
-                         k[HDR_LOADFLAGS]);
+                         k[LINUX_HDR_LOADFLAGS]);
     // Fields behind the header's own end are not there, whatever the version promises.
-    if (s->header_end < (s->version >= VERSION_PREF ? HDR_INIT_SIZE + 4 : HDR_CMDLINE_SIZE + 4))
+    if (s->header_end < (s->version >= VERSION_PREF ? LINUX_HDR_INIT_SIZE + 4 : LINUX_HDR_CMDLINE_SIZE + 4))
         return error_set(err, -ENOEXEC,
                          "-kernel %s: the setup header ends at 0x%x, too early for protocol version %u.%02u; the file "
                          "is damaged",
                          p->path, s->header_end, s->version >> 8, s->version & 0xff);
-    if (s->header_end > HDR_LIMIT)
-        s->header_end = HDR_LIMIT;
+    if (s->header_end > LINUX_HDR_LIMIT)
+        s->header_end = LINUX_HDR_LIMIT;
     return 0;
 }
 
-static int find_payload(const struct boot_params *p, struct setup *s, struct error *err)
+static int find_payload(const struct boot_params *p, struct linux_setup *s, struct error *err)
 {
-    u32 sectors = p->kernel[HDR_SETUP_SECTS] ? p->kernel[HDR_SETUP_SECTS] : 4;
-    u64 start = (sectors + 1) * SECTOR, size = get(p->kernel + HDR_SYSSIZE, 4) * 16;
+    u32 sectors = p->kernel[LINUX_HDR_SETUP_SECTS] ? p->kernel[LINUX_HDR_SETUP_SECTS] : 4;
+    u64 start = (sectors + 1) * LINUX_SECTOR, size = get(p->kernel + LINUX_HDR_SYSSIZE, 4) * 16;
 
     if (start >= p->kernel_size)
         return error_set(err, -ENOEXEC,
@@ -165,7 +129,7 @@ static int find_payload(const struct boot_params *p, struct setup *s, struct err
     return 0;
 }
 
-static int read_header(const struct boot_params *p, struct setup *s, struct error *err)
+static int read_header(const struct boot_params *p, struct linux_setup *s, struct error *err)
 {
     const u8 *k = p->kernel;
     int ret = check_header(p, s, err);
@@ -174,20 +138,20 @@ static int read_header(const struct boot_params *p, struct setup *s, struct erro
         ret = find_payload(p, s, err);
     if (ret)
         return ret;
-    s->code32 = (u32)get(k + HDR_CODE32, 4);
-    s->initrd_max = (u32)get(k + HDR_INITRD_MAX, 4);
-    s->alignment = (u32)get(k + HDR_ALIGNMENT, 4);
-    s->relocatable = k[HDR_RELOCATABLE] != 0;
-    s->cmdline_size = (u32)get(k + HDR_CMDLINE_SIZE, 4);
-    s->xloadflags = s->version >= VERSION_XLF ? (u16)get(k + HDR_XLOADFLAGS, 2) : 0;
-    s->pref_address = s->version >= VERSION_PREF ? get(k + HDR_PREF_ADDRESS, 8) : HIGH_LOAD;
-    s->init_size = s->version >= VERSION_PREF ? get(k + HDR_INIT_SIZE, 4) : 0;
+    s->code32 = (u32)get(k + LINUX_HDR_CODE32, 4);
+    s->initrd_max = (u32)get(k + LINUX_HDR_INITRD_MAX, 4);
+    s->alignment = (u32)get(k + LINUX_HDR_ALIGNMENT, 4);
+    s->relocatable = k[LINUX_HDR_RELOCATABLE] != 0;
+    s->cmdline_size = (u32)get(k + LINUX_HDR_CMDLINE_SIZE, 4);
+    s->xloadflags = s->version >= VERSION_XLF ? (u16)get(k + LINUX_HDR_XLOADFLAGS, 2) : 0;
+    s->pref_address = s->version >= VERSION_PREF ? get(k + LINUX_HDR_PREF_ADDRESS, 8) : HIGH_LOAD;
+    s->init_size = s->version >= VERSION_PREF ? get(k + LINUX_HDR_INIT_SIZE, 4) : 0;
     if (s->init_size < s->payload_size)
         s->init_size = s->payload_size;
     return 0;
 }
 
-static int check_fields(const struct boot_params *p, const struct setup *s, struct error *err)
+static int check_fields(const struct boot_params *p, const struct linux_setup *s, struct error *err)
 {
     u32 entry = s->code32 - HIGH_LOAD;
 
@@ -215,6 +179,16 @@ static int check_fields(const struct boot_params *p, const struct setup *s, stru
     return 0;
 }
 
+int linux_read_setup(const struct boot_params *p, struct linux_setup *s, struct error *err)
+{
+    int ret;
+
+    if (!linux_has_header(p->kernel, p->kernel_size))
+        return error_set(err, -ENOEXEC, "-kernel %s: no Linux setup header (HdrS at 0x202); give a bzImage", p->path);
+    ret = read_header(p, s, err);
+    return ret ? ret : check_fields(p, s, err);
+}
+
 // --- placement --------------------------------------------------------------------------------------------------------------
 
 // Whether [base, base+size) is RAM by the memory map, and by the memory itself.
@@ -231,7 +205,7 @@ static bool is_ram(const struct boot_layout *l, gpa base, u64 size)
 }
 
 // A kernel that cannot choose is loaded at 1 MiB and moves itself to pref_address: all from one to the other's end is its.
-static bool place_fixed(struct boot_layout *l, const struct setup *s, struct placement *at)
+static bool place_fixed(struct boot_layout *l, const struct linux_setup *s, struct placement *at)
 {
     gpa base = s->pref_address < HIGH_LOAD ? s->pref_address : HIGH_LOAD;
     gpa end = HIGH_LOAD + s->payload_size;
@@ -245,7 +219,7 @@ static bool place_fixed(struct boot_layout *l, const struct setup *s, struct pla
 }
 
 // At the address that the kernel prefers, where it need not relocate itself; else the lowest that it can live with.
-static bool place_relocatable(struct boot_layout *l, const struct setup *s, struct placement *at)
+static bool place_relocatable(struct boot_layout *l, const struct linux_setup *s, struct placement *at)
 {
     at->kernel = s->pref_address;
     if (at->kernel < FOUR_GIB && !(at->kernel & (s->alignment - 1)) && is_ram(l, at->kernel, s->init_size) &&
@@ -255,7 +229,7 @@ static bool place_relocatable(struct boot_layout *l, const struct setup *s, stru
     return at->kernel != 0;
 }
 
-static int place_kernel(struct boot_layout *l, const struct setup *s, struct placement *at, struct error *err)
+static int place_kernel(struct boot_layout *l, const struct linux_setup *s, struct placement *at, struct error *err)
 {
     if (s->relocatable ? place_relocatable(l, s, at) : place_fixed(l, s, at))
         return 0;
@@ -272,7 +246,7 @@ static u64 padded(u64 size)
 }
 
 // As high as the kernel allows, out of its way while it unpacks itself; above 4 GiB only when there is no other room.
-static int place_initrd(struct boot_layout *l, const struct setup *s, struct placement *at, struct error *err)
+static int place_initrd(struct boot_layout *l, const struct linux_setup *s, struct placement *at, struct error *err)
 {
     const struct boot_params *p = l->p;
     u64 size = 0;
@@ -298,7 +272,7 @@ static int place_initrd(struct boot_layout *l, const struct setup *s, struct pla
     return 0;
 }
 
-static int place_low(struct boot_layout *l, const struct setup *s, struct placement *at, struct error *err)
+static int place_low(struct boot_layout *l, const struct linux_setup *s, struct placement *at, struct error *err)
 {
     bool is64 = s->xloadflags & XLF_KERNEL_64;
 
@@ -351,19 +325,19 @@ static void write_e820(const struct boot_params *p, u8 *zero_page)
 }
 
 // The video fields stay zero: there is no display, and Linux takes its dummy console then.
-static void write_zero_page(struct boot_layout *l, const struct setup *s, const struct placement *at)
+static void write_zero_page(struct boot_layout *l, const struct linux_setup *s, const struct placement *at)
 {
     const struct boot_params *p = l->p;
     gpa cmdline = at->block + BLOCK_CMDLINE;
     u64 kib = extended_kib(p);
     u8 z[PAGE] = {0};
 
-    memcpy(z + HDR_SETUP_SECTS, p->kernel + HDR_SETUP_SECTS, s->header_end - HDR_SETUP_SECTS);
-    z[HDR_LOADER] = LOADER_OTHER;
-    put(z + HDR_CODE32, at->kernel + s->code32 - HIGH_LOAD, 4);
-    put(z + HDR_RAMDISK, at->initrd, 4);
-    put(z + HDR_RAMDISK_SIZE, at->initrd_size, 4);
-    put(z + HDR_CMDLINE, cmdline, 4);
+    memcpy(z + LINUX_HDR_SETUP_SECTS, p->kernel + LINUX_HDR_SETUP_SECTS, s->header_end - LINUX_HDR_SETUP_SECTS);
+    z[LINUX_HDR_LOADER] = LINUX_LOADER_OTHER;
+    put(z + LINUX_HDR_CODE32, at->kernel + s->code32 - HIGH_LOAD, 4);
+    put(z + LINUX_HDR_RAMDISK, at->initrd, 4);
+    put(z + LINUX_HDR_RAMDISK_SIZE, at->initrd_size, 4);
+    put(z + LINUX_HDR_CMDLINE, cmdline, 4);
     put(z + BP_EXT_RAMDISK, at->initrd >> 32, 4);
     put(z + BP_EXT_RAMDISK_SIZE, at->initrd_size >> 32, 4);
     put(z + BP_RSDP, p->rsdp, 8);
@@ -394,7 +368,7 @@ static void write_page_tables(struct mem *mem, gpa tables)
 // --- entry ------------------------------------------------------------------------------------------------------------------
 
 // The protocol's selectors: code at 0x10, data at 0x18. The TSS at 0x08 is this loader's, as TR must hold something.
-static void enter(struct mem *mem, struct cpu *cpu, const struct setup *s, const struct placement *at)
+static void enter(struct mem *mem, struct cpu *cpu, const struct linux_setup *s, const struct placement *at)
 {
     bool is64 = s->xloadflags & XLF_KERNEL_64;
     const u64 gdt[4] = {0, 0x00008b0000000067, is64 ? 0x00af9b000000ffff : 0x00cf9b000000ffff, 0x00cf93000000ffff};
@@ -420,14 +394,10 @@ int boot_linux(struct mem *mem, const struct boot_params *p, struct cpu *cpu, st
 {
     struct boot_layout l;
     struct placement at;
-    struct setup s;
+    struct linux_setup s;
     int ret;
 
-    if (!linux_has_header(p->kernel, p->kernel_size))
-        return error_set(err, -ENOEXEC, "-kernel %s: no Linux setup header (HdrS at 0x202); give a bzImage", p->path);
-    ret = read_header(p, &s, err);
-    if (!ret)
-        ret = check_fields(p, &s, err);
+    ret = linux_read_setup(p, &s, err);
     if (ret)
         return ret;
     boot_layout_init(&l, mem, p);

@@ -111,11 +111,56 @@ static void forget(struct images *im, void (*what)(struct file_again *f))
         what(&im->module_file[i]);
 }
 
+static u64 padded(u64 size)
+{
+    return (size + 3) & ~3ull;
+}
+
+// The modules as one initrd, each begun at a multiple of 4.
+static int join_modules(struct images *im, const u8 **initrd, u64 *size, struct error *err)
+{
+    u64 at = 0;
+
+    *size = 0;
+    for (unsigned i = 0; i < im->boot.module_count; i++)
+        *size += padded(im->module[i].size);
+    *initrd = im->module[0].bytes;
+    if (im->boot.module_count == 1)
+        *size = im->module[0].size;
+    if (im->boot.module_count < 2)
+        return 0;
+    *initrd = im->initrd = calloc(1, *size ? *size : 1);
+    if (!im->initrd)
+        return error_set(err, -ENOMEM, "-initrd: no memory for %llu bytes", (unsigned long long)*size);
+    for (unsigned i = 0; i < im->boot.module_count; i++) {
+        if (im->module[i].size)
+            memcpy(im->initrd + at, im->module[i].bytes, im->module[i].size);
+        at += padded(im->module[i].size);
+    }
+    return 0;
+}
+
+// Firmware is to start the kernel, now and after each reset. The files stay in memory.
+static int offer(struct images *im, struct pc *b, struct error *err)
+{
+    const u8 *initrd;
+    u64 size;
+    int ret = join_modules(im, &initrd, &size, err);
+
+    if (!ret)
+        ret = linux_offer(&im->boot, initrd, size, pc_low_ram(b), &im->offer, err);
+    if (ret)
+        return ret;
+    im->offered = true;
+    ret = pc_offer_linux(b, &im->offer, im->boot.cmdline);
+    return ret ? error_set(err, ret, "-kernel %s: fw_cfg has no room for it; leave out -bios", im->boot.path) : 0;
+}
+
 int images_boot(struct images *im, struct pc *b, struct error *err)
 {
     int ret;
 
-    if (!im->o->kernel)
+    if (!im->o->kernel || im->offered)
         return 0;
     ret = read_kernel(im, file_read, err);
     if (im->kernel.changed)
@@ -128,6 +173,8 @@ int images_boot(struct images *im, struct pc *b, struct error *err)
     im->boot.cmdline = im->o->append;
     im->boot.long_mode = cpu_model_has(b->m.vcpu[0]->model, ISA_FEAT_LM);
     im->boot.module = im->module;
+    if (im->o->bios && boot_detect(im->boot.kernel, im->boot.kernel_size) == BOOT_LINUX)
+        return offer(im, b, err);
     im->boot.range = im->range;
     im->boot.range_count = pc_memory_map(b, im->range);
     ret = pc_install_tables(b, &im->boot.rsdp, err);
@@ -143,6 +190,7 @@ void images_close(struct images *im)
     for (unsigned i = 0; i < BOOT_MAX_MODULES; i++)
         file_close(&im->module_file[i]);
     file_free(&im->bios);
+    free(im->initrd);
     free(im->module_text);
     im->module_text = NULL;
 }

@@ -15,6 +15,9 @@ struct images {
     struct boot_module module[BOOT_MAX_MODULES];
     struct boot_range range[BOOT_MAX_RANGES];
     struct boot_params boot;
+    struct linux_offer offer; // for firmware to start; what it points to is kept
+    bool offered;
+    u8 *initrd; // several modules as one, or NULL
 };
 
 // Read the files that `o` names, which stays the caller's. *im is all zeros. Returns 0 or a negative errno with *err set;

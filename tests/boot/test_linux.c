@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "boot/guest_mem.h"
+#include "boot/linux_fw.h"
 #include "boot/linux_image.h"
 
 struct fixture {
@@ -402,14 +403,106 @@ static void no_low_memory(void **state)
     refused(f, "-kernel k", "boot information");
 }
 
+// --- for firmware -----------------------------------------------------------------------------------------------------------
+
+static int offer(struct fixture *f, u64 initrd_size, u64 ram, struct linux_offer *o)
+{
+    static const u8 initrd[4096];
+
+    f->g->params.kernel = f->image;
+    f->g->params.kernel_size = f->size;
+    f->g->params.cmdline = "word";
+    f->err.text[0] = 0;
+    return linux_offer(&f->g->params, initrd_size ? initrd : NULL, initrd_size, ram, o, &f->err);
+}
+
+static void expect_no_offer(struct fixture *f, u64 initrd_size, u64 ram, struct linux_offer *o, const char *part)
+{
+    assert_true(offer(f, initrd_size, ram, o) < 0);
+    if (!strstr(f->err.text, part) || strchr(f->err.text, '\n'))
+        fail_msg("message \"%s\" lacks \"%s\"", f->err.text, part);
+    good(f, true);
+}
+
+static u64 big_endian(const u8 *p, unsigned n)
+{
+    u64 v = 0;
+
+    for (unsigned i = 0; i < n; i++)
+        v = v << 8 | p[i];
+    return v;
+}
+
+static void offered(void **state)
+{
+    const u64 ram = 64 << 20;
+    struct fixture *f = *state;
+    struct linux_offer *o = calloc(1, sizeof(*o));
+    u8 sum = 0;
+    unsigned commands = 0;
+    u64 setup = (f->image[0x1f1] + 1u) * 512;
+
+    assert_int_equal(offer(f, 4000, ram, o), 0);
+    assert_int_equal(o->setup_size, setup);
+    assert_ptr_equal(o->kernel, f->image + setup);
+    assert_int_equal(o->kernel_size, LINUX_SIZE - setup);
+    assert_int_equal(o->cmdline_size, 5);
+    assert_int_equal(o->initrd_addr & 0xfff, 0);
+    assert_true(o->initrd_addr + 4000 <= ram - (1 << 20));
+    assert_int_equal(o->setup[0x210], 0xff);
+    assert_int_equal(o->setup[0x211] & 0x81, 0x81);
+    assert_memory_equal(o->setup + 0x218, &o->initrd_addr, 4);
+    assert_memory_equal(o->setup + 0x228, "\0\0\2\0", 4);
+    // The ROM: signature, size, sums, and the commands, which are its only items in these words.
+    assert_memory_equal(o->rom, "\x55\xaa\1", 3);
+    for (unsigned i = 0; i < sizeof(o->rom); i++)
+        sum += o->rom[i];
+    assert_int_equal(sum, 0);
+    for (unsigned at = 0; at + 16 <= sizeof(o->rom); at += 16)
+        if (big_endian(o->rom + at, 4) == 0x0011000a) {
+            assert_int_equal(big_endian(o->rom + at + 4, 4), o->kernel_size);
+            assert_int_equal(big_endian(o->rom + at + 8, 8), 0x100000);
+            commands++;
+        } else if (big_endian(o->rom + at, 4) == 0x0012000a) {
+            assert_int_equal(big_endian(o->rom + at + 4, 4), 4000);
+            assert_int_equal(big_endian(o->rom + at + 8, 8), o->initrd_addr);
+            commands++;
+        }
+    assert_int_equal(commands, 2);
+    assert_int_equal(offer(f, 0, ram, o), 0);
+    assert_int_equal(o->initrd_addr, 0);
+    linux_put(f->image, 0x22c, 0x1ffffff, 4); // not above 32 MiB
+    assert_int_equal(offer(f, 4000, ram, o), 0);
+    assert_int_equal(o->initrd_addr, 0x1fff000);
+    free(o);
+}
+
+static void not_offered(void **state)
+{
+    struct fixture *f = *state;
+    struct linux_offer *o = calloc(1, sizeof(*o));
+
+    expect_no_offer(f, 0, 1 << 20, o, "init_size");
+    expect_no_offer(f, 0, 0, o, "init_size");
+    expect_no_offer(f, 64 << 20, 64 << 20, o, "-initrd: 67108864 bytes");
+    expect_no_offer(f, ~0ull, 64 << 20, o, "-initrd:");
+    linux_put(f->image, 0x258, ~0xfffull, 8);
+    expect_no_offer(f, 0, 64 << 20, o, "pref_address");
+    linux_put(f->image, 0x22c, 0xfffff, 4);
+    expect_no_offer(f, 1, 64 << 20, o, "-initrd: 1 bytes");
+    linux_put(f->image, 0x1fe, 0, 2);
+    expect_no_offer(f, 0, 64 << 20, o, "boot_flag");
+    free(o);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(protocol64), TEST(protocol32),    TEST(placement),       TEST(reserved_range),
-        TEST(initrds),    TEST(initrd_sizes),  TEST(initrd_above_4g), TEST(command_line),
-        TEST(fields),     TEST(odd_but_right), TEST(truncation),      TEST(no_low_memory),
+        TEST(protocol64),   TEST(protocol32),      TEST(placement),    TEST(reserved_range), TEST(initrds),
+        TEST(initrd_sizes), TEST(initrd_above_4g), TEST(command_line), TEST(fields),         TEST(odd_but_right),
+        TEST(truncation),   TEST(no_low_memory),   TEST(offered),      TEST(not_offered),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -63,5 +63,21 @@ for rom in bios.bin bios-256k.bin; do
     ended "$rom: the boot sector ran" 33
 done
 
+# A kernel goes before the disk, and again after a reset. Two modules are one initrd.
+gcc -m32 -c -o "$work/kernel.o" tests/firmware/kernel.S && objcopy -O binary -j .text "$work/kernel.o" "$work/kernel" || exit 1
+printf 'init' >"$work/initrd1"
+printf 'rd\0is!' >"$work/initrd2"
+for rom in bios.bin bios-256k.bin; do
+    boot $rom -drive "$drive" -kernel "$work/kernel" -initrd "$work/initrd1,$work/initrd2" -append word
+    says "$rom: boots from the option ROM" 'Booting from ROM'
+    ended "$rom: the kernel's setup found everything" 65
+done
+boot bios.bin -kernel "$work/kernel" -append word
+ended 'a kernel without its initrd notices' 15
+boot bios.bin -kernel "$work/kernel" -append word -m 1
+ended 'no room' 1
+boot bios.bin -kernel "$roms/bios.bin"
+ended 'no kernel' 1
+
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -1,4 +1,5 @@
 // Hostile Linux images: the setup header and what follows from it.
+#include "boot/linux_fw.h"
 #include "boot/linux_image.h"
 #include "fuzz_boot.h"
 
@@ -14,6 +15,16 @@ static int load(struct mem *mem, const struct boot_params *p, struct cpu *cpu, s
         memcpy(image + 0x1f1, p->kernel, p->kernel_size);
         q.kernel = image;
         q.kernel_size = sizeof(image);
+    }
+    // For firmware: whatever it takes must be inside the image and the machine.
+    static struct linux_offer o;
+    struct error ignored;
+    static const u8 initrd[3000];
+    u64 ram = (u64)(p->kernel_size & 0x70) << 20;
+    if (!linux_offer(&q, initrd, sizeof(initrd), ram, &o, &ignored)) {
+        if (o.kernel < q.kernel || o.kernel + o.kernel_size > q.kernel + q.kernel_size ||
+            (u64)o.initrd_addr + sizeof(initrd) > ram || memcmp(o.setup, q.kernel, 0x1f1))
+            abort();
     }
     return boot_linux(mem, &q, cpu, err);
 }
