@@ -22,13 +22,13 @@ static ALWAYS_INLINE u64 compute(struct cpu *c, struct cache *e, enum alu_op op,
     case ADD:
         r = a + b;
         if (live)
-            flags_note(e, FLAGS_ADD, size, a, b, r);
+            flags_note(e, FLAGS_ADD, size, a, b);
         return r;
     case SUB:
     case CMP:
         r = a - b;
         if (live)
-            flags_note(e, FLAGS_SUB, size, a, b, r);
+            flags_note(e, FLAGS_SUB, size, a, b);
         return r;
     case ADC: return alu_adc(size, a, b, &c->rflags);
     case SBB: return alu_sbb(size, a, b, &c->rflags);
@@ -37,7 +37,7 @@ static ALWAYS_INLINE u64 compute(struct cpu *c, struct cache *e, enum alu_op op,
     default: r = a & b; break;
     }
     if (live)
-        flags_note(e, FLAGS_LOGIC, size, 0, 0, r);
+        flags_note_result(e, FLAGS_LOGIC, size, r);
     return r;
 }
 
@@ -144,15 +144,15 @@ static ALWAYS_INLINE u64 compute_unary(struct cache *e, enum unary_op op, unsign
     switch (op) {
     case INC:
         r = a + 1;
-        flags_note(e, FLAGS_INC, size, a, 0, r);
+        flags_note_result(e, FLAGS_INC, size, r);
         return r;
     case DEC:
         r = a - 1;
-        flags_note(e, FLAGS_DEC, size, a, 0, r);
+        flags_note_result(e, FLAGS_DEC, size, r);
         return r;
     case NEG:
         r = 0 - a;
-        flags_note(e, FLAGS_SUB, size, 0, a, r);
+        flags_note(e, FLAGS_SUB, size, 0, a);
         return r;
     default: return ~a;
     }
@@ -251,7 +251,7 @@ static ALWAYS_INLINE unsigned shift_kind(enum shift_op op)
         u64 a = reg_get(c, o->dst, size), r = shift_plain(op, size, a, n); \
         reg_set(c, o->dst, size, r); \
         if (n) \
-            flags_note(e, shift_kind(op), size, a, n, r); \
+            flags_note(e, shift_kind(op), size, a, n); \
         NEXT; \
     } \
     static HANDLER(op##_now_##size##_##by) \
@@ -294,7 +294,7 @@ static ALWAYS_INLINE void multiply(struct cpu *c, const struct cell *o, struct c
     u64 r = a * b;
     reg_set(c, o->dst, size, r);
     if (flags == CLEAN)
-        flags_note(e, FLAGS_IMUL, size, a, b, r);
+        flags_note(e, FLAGS_IMUL, size, a, b);
     else if (flags == PARTIAL)
         flags_note_product(e, size, a, b);
 }
@@ -469,12 +469,12 @@ cell_fn *select_alu(const struct cache *e, const struct insn *in, struct cell *o
 // --- comparison and branch ------------------------------------------------------------------------------------------------------
 
 #define PAIR_BODY(op, size, a_, b_, cc_) \
-    u64 a = extend(a_, size), b = extend(b_, size), r = extend(op == CMP ? a - b : (a & b), size); \
+    u64 a = extend(a_, size), b = extend(b_, size); \
     if (op == CMP) \
-        flags_note(e, FLAGS_SUB, size, a, b, r); \
+        flags_note(e, FLAGS_SUB, size, a, b); \
     else \
-        flags_note(e, FLAGS_LOGIC, size, 0, 0, r); \
-    if (op == CMP ? cond_sub(cc_, a, b, r) : cond_logic(cc_, r)) \
+        flags_note_result(e, FLAGS_LOGIC, size, a &b); \
+    if (op == CMP ? cond_sub(cc_, a, b, size) : cond_logic(cc_, a & b)) \
         FOLLOW(o + 1, o[1].rest - 1); \
     GO(o + 2)
 

@@ -56,8 +56,8 @@ HANDLER(next_page)
 #define PUSH_RETURN(size) \
     u64 ret = e->page_rip + o->next; \
     u64 sp = reg_get(c, X86_RSP, size) - size; \
-    u8 *to = probe(e, size == 8 ? sp : (u32)sp, size, true); \
-    if (UNLIKELY(!to)) \
+    u8 *to; \
+    if (UNLIKELY(!probe(e, size == 8 ? sp : (u32)sp, size, true, &to))) \
     PASS(slow_branch)
 #define COMMIT_RETURN(size) \
     host_store(to, size, ret); \
@@ -85,21 +85,21 @@ DEFINE_CALL(8)
 #define JUMP_TO(target) \
     do { \
         struct run *r_ = jump_find(e, target); \
-        if (UNLIKELY(!r_)) \
-            return leave_at(c, e, (target), left); \
+        if (UNLIKELY(!r_)) { \
+            c->rip = (target); \
+            PASS(leave_at_rip); \
+        } \
         e->page_rip = (target) & ~4095ull; \
         ENTER(r_); \
     } while (0)
 
-// In the shape of a handler, so that it is reached by a jump; `cell` is not one.
-static __attribute__((noinline)) HANDLER(leave_at_rip)
+// The target is in RIP.
+static HANDLER(leave_at_rip)
 {
     (void)o;
     sync_at(e, c->rip, left);
     DONE;
 }
-
-#define leave_at(c_, e_, target_, left_) ((c_)->rip = (target_), leave_at_rip((c_), o, (e_), (left_)))
 
 #define CHECK_TARGET(target, size) \
     if (size == 8 && UNLIKELY(!gva_canonical(target))) \
@@ -140,8 +140,8 @@ static __attribute__((noinline)) HANDLER(leave_at_rip)
     static HANDLER(ret_##size) \
     { \
         u64 sp = reg_get(c, X86_RSP, size); \
-        u8 *from = probe(e, sp, size, false); \
-        if (UNLIKELY(!from)) \
+        u8 *from; \
+        if (UNLIKELY(!probe(e, sp, size, false, &from))) \
             PASS(slow_branch); \
         u64 target = host_load(from, size); \
         CHECK_TARGET(target, size); \

@@ -112,9 +112,9 @@ static void run_cells(struct cache *e, const struct cell *o, i64 left)
 #ifdef CACHE_TRAMPOLINE
     e->left = left;
     while (o)
-        o = o->fn(e->in.c, o, e, e->left);
+        o = o->fn(e->in.c, o, 0, 0, e, e->left);
 #else
-    o->fn(e->in.c, o, e, left);
+    o->fn(e->in.c, o, 0, 0, e, left);
 #endif
 }
 

@@ -35,29 +35,44 @@ struct run;
 
 // Handlers call each other without returning where the compiler turns `return f(...)` into a jump. Elsewhere (sanitizers, -O0)
 // they return the next cell to a loop.
+//
+// The third and fourth argument are not used: they keep the registers that the compiler likes best for temporary values free of
+// things that would have to be moved out of the way.
 #ifdef CACHE_TRAMPOLINE
-typedef const struct cell *cell_fn(struct cpu *c, const struct cell *o, struct cache *e, i64 left);
-#define HANDLER(name) const struct cell *name(struct cpu *c, const struct cell *o, struct cache *e, i64 left)
+typedef const struct cell *cell_fn(struct cpu *c, const struct cell *o, u64 t0, u64 t1, struct cache *e, i64 left);
+#define HANDLER(name) \
+    const struct cell *name(struct cpu *c, const struct cell *o, __attribute__((unused)) u64 t0, \
+                            __attribute__((unused)) u64 t1, struct cache *e, i64 left)
 #define GO(next_cell) \
     do { \
         e->left = left; \
         (void)c; \
         return (next_cell); \
     } while (0)
+#define TO(handler, cell) return handler(c, (cell), 0, 0, e, left)
 #define DONE return NULL
 #else
-typedef void cell_fn(struct cpu *c, const struct cell *o, struct cache *e, i64 left);
-#define HANDLER(name) void name(struct cpu *c, const struct cell *o, struct cache *e, i64 left)
+typedef void cell_fn(struct cpu *c, const struct cell *o, u64 t0, u64 t1, struct cache *e, i64 left);
+#define HANDLER(name) \
+    void name(struct cpu *c, const struct cell *o, __attribute__((unused)) u64 t0, __attribute__((unused)) u64 t1, \
+              struct cache *e, i64 left)
+// Whatever is in those two registers.
+#define TO(handler, cell) \
+    do { \
+        u64 any0_, any1_; \
+        __asm__("" : "=d"(any0_), "=c"(any1_)); \
+        return handler(c, (cell), any0_, any1_, e, left); \
+    } while (0)
 #define GO(next_cell) \
     do { \
         const struct cell *go_ = (next_cell); \
-        return go_->fn(c, go_, e, left); \
+        TO(go_->fn, go_); \
     } while (0)
 #define DONE return
 #endif
 #define NEXT GO(o + 1)
 // Give the cell to another handler.
-#define PASS(handler) return handler(c, o, e, left)
+#define PASS(handler) TO(handler, o)
 
 // Address sizes in cell.scale, beside the scale itself.
 #define CELL_SCALE 0x03u
@@ -161,7 +176,7 @@ struct cache {
     u64 page_rip;                // RIP of the first byte of the current page
     u32 poll;                    // requests that end a run
     u32 flags_kind;              // FLAGS_*: status flags follow from the next three
-    u64 flags_a, flags_b, flags_r;
+    u64 flags_a, flags_b;
     u64 product_a, product_b; // see FLAGS_PRODUCT
     i64 left;                 // trampoline: the handlers' `left`; else where `cur` is set
     i64 chunk;                // see sync()

@@ -219,8 +219,8 @@ static cell_fn *select_cmov(const struct insn *in)
     { \
         MEM(from, kind, size, false); \
         u64 sp = reg_get(c, X86_RSP, size) - size; \
-        u8 *to = probe(e, size == 8 ? sp : (u32)sp, size, true); \
-        if (UNLIKELY(!to)) \
+        u8 *to; \
+        if (UNLIKELY(!probe(e, size == 8 ? sp : (u32)sp, size, true, &to))) \
             PASS(slow_op); \
         host_store(to, size, host_load(from, size)); \
         reg_set(c, X86_RSP, size, sp); \
@@ -228,8 +228,8 @@ static cell_fn *select_cmov(const struct insn *in)
     }
 #define PUSH(size, value) \
     u64 sp = reg_get(c, X86_RSP, size) - size; \
-    u8 *to = probe(e, size == 8 ? sp : (u32)sp, size, true); \
-    if (UNLIKELY(!to)) \
+    u8 *to; \
+    if (UNLIKELY(!probe(e, size == 8 ? sp : (u32)sp, size, true, &to))) \
         PASS(slow_op); \
     host_store(to, size, (value)); \
     reg_set(c, X86_RSP, size, sp)
@@ -247,8 +247,8 @@ static cell_fn *select_cmov(const struct insn *in)
     static HANDLER(pop_r_##size) \
     { \
         u64 sp = reg_get(c, X86_RSP, size); \
-        u8 *from = probe(e, sp, size, false); \
-        if (UNLIKELY(!from)) \
+        u8 *from; \
+        if (UNLIKELY(!probe(e, sp, size, false, &from))) \
             PASS(slow_op); \
         u64 v = host_load(from, size); \
         reg_set(c, X86_RSP, size, sp + size); \
@@ -258,8 +258,8 @@ static cell_fn *select_cmov(const struct insn *in)
     static HANDLER(leave_##size) \
     { \
         u64 sp = reg_get(c, X86_RBP, size); \
-        u8 *from = probe(e, sp, size, false); \
-        if (UNLIKELY(!from)) \
+        u8 *from; \
+        if (UNLIKELY(!probe(e, sp, size, false, &from))) \
             PASS(slow_op); \
         u64 v = host_load(from, size); \
         reg_set(c, X86_RSP, size, sp + size); \

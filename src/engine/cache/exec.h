@@ -47,12 +47,13 @@ static ALWAYS_INLINE const struct tlb_entry *tlb_slot(const struct cache *e, gva
     return &e->tlb[tlb_index(a)];
 }
 
-// Host pointer for an access inside one page of plain RAM, or NULL.
-static ALWAYS_INLINE u8 *probe(const struct cache *e, gva a, unsigned size, bool write)
+// Host pointer for an access inside one page of plain RAM; false: something else.
+static ALWAYS_INLINE bool probe(const struct cache *e, gva a, unsigned size, bool write, u8 **p)
 {
     const struct tlb_entry *t = tlb_slot(e, a);
     u64 off = a - (write ? t->tag_w : t->tag_r);
-    return LIKELY(off <= 4096u - size) ? (u8 *)(t->page + off) : NULL;
+    *p = (u8 *)(t->page + off);
+    return LIKELY(off <= 4096u - size);
 }
 
 // Kinds of memory operand. In all but G the segment is flat.
@@ -93,8 +94,8 @@ static ALWAYS_INLINE bool ea_general(const struct cpu *c, const struct cell *o, 
     return true;
 }
 
-static ALWAYS_INLINE u8 *mem_at(const struct cpu *c, const struct cell *o, const struct cache *e, enum ea_kind kind,
-                                unsigned size, bool write)
+static ALWAYS_INLINE bool mem_at(const struct cpu *c, const struct cell *o, const struct cache *e, enum ea_kind kind,
+                                 unsigned size, bool write, u8 **p)
 {
     gva a = 0;
     switch (kind) {
@@ -105,15 +106,15 @@ static ALWAYS_INLINE u8 *mem_at(const struct cpu *c, const struct cell *o, const
     case EA_X32: a = (u32)(c->gpr[o->base] + (c->gpr[o->index] << o->scale) + (u64)(i64)o->disp); break;
     default:
         if (UNLIKELY(!ea_general(c, o, e, size, write, &a)))
-            return NULL;
+            return false;
     }
-    return probe(e, a, size, write);
+    return probe(e, a, size, write, p);
 }
 
 // Bind `p` to the memory operand, or let the interpreter do the instruction.
 #define MEM_OR(otherwise, p, kind, size, write) \
-    u8 *p = mem_at(c, o, e, kind, size, write); \
-    if (UNLIKELY(!p)) \
+    u8 *p; \
+    if (UNLIKELY(!mem_at(c, o, e, kind, size, write, &p))) \
     PASS(otherwise)
 #define MEM(p, kind, size, write) MEM_OR(slow_op, p, kind, size, write)
 
@@ -145,7 +146,7 @@ _Static_assert(offsetof(struct vcpu, cpu) == 0, "must_stop() relies on it");
     do { \
         left -= (r)->n; \
         if (UNLIKELY(must_stop(c, e, left))) \
-            return slow_leave(c, (r)->cell, e, left); \
+            TO(slow_leave, (r)->cell); \
         GO((r)->cell); \
     } while (0)
 
@@ -156,7 +157,7 @@ _Static_assert(offsetof(struct vcpu, cpu) == 0, "must_stop() relies on it");
         struct run *r_ = b_->link; \
         left += (skipped); \
         if (UNLIKELY(!r_)) \
-            return slow_link(c, b_, e, left); \
+            TO(slow_link, b_); \
         ENTER(r_); \
     } while (0)
 
@@ -171,7 +172,7 @@ _Static_assert(offsetof(struct vcpu, cpu) == 0, "must_stop() relies on it");
         const struct tlb_entry *t_ = tlb_slot(e, rip_); \
         left += (skipped); \
         if (UNLIKELY(!r_ || rip_ - t_->tag_x > 4095 || t_->page != r_->page)) \
-            return slow_link(c, b_, e, left); \
+            TO(slow_link, b_); \
         e->page_rip = rip_ & ~4095ull; \
         ENTER(r_); \
     } while (0)

@@ -1,7 +1,7 @@
 // Pending status flags.
 //
-// Most flags that instructions set are never read, so handlers only note what the flags would follow from: the operands and
-// the result, all sign-extended to 64 bits, and the kind of operation with its size. Sign extension keeps both the signed and
+// Most flags that instructions set are never read, so handlers only note what the flags would follow from: the operands or
+// the result, sign-extended to 64 bits, and the kind of operation with its size. Sign extension keeps both the signed and
 // the unsigned order, so conditions after a comparison need no look at the size. sync_flags() runs the operation again, on the
 // host, when somebody wants RFLAGS.
 #ifndef POGO_ENGINE_CACHE_FLAGS_H
@@ -12,10 +12,10 @@
 
 // e->flags_kind: one of these | size in bytes.
 #define FLAGS_READY 0x00u // in RFLAGS
-#define FLAGS_SUB 0x10u
+#define FLAGS_SUB 0x10u   // a minus b
 #define FLAGS_ADD 0x20u
-#define FLAGS_LOGIC 0x30u // r only
-#define FLAGS_INC 0x40u   // a; CF is in RFLAGS
+#define FLAGS_LOGIC 0x30u // a is the result
+#define FLAGS_INC 0x40u   // a is the result; CF is in RFLAGS
 #define FLAGS_DEC 0x50u
 #define FLAGS_SHL 0x60u // a by b
 #define FLAGS_SHR 0x70u
@@ -47,35 +47,49 @@ static ALWAYS_INLINE void flags_note_product(struct cache *e, unsigned size, u64
     e->product_b = b;
 }
 
-static ALWAYS_INLINE void flags_note(struct cache *e, unsigned kind, unsigned size, u64 a, u64 b, u64 r)
+static ALWAYS_INLINE void flags_note(struct cache *e, unsigned kind, unsigned size, u64 a, u64 b)
 {
     e->flags_kind = kind | size;
-    if (kind != FLAGS_LOGIC) {
-        e->flags_a = extend(a, size);
-        if (kind != FLAGS_INC && kind != FLAGS_DEC)
-            e->flags_b = extend(b, size);
-    }
-    e->flags_r = extend(r, size);
+    e->flags_a = extend(a, size);
+    e->flags_b = extend(b, size);
 }
 
-// Condition `cc` after SUB or CMP of a and b with result r, all sign-extended.
-static ALWAYS_INLINE bool cond_sub(unsigned cc, u64 a, u64 b, u64 r)
+// Of operations whose flags follow from the result.
+static ALWAYS_INLINE void flags_note_result(struct cache *e, unsigned kind, unsigned size, u64 r)
+{
+    e->flags_kind = kind | size;
+    e->flags_a = extend(r, size);
+}
+
+// The sign of v as a number of `size` bytes; bits above are ignored.
+static ALWAYS_INLINE bool negative(u64 v, unsigned size)
+{
+    return v >> (size * 8 - 1) & 1;
+}
+
+static ALWAYS_INLINE bool is_zero(u64 v, unsigned size)
+{
+    return v << (64 - size * 8) == 0;
+}
+
+// Condition `cc` after SUB or CMP of a and b, sign-extended from `size`.
+static ALWAYS_INLINE bool cond_sub(unsigned cc, u64 a, u64 b, unsigned size)
 {
     bool t;
     switch (cc >> 1) {
-    case 0: t = (i64)((a ^ b) & (a ^ r)) < 0; break;
+    case 0: t = negative((a ^ b) & (a ^ (a - b)), size); break;
     case 1: t = a < b; break;
     case 2: t = a == b; break;
     case 3: t = a <= b; break;
-    case 4: t = (i64)r < 0; break;
-    case 5: t = __builtin_parity((unsigned)r & 0xff) == 0; break;
+    case 4: t = negative(a - b, size); break;
+    case 5: t = __builtin_parity((unsigned)(a - b) & 0xff) == 0; break;
     case 6: t = (i64)a < (i64)b; break;
     default: t = (i64)a <= (i64)b; break;
     }
     return t != (cc & 1);
 }
 
-// After AND, OR, XOR, TEST: CF and OF are clear.
+// After AND, OR, XOR, TEST with result r, sign-extended: CF and OF are clear.
 static ALWAYS_INLINE bool cond_logic(unsigned cc, u64 r)
 {
     bool t;
@@ -96,26 +110,25 @@ static ALWAYS_INLINE bool cond_logic(unsigned cc, u64 r)
 static ALWAYS_INLINE bool cond_known(const struct cache *e, unsigned cc)
 {
     unsigned kind = e->flags_kind & (FLAGS_KIND | FLAGS_PRODUCT);
-    if (kind == FLAGS_READY)
-        return true;
-    if (cc >> 1 == 2 || cc >> 1 == 4) // Z, S: of the result, whatever the operation
-        return kind != FLAGS_IMUL && (kind & FLAGS_KIND) != FLAGS_READY;
-    return kind == FLAGS_SUB || kind == FLAGS_LOGIC;
+    if (cc >> 1 == 2 || cc >> 1 == 4)
+        return kind <= FLAGS_DEC;
+    return kind == FLAGS_SUB || kind == FLAGS_LOGIC || kind == FLAGS_READY;
 }
 
 // The condition, where cond_known().
 static ALWAYS_INLINE bool cond_now(const struct cpu *c, const struct cache *e, unsigned cc)
 {
-    unsigned kind = e->flags_kind & FLAGS_KIND;
+    unsigned kind = e->flags_kind & FLAGS_KIND, size = e->flags_kind & FLAGS_SIZE;
+    u64 a = e->flags_a;
+    if (kind == FLAGS_SUB)
+        return cond_sub(cc, a, e->flags_b, size);
     if (kind == FLAGS_READY)
         return alu_cond(cc, c->rflags);
-    if (cc >> 1 == 2)
-        return (e->flags_r == 0) != (cc & 1);
-    if (cc >> 1 == 4)
-        return ((i64)e->flags_r < 0) != (cc & 1);
-    if (kind == FLAGS_SUB)
-        return cond_sub(cc, e->flags_a, e->flags_b, e->flags_r);
-    return cond_logic(cc, e->flags_r);
+    if ((cc >> 1 == 2 || cc >> 1 == 4) && kind == FLAGS_ADD) {
+        a += e->flags_b;
+        return (cc >> 1 == 2 ? is_zero(a, size) : negative(a, size)) != (cc & 1);
+    }
+    return cond_logic(cc, a); // of INC and DEC only Z and S
 }
 
 #endif

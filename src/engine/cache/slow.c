@@ -22,9 +22,9 @@ void sync_flags(struct cache *e)
     case FLAGS_READY: break;
     case FLAGS_SUB: alu_sub(size, a, b, fl); break;
     case FLAGS_ADD: alu_add(size, a, b, fl); break;
-    case FLAGS_LOGIC: alu_and(size, e->flags_r, e->flags_r, fl); break;
-    case FLAGS_INC: alu_inc(size, a, fl); break;
-    case FLAGS_DEC: alu_dec(size, a, fl); break;
+    case FLAGS_LOGIC: alu_and(size, a, a, fl); break;
+    case FLAGS_INC: alu_inc(size, a - 1, fl); break;
+    case FLAGS_DEC: alu_dec(size, a + 1, fl); break;
     case FLAGS_SHL: alu_shl(size, a, (u8)b, fl); break;
     case FLAGS_SHR: alu_shr(size, a, (u8)b, fl); break;
     case FLAGS_SAR: alu_sar(size, a, (u8)b, fl); break;
@@ -155,6 +155,6 @@ HANDLER(slow_quiet)
     t->fn(x, &t->in);
     // An x87 error interrupt, with CR0.NE clear.
     if (UNLIKELY(atomic_load_explicit(&x->v->request, memory_order_relaxed) & e->poll))
-        return slow_leave(c, o + 1, e, left);
+        TO(slow_leave, o + 1);
     NEXT;
 }
