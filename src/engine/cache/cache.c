@@ -70,6 +70,42 @@ static void refresh(struct cache *e)
         e->poll &= ~VCPU_REQ_NMIS;
 }
 
+// --- pages whose code keeps changing ----------------------------------------------------------------------------------------
+
+#define BUSY_DROPS 24          // before a page is left alone ...
+#define BUSY_WINDOW 1000000ull // ... with less than so many instructions from one to the next
+#define BUSY_INSNS 100000u     // how long at first
+#define BUSY_LEVELS 6          // doubled so many times at most
+
+static struct busy_page *busy_slot(struct cache *e, hva page)
+{
+    return &e->busy[(page >> 12 ^ page >> 18) % BUSY];
+}
+
+static bool is_busy(struct cache *e, hva page)
+{
+    const struct busy_page *b = busy_slot(e, page);
+    return UNLIKELY(b->page == page && e->in.v->insns < b->until);
+}
+
+// Code of the page was dropped. True: leave it alone for a while.
+static bool becomes_busy(struct cache *e, hva page)
+{
+    struct busy_page *b = busy_slot(e, page);
+    u64 now = e->in.v->insns;
+    if (b->page != page || now - b->last > BUSY_WINDOW << b->level)
+        *b = (struct busy_page){.page = page};
+    b->last = now;
+    if (++b->drops < BUSY_DROPS)
+        return false;
+    b->until = now + (BUSY_INSNS << b->level);
+    b->drops = BUSY_DROPS - 4; // it has to prove itself
+    if (b->level < BUSY_LEVELS)
+        b->level++;
+    e->stats.left_alone++;
+    return true;
+}
+
 // --- runs -----------------------------------------------------------------------------------------------------------------------
 
 // The run at RIP, built if need be; NULL: the interpreter's business.
@@ -88,7 +124,7 @@ static struct run *find_run(struct cache *e)
     if (LIKELY(j->rip == c->rip && j->run->mode == e->mode && j->run->page == page && j->run->off == off))
         return j->run;
     struct run *r = store_find(e, page, off, e->mode);
-    if (!r) {
+    if (!r && !is_busy(e, page)) {
         gpa phys = tlb->cur[e->in.view].phys[tlb_index(lin)] & ~4095ull;
         u64 evictions = e->stats.evictions;
         r = build_run(e, page, phys, off);
@@ -174,7 +210,12 @@ static void drop_written(struct cache *e)
             off = 0;
             len = MEM_PAGE_SIZE;
         }
-        if (!store_drop(e, (hva)host & ~4095ull, off, len) && alone)
+        hva page = (hva)host & ~4095ull;
+        u64 dropped = e->stats.dropped;
+        bool rest = store_drop(e, page, off, len);
+        if (e->stats.dropped != dropped && becomes_busy(e, page))
+            rest = store_drop(e, page, 0, MEM_PAGE_SIZE);
+        if (!rest && alone)
             mmu_unprotect_page(m, a);
     }
 }
@@ -345,11 +386,12 @@ static void cache_stats(struct vcpu *v, char *buf, size_t size)
     const struct cache_stats *s = &e->stats;
     snprintf(buf, size,
              "runs decoded %llu, of %llu instructions; entered from the loop %llu times; links made %llu\n"
-             "dropped by writes to code %llu; parts evicted %llu; emptied %llu times\n"
+             "dropped by writes to code %llu; pages left alone for that %llu; parts evicted %llu; emptied %llu times\n"
              "instructions run by the interpreter %llu, and %llu from inside runs\n",
              (unsigned long long)s->runs, (unsigned long long)s->insns, (unsigned long long)s->entries,
-             (unsigned long long)s->links, (unsigned long long)s->dropped, (unsigned long long)s->evictions,
-             (unsigned long long)s->flushes, (unsigned long long)s->steps, (unsigned long long)s->slow);
+             (unsigned long long)s->links, (unsigned long long)s->dropped, (unsigned long long)s->left_alone,
+             (unsigned long long)s->evictions, (unsigned long long)s->flushes, (unsigned long long)s->steps,
+             (unsigned long long)s->slow);
 }
 
 const struct engine_ops cache_engine = {

@@ -155,6 +155,18 @@ struct code_writes {
     _Atomic bool all;
 };
 
+// A page whose code keeps changing costs more to decode than the cache saves: it is left to the interpreter for a while, and its
+// writes go at full speed.
+#define BUSY 64
+
+struct busy_page {
+    hva page;
+    u32 drops; // of runs, lately
+    u32 level; // how often it was left alone: the next time is longer
+    u64 last;  // when (vcpu.insns)
+    u64 until; // not before then
+};
+
 #define STORE_PARTS 8
 
 struct store {
@@ -167,7 +179,7 @@ struct store {
 };
 
 struct cache_stats {
-    u64 runs, insns, evictions, dropped, flushes, entries, links, slow, steps;
+    u64 runs, insns, evictions, dropped, flushes, entries, links, slow, steps, left_alone;
 };
 
 struct cache {
@@ -190,6 +202,7 @@ struct cache {
     struct store store;
     struct cache_stats stats;
     struct code_writes writes;
+    struct busy_page busy[BUSY];
     u64 cr0, cr4, xcr0; // `fpu` was computed from these
     // What the host leaves in the flags that the manuals do not define.
     bool shifts_clean; // after shifts none depends on what it was before
