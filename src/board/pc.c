@@ -581,10 +581,11 @@ static void code_write(void *owner, gpa base, u64 len)
 
 // --- memory ---------------------------------------------------------------------------------------------------------------
 
-static void *alloc(struct pc *b, const char *name, u64 size, struct error *err)
+static void *alloc(struct pc *b, bool ram, const char *name, u64 size, struct error *err)
 {
     struct host *h = b->m.host;
-    void *p = h->ops->mem_alloc(h->self, name, size);
+    void *p =
+        ram && h->ops->ram_alloc ? h->ops->ram_alloc(h->self, name, size) : h->ops->mem_alloc(h->self, name, size);
 
     if (!p)
         error_format(err, "%s: cannot allocate %llu bytes of host memory; give the guest less (-m)", name,
@@ -606,8 +607,8 @@ static u64 flags_size(u64 bytes)
 // A block of memory and its flags. Returns 0 or -ENOMEM with *err set; pc_destroy() frees what there is.
 static int alloc_block(struct pc *b, const char *name, u64 size, u8 **bytes, _Atomic u8 **flags, struct error *err)
 {
-    *bytes = alloc(b, name, size, err);
-    *flags = *bytes ? alloc(b, "pogo-flags", flags_size(size), err) : NULL;
+    *bytes = alloc(b, true, name, size, err);
+    *flags = *bytes ? alloc(b, false, "pogo-flags", flags_size(size), err) : NULL;
     return *flags ? 0 : -ENOMEM;
 }
 
@@ -749,7 +750,7 @@ static int check_options(const struct pc_options *o, struct error *err)
 
 static int create_vcpu(struct pc *b, const struct pc_options *o, struct error *err)
 {
-    struct vcpu *v = alloc(b, "pogo-vcpu", sizeof(*v), err);
+    struct vcpu *v = alloc(b, false, "pogo-vcpu", sizeof(*v), err);
     u32 id = b->m.vcpu_count;
     int ret;
 

@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -31,6 +32,17 @@ static u64 clock_ns(clockid_t id)
 }
 
 static void *linux_mem_alloc(void *host, const char *name, u64 size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    (void)host;
+    if (p == MAP_FAILED)
+        return NULL;
+    prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, p, size, name); // for /proc; older kernels do not know it
+    return p;
+}
+
+static void *linux_ram_alloc(void *host, const char *name, u64 size)
 {
     int fd = memfd_create(name, MFD_CLOEXEC);
     void *p = MAP_FAILED;
@@ -165,6 +177,7 @@ static void linux_yield(void *host)
 static const struct host_ops linux_ops = {
     .mem_alloc = linux_mem_alloc,
     .mem_free = linux_mem_free,
+    .ram_alloc = linux_ram_alloc,
     .code_alloc = native_arena_alloc,
     .code_free = native_arena_free,
     .now_ns = linux_now_ns,
