@@ -39,6 +39,15 @@ if [ "$what" = linux ]; then
         -device virtio-rng-pci -drive "file=$work/disk,format=raw,snapshot=on"
     exit $failed
 fi
+# How long idle time really takes does not show in the guest.
+state() { run -icount "4,sleep=$1" -kernel build/guests/timers64.elf -m 32 -device isa-debug-exit,iobase=0xf4,iosize=4 | grep 'virtual time'; }
+slow=$(state on) fast=$(state off)
+if [ -n "$slow" ] && [ "$slow" = "$fast" ]; then
+    echo "ok   sleep=on: $slow"
+else
+    echo "FAIL sleep=on: $slow; sleep=off: $fast"
+    failed=1
+fi
 for guest in timers64 intr64 real16 fpu64 sys64; do
     for n in 4 10; do
         twice "$guest, shift=$n" "status 1" -icount $n,sleep=off -kernel build/guests/$guest.elf -m 32 \
