@@ -588,8 +588,10 @@ static void *alloc(struct pc *b, bool ram, const char *name, u64 size, struct er
         ram && h->ops->ram_alloc ? h->ops->ram_alloc(h->self, name, size) : h->ops->mem_alloc(h->self, name, size);
 
     if (!p)
-        error_format(err, "%s: cannot allocate %llu bytes of host memory; give the guest less (-m)", name,
-                     (unsigned long long)size);
+        error_format(
+            err,
+            "%s: cannot allocate %llu bytes of host memory; give the guest less (-m), or raise the limits (ulimit -v, ulimit -f)",
+            name, (unsigned long long)size);
     return p;
 }
 
