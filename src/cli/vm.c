@@ -121,7 +121,10 @@ static bool on_halt(struct vm *vm, struct vcpu *v, const struct vm_exit *e)
     // A processor that hardly anything can wake again must not keep the host's busy.
     if (m->clock.icount && pass_idle_time(vm, v, vm->icount_sleep || !open))
         return true;
+    // Others need not wait for one that sleeps to give up its translations: it has none that it uses.
+    atomic_store(&v->tlb_queue.asleep, true);
     m->host->ops->wait(m->host->self, v->id, CLOCK_NEVER);
+    atomic_store(&v->tlb_queue.asleep, false);
     return true;
 }
 

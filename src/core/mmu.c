@@ -673,5 +673,5 @@ void mmu_serve_tlb_requests(struct vcpu *v)
 
 bool mmu_queue_empty(const struct vcpu *v)
 {
-    return atomic_load(&v->tlb_queue.pending) == 0;
+    return atomic_load(&v->tlb_queue.pending) == 0 || atomic_load(&v->tlb_queue.asleep);
 }

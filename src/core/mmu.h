@@ -111,7 +111,7 @@ void mmu_protect_page(struct machine *m, struct vcpu *self, gpa page);
 void mmu_unprotect_page(struct machine *m, gpa page);
 // Do what other vCPUs queued; on VCPU_REQ_TLB, by the thread that runs `v`.
 void mmu_serve_tlb_requests(struct vcpu *v);
-bool mmu_queue_empty(const struct vcpu *v);
+bool mmu_queue_empty(const struct vcpu *v); // or nothing of it can matter before it is
 // What an area of shadow memory is has changed (mem_shadow_set() said so): every vCPU forgets all its translations, and what
 // its engine derived from code there (engine_ops.invalidate), when it serves VCPU_REQ_TLB, which engines look at before the
 // instruction after the one that reached a device. Any thread.

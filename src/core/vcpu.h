@@ -49,6 +49,7 @@ struct vcpu_tlb_queue {
     _Atomic bool all;
     _Atomic u32 pending; // posted and not yet done
     _Atomic bool map_changed;
+    _Atomic bool asleep; // outside run(), and back in it only after another look at this: as good as done
 };
 
 struct vcpu {

@@ -442,6 +442,10 @@ static void test_protect_other_vcpu(void **state)
             mmu_protect_page(&f->machine, &f->vcpu, i * 0x1000);
         assert_true(mmu_queue_empty(&f->vcpu));
         assert_false(mmu_queue_empty(other));
+        atomic_store(&other->tlb_queue.asleep, true); // it will come for it before it can store
+        assert_true(mmu_queue_empty(other));
+        atomic_store(&other->tlb_queue.asleep, false);
+        assert_false(mmu_queue_empty(other));
         assert_true(atomic_load(&other->request) & VCPU_REQ_TLB);
         assert_false(atomic_load(&f->vcpu.request) & VCPU_REQ_TLB);
         mmu_serve_tlb_requests(other);
