@@ -319,7 +319,7 @@ expect 'disasm help' 0 '^usage: pogo disasm' disasm --help
 expect 'lockstep help' 0 '^  --every N' lockstep --help
 expect 'lockstep' 0 'interp and interp are the same for' lockstep -b interp -kernel "$tmp/EXIT.elf" "${exit_dev[@]}"
 expect 'lockstep, limited' 0 'same for 5 instructions.*asked to stop' lockstep -b interp -kernel "$tmp/SPAM.elf" --limit 5 --dump-at 3
-expect 'lockstep through resets' 0 'same for 20000 instructions.*asked to stop' lockstep -b interp -kernel "$tmp/RESET.elf" --limit 20000
+expect 'lockstep through resets' 0 'same for 3000 instructions.*asked to stop' lockstep -b interp -kernel "$tmp/RESET.elf" --limit 3000
 expect 'lockstep without' 0 'asked for a reset' lockstep -b interp -kernel "$tmp/RESET.elf" --limit 20000 -no-reboot
 expect 'lockstep until' 0 'asked to stop' lockstep -b interp -kernel "$tmp/SPAM.elf" --until xxxxxxxxxxxx --quiet
 printf 'sleep 3\nsend abc\\n\n# no line\nwait bc\nsend abd\nwait abd\nsend .' >"$tmp/script"
