@@ -20,14 +20,29 @@ struct rig {
     struct engine_ops engine;
 };
 
-// The interpreter, with an account of what it is told to forget.
+// An engine, with an account of what it is told to forget.
+static const struct engine_ops *engine;
 static u64 forgotten;
 
 static void note_invalidate(struct vcpu *v, gpa base, u64 len)
 {
-    (void)v;
+    engine->invalidate(v, base, len);
     if (base >= I440FX_AREA_BASE && base + len <= 1 << 20)
         forgotten += len;
+}
+
+static int interp(void **state)
+{
+    (void)state;
+    engine = engine_find("interp");
+    return 0;
+}
+
+static int cache(void **state)
+{
+    (void)state;
+    engine = engine_find("cache");
+    return 0;
 }
 
 static struct rig *rig_new(bool firmware, unsigned cpus)
@@ -39,7 +54,7 @@ static struct rig *rig_new(bool firmware, unsigned cpus)
     fake_host_init(&r->host);
     memset(features, 0xff, sizeof(features));
     assert_null(cpu_model_parse("qemu64", features, &r->model, text, sizeof(text)));
-    r->engine = *engine_find("interp");
+    r->engine = *engine;
     r->engine.invalidate = note_invalidate;
     r->o = (struct pc_options){.ram = 2 << 20, .cpus = cpus, .engine = &r->engine, .model = &r->model};
     if (firmware) {
@@ -198,8 +213,9 @@ static void without_firmware(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(registers),        cmocka_unit_test(moves_itself),     cmocka_unit_test(everybody_is_told),
-        cmocka_unit_test(tables_under_rom), cmocka_unit_test(without_firmware),
+        cmocka_unit_test_setup(registers, interp),        cmocka_unit_test_setup(moves_itself, interp),
+        cmocka_unit_test_setup(moves_itself, cache),      cmocka_unit_test_setup(everybody_is_told, interp),
+        cmocka_unit_test_setup(tables_under_rom, interp), cmocka_unit_test_setup(without_firmware, interp),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
