@@ -88,7 +88,7 @@ int side_create(struct side *s, const struct run_options *o, const struct engine
     s->engine = engine;
     linux_host_init(&s->host, o->log_mask, log, NULL);
     s->ops = *s->host.host.ops;
-    s->ops.mem_alloc = private_alloc;
+    s->ops.mem_alloc = s->ops.ram_alloc = private_alloc;
     s->ops.mem_free = private_free;
     s->host.host.ops = &s->ops;
     ret = images_open(&s->images, o, err);
