@@ -52,17 +52,19 @@ static ALWAYS_INLINE u64 compute(struct cpu *c, struct cache *e, enum alu_op op,
     static HANDLER(op##_rr_##size##_##live) \
     { \
         CARRY_IN(op); \
-        u64 r = compute(c, e, op, size, reg_get(c, o->dst, size), reg_get(c, o->src, size), live); \
+        unsigned dst = o->dst; \
+        u64 r = compute(c, e, op, size, reg_get(c, dst, size), reg_get(c, o->src, size), live); \
         if (writes_result(op)) \
-            reg_set(c, o->dst, size, r); \
+            reg_set(c, dst, size, r); \
         NEXT; \
     } \
     static HANDLER(op##_ri_##size##_##live) \
     { \
         CARRY_IN(op); \
-        u64 r = compute(c, e, op, size, reg_get(c, o->dst, size), o->imm, live); \
+        unsigned dst = o->dst; \
+        u64 r = compute(c, e, op, size, reg_get(c, dst, size), o->imm, live); \
         if (writes_result(op)) \
-            reg_set(c, o->dst, size, r); \
+            reg_set(c, dst, size, r); \
         NEXT; \
     }
 
@@ -72,9 +74,10 @@ static ALWAYS_INLINE u64 compute(struct cpu *c, struct cache *e, enum alu_op op,
     { \
         CARRY_IN(op); \
         MEM(p, kind, size, false); \
-        u64 r = compute(c, e, op, size, reg_get(c, o->dst, size), host_load(p, size), true); \
+        unsigned dst = o->dst; \
+        u64 r = compute(c, e, op, size, reg_get(c, dst, size), host_load(p, size), true); \
         if (writes_result(op)) \
-            reg_set(c, o->dst, size, r); \
+            reg_set(c, dst, size, r); \
         NEXT; \
     } \
     static HANDLER(op##_mr_##size##_##kind) \
@@ -181,7 +184,8 @@ static ALWAYS_INLINE bool carry_ready(const struct cache *e)
     static HANDLER(op##_r_##size) \
     { \
         CARRY_THROUGH(op); \
-        reg_set(c, o->dst, size, compute_unary(e, op, size, reg_get(c, o->dst, size))); \
+        unsigned dst = o->dst; \
+        reg_set(c, dst, size, compute_unary(e, op, size, reg_get(c, dst, size))); \
         NEXT; \
     } \
     EACH_EA(DEFINE_UNARY_MEM, op, size)
@@ -475,7 +479,7 @@ cell_fn *select_alu(const struct cache *e, const struct insn *in, struct cell *o
     else \
         flags_note_result(e, FLAGS_LOGIC, size, a &b); \
     if (op == CMP ? cond_sub(cc_, a, b, size) : cond_logic(cc_, a & b)) \
-        FOLLOW(o + 1, o[1].rest - 1); \
+        FOLLOW(o + 1, (i64)o[1].rest - 1); \
     GO(o + 2)
 
 #define DEFINE_PAIR(cc_, op, size) \

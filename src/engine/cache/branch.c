@@ -14,7 +14,7 @@
         if (UNLIKELY(!cond_known(e, 0x##cc_))) \
             PASS(slow_flags); \
         if (cond_now(c, e, 0x##cc_)) \
-            FOLLOW(o, o->rest - 1); \
+            FOLLOW(o, (i64)o->rest - 1); \
         NEXT; \
     } \
     static HANDLER(jcc_far_##cc_) \
@@ -22,7 +22,7 @@
         if (UNLIKELY(!cond_known(e, 0x##cc_))) \
             PASS(slow_flags); \
         if (cond_now(c, e, 0x##cc_)) \
-            FOLLOW_FAR(o, o->rest - 1); \
+            FOLLOW_FAR(o, (i64)o->rest - 1); \
         NEXT; \
     }
 EACH_CC(DEFINE_JCC)

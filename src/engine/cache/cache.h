@@ -65,8 +65,9 @@ typedef void cell_fn(struct cpu *c, const struct cell *o, u64 t0, u64 t1, struct
     } while (0)
 #define GO(next_cell) \
     do { \
-        const struct cell *go_ = (next_cell); \
-        TO(go_->fn, go_); \
+        o = (next_cell); \
+        __asm__("" : "+S"(o)); /* where the next handler wants it, and no copy on the way */ \
+        TO(o->fn, o); \
     } while (0)
 #define DONE return
 #endif

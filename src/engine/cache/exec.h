@@ -155,7 +155,7 @@ _Static_assert(offsetof(struct vcpu, cpu) == 0, "must_stop() relies on it");
     do { \
         const struct cell *b_ = (b); \
         struct run *r_ = b_->link; \
-        left += (skipped); \
+        left += (i64)(skipped); \
         if (UNLIKELY(!r_)) \
             TO(slow_link, b_); \
         ENTER(r_); \
@@ -170,7 +170,7 @@ _Static_assert(offsetof(struct vcpu, cpu) == 0, "must_stop() relies on it");
         if ((e->mode & 3) != ISA_MODE_64) \
             rip_ = (u32)rip_; \
         const struct tlb_entry *t_ = tlb_slot(e, rip_); \
-        left += (skipped); \
+        left += (i64)(skipped); \
         if (UNLIKELY(!r_ || rip_ - t_->tag_x > 4095 || t_->page != r_->page)) \
             TO(slow_link, b_); \
         e->page_rip = rip_ & ~4095ull; \
