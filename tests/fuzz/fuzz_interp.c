@@ -149,7 +149,7 @@ static void setup(void)
         const char *why = cpu_model_parse(model_names[i], features, &models[i], err, sizeof err);
         if (why)
             testvm_die(why);
-        vms[i] = testvm_create("interp", RAM, &models[i]);
+        vms[i] = testvm_create(testvm_engine(), RAM, &models[i]);
         vms[i]->host.log_mask = getenv("FUZZ_LOG") ? ~0u : 0;
         vms[i]->v->intc = (struct vcpu_intc){.ack = ack, .intc = &interrupt_vector};
     }

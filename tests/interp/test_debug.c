@@ -21,7 +21,7 @@ static struct testvm *t;
 static int setup(void **state)
 {
     (void)state;
-    t = testvm_create("interp", 1 << 20, NULL);
+    t = testvm_create(testvm_engine(), 1 << 20, NULL);
     struct cpu *c = &t->v->cpu;
     for (unsigned i = 0; i < 6; i++)
         c->seg[i].sel = 0, c->seg[i].base = 0;

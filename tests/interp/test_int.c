@@ -64,7 +64,7 @@ static const struct dev_ops dev_ops = {.name = "probe", .read = dev_read, .write
 static int set_up(void **state)
 {
     (void)state;
-    vm = testvm_create("interp", RAM_SIZE, NULL);
+    vm = testvm_create(testvm_engine(), RAM_SIZE, NULL);
     c = &vm->v->cpu;
     memset(&dev, 0, sizeof dev);
     return bus_add(&vm->machine->bus, PORT, 8, &dev_ops, &dev);

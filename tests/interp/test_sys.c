@@ -45,7 +45,7 @@ static void use_model(const char *spec)
         fail_msg("%s", why);
     if (vm)
         testvm_destroy(vm);
-    vm = testvm_create("interp", RAM_SIZE, &model);
+    vm = testvm_create(testvm_engine(), RAM_SIZE, &model);
     c = &vm->v->cpu;
 }
 

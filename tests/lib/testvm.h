@@ -107,6 +107,14 @@ static void testvm_die(const char *what)
     exit(2);
 }
 
+// The engine that tests of instructions, as opposed to tests of an engine's own parts, are about: TEST_ENGINE in the environment, or the
+// interpreter.
+static inline const char *testvm_engine(void)
+{
+    const char *name = getenv("TEST_ENGINE");
+    return name ? name : "interp";
+}
+
 // Build it with `ram_size` bytes of RAM; the vCPU is in its reset state. `model` may be NULL: every feature.
 static struct testvm *testvm_create(const char *engine, u64 ram_size, const struct cpu_model *model)
 {

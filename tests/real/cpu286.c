@@ -166,7 +166,7 @@ static bool compare_ram(struct testvm *t, const struct capture *c, char *why, si
             }
             t->ram[a] = 0;
         }
-        t->flags[p] = 0;
+        atomic_fetch_and(&t->flags[p], (u8)~MEM_PAGE_DIRTY);
         tlb_protect_gpa(&t->v->tlb, p << 12);
     }
     return same;
@@ -209,6 +209,7 @@ static bool run_capture(struct testvm *t, const struct capture *c, u32 ignore, c
         t->ram[c->ram.addr[i]] = c->ram.val[i];
     if (c->exception == X86_EXC_GP)
         memcpy(t->ram + X86_EXC_SS * 4, t->ram + X86_EXC_GP * 4, 4);
+    t->v->engine->invalidate(t->v, 0, RAM_SIZE);
     set_state(t, &c->before);
     tlb_flush_all(&t->v->tlb);
     struct vm_exit e = testvm_run(t, 200000);
