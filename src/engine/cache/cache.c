@@ -75,6 +75,7 @@ static void refresh(struct cache *e)
 #define BUSY_DROPS 24          // before a page is left alone ...
 #define BUSY_WINDOW 1000000ull // ... with less than so many instructions from one to the next
 #define BUSY_INSNS 100000u     // how long at first
+#define BUSY_STEPS 30          // instructions from one question whether it still is to the next
 #define BUSY_LEVELS 6          // doubled so many times at most
 
 static struct busy_page *busy_slot(struct cache *e, hva page)
@@ -124,7 +125,9 @@ static struct run *find_run(struct cache *e)
     if (LIKELY(j->rip == c->rip && j->run->mode == e->mode && j->run->page == page && j->run->off == off))
         return j->run;
     struct run *r = store_find(e, page, off, e->mode);
-    if (!r && !is_busy(e, page)) {
+    if (!r && is_busy(e, page)) {
+        e->quiet_steps = BUSY_STEPS;
+    } else if (!r) {
         gpa phys = tlb->cur[e->in.view].phys[tlb_index(lin)] & ~4095ull;
         u64 evictions = e->stats.evictions;
         r = build_run(e, page, phys, off);
@@ -259,7 +262,9 @@ static void run_loop(struct cache *e)
             drop_written(e);
         if (!interp_ready(x))
             return;
-        if (LIKELY(handlers_allowed(x))) {
+        if (UNLIKELY(e->quiet_steps)) {
+            e->quiet_steps--;
+        } else if (LIKELY(handlers_allowed(x))) {
             x->budget++; // interp_ready() took it for one instruction
             refresh(e);
             e->step = false;

@@ -204,7 +204,8 @@ struct cache {
     struct cache_stats stats;
     struct code_writes writes;
     struct busy_page busy[BUSY];
-    u64 cr0, cr4, xcr0; // `fpu` was computed from these
+    unsigned quiet_steps; // so many instructions go to the interpreter without asking
+    u64 cr0, cr4, xcr0;   // `fpu` was computed from these
     // What the host leaves in the flags that the manuals do not define.
     bool shifts_clean; // after shifts none depends on what it was before
     bool imul_clean;   // the same for IMUL with two or three operands
