@@ -120,19 +120,23 @@ static void context_flush_gva(struct tlb_context *c, gva a, enum flush_scope sco
         table_flush_gva(&c->view[view], a, scope);
 }
 
+// A context is made ready when it is first used: that writes to all of its memory, and most guests never use more than one.
+static void context_init(struct tlb_context *c, u16 pcid)
+{
+    c->used = true;
+    c->pcid = pcid;
+    c->last_use = 0;
+    for (unsigned view = 0; view < TLB_VIEW_COUNT; view++)
+        table_init(&c->view[view]);
+}
+
 void tlb_init(struct tlb *t)
 {
-    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
-        struct tlb_context *c = &t->ctx[i];
-        c->used = false;
-        c->pcid = 0;
-        c->last_use = 0;
-        for (unsigned view = 0; view < TLB_VIEW_COUNT; view++)
-            table_init(&c->view[view]);
-    }
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        t->ctx[i].used = false;
     t->use_clock = 0;
     t->cur_ctx = 0;
-    t->ctx[0].used = true;
+    context_init(&t->ctx[0], 0);
     t->cur = t->ctx[0].view;
 }
 
@@ -235,10 +239,11 @@ void tlb_switch_pcid(struct tlb *t, u16 pcid, bool flush)
             context_flush(c, true);
     } else {
         c = context_oldest(t);
-        if (c->used)
+        if (!c->used)
+            context_init(c, pcid);
+        else
             // Its global entries are valid in every address space, so the new owner may as well keep them.
             context_flush(c, true);
-        c->used = true;
         c->pcid = pcid;
     }
     c->last_use = ++t->use_clock;

@@ -34,7 +34,7 @@ static bool has(struct tlb *t, enum tlb_view view, gva a)
 static void check_invariants(const struct tlb *t)
 {
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
-        for (unsigned view = 0; view < TLB_VIEW_COUNT; view++) {
+        for (unsigned view = 0; t->ctx[c].used && view < TLB_VIEW_COUNT; view++) {
             const struct tlb_table *tab = &t->ctx[c].view[view];
             for (unsigned i = 0; i < TLB_ENTRIES; i++) {
                 const struct tlb_entry *e = &tab->e[i];
