@@ -611,6 +611,7 @@ static void serve_event(void *arg, short revents)
 static void serve_signal(void *arg, short revents)
 {
     struct vm *vm = arg;
+    struct machine *m = &vm->board->m;
     struct signalfd_siginfo info;
 
     (void)revents;
@@ -621,6 +622,11 @@ static void serve_signal(void *arg, short revents)
         raise(SIGSTOP);
     } else if (info.ssi_signo == SIGCONT) {
         chardevs_raw(&vm->chars);
+        // No timer may have been due meanwhile.
+        lock_take(&m->dev_lock);
+        if (!m->clock.icount)
+            m->clock.held_up(m->clock.owner);
+        lock_drop(&m->dev_lock);
     } else {
         vm_quit(vm, 128 + (int)info.ssi_signo);
     }

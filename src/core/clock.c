@@ -74,14 +74,24 @@ static void find_next(struct clock *c)
     c->next_deadline = next;
 }
 
+// A processor may go on, and set timers, before the thread that runs them does: who first looks at an overdue one, tells.
+static void look(struct clock *c, u64 now)
+{
+    u64 due = c->next_deadline > c->looked_ns ? c->next_deadline : c->looked_ns;
+
+    c->looked_ns = now;
+    if (c->held_up && now > due && now - due > CLOCK_HELD_UP_NS)
+        c->held_up(c->owner);
+}
+
 void clock_arm(struct clock *c, struct clock_timer *t, u64 deadline_ns)
 {
     bool earlier = deadline_ns < c->next_deadline;
 
+    if (!c->icount && (earlier || t->deadline_ns == c->next_deadline))
+        look(c, clock_now(c));
     t->deadline_ns = deadline_ns;
     find_next(c);
-    if (earlier)
-        c->looked_ns = clock_now(c);
     if (earlier && c->icount && c->nearer)
         c->nearer(c->owner);
     if (earlier && !c->icount && c->host->ops->wake)
@@ -90,6 +100,8 @@ void clock_arm(struct clock *c, struct clock_timer *t, u64 deadline_ns)
 
 void clock_disarm(struct clock *c, struct clock_timer *t)
 {
+    if (!c->icount && t->deadline_ns == c->next_deadline)
+        look(c, clock_now(c));
     t->deadline_ns = CLOCK_NEVER;
     find_next(c);
 }
@@ -103,26 +115,19 @@ static struct clock_timer *earliest(struct clock *c)
     return t;
 }
 
-static void look(struct clock *c, u64 now)
-{
-    u64 due = c->next_deadline > c->looked_ns ? c->next_deadline : c->looked_ns;
-
-    c->looked_ns = now;
-    if (!c->icount && c->held_up && now > due && now - due > CLOCK_HELD_UP_NS)
-        c->held_up(c->owner);
-}
-
 void clock_run(struct clock *c)
 {
     if (c->next_deadline == CLOCK_NEVER)
         return;
     u64 now = clock_now(c);
-    look(c, now);
+    if (!c->icount)
+        look(c, now);
     for (unsigned fired = 0; fired < CLOCK_MAX_FIRES && c->next_deadline <= now; fired++) {
         struct clock_timer *t = earliest(c);
         if (!t)
             break;
-        clock_disarm(c, t);
+        t->deadline_ns = CLOCK_NEVER;
+        find_next(c);
         t->fire(t->dev, now);
     }
 }

@@ -44,7 +44,7 @@ struct clock {
     struct clock_timer *timer[CLOCK_MAX_TIMERS];
     unsigned count;
     u64 next_deadline; // earliest armed deadline
-    u64 looked_ns;     // virtual time when timers were last run, or one became the earliest
+    u64 looked_ns;     // virtual time when timers were last run, or the earliest one changed
     // Told before timers fire that are late by CLOCK_HELD_UP_NS (real mode), with the dev_lock held; may be NULL.
     void (*held_up)(void *owner);
 };

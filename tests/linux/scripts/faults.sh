@@ -5,6 +5,8 @@
 stty -F /dev/ttyS1 raw -echo
 answer() { # word
     exec 3<>/dev/ttyS1
+    word=
+    echo "listening for $1"
     read -r -t 60 word <&3
     echo "heard $word" >&3
     exec 3>&-
@@ -12,11 +14,9 @@ answer() { # word
 }
 answer first
 
-# It is gone, or comes and reads nothing. Nobody may hang for that.
-echo 'peer gone'
-check 'writing to nobody' timeout 30 dd if=/dev/zero of=/dev/ttyS1 bs=1k count=64
+# It is gone. Nobody may hang for that.
+check 'writing to nobody' timeout 60 dd if=/dev/zero of=/dev/ttyS1 bs=1k count=64
 answer second
-echo 'peer back'
 
 # A disk at work while everything stands still.
 i=0
