@@ -1,6 +1,8 @@
 // Two processors, one of which changes the code that the other runs: by the protocols that the manual (SDM 3A 8.1.3) and kernels use,
 // and by stores of a whole aligned instruction, which a processor sees either before or after. What ran must be one of the versions
 // that there were, and after an acknowledgement the new one.
+//
+// No peer: QEMU's TCG reads code byte by byte, and now and then runs half of an old instruction with half of a new one.
 #include "code.h"
 
 const char guest_name[] = "smcmp64";
