@@ -77,6 +77,17 @@ static int opt_every(struct request *r, const char *arg, struct error *err)
     return number("every", arg, &r->c.every, err);
 }
 
+static int opt_tb_size(struct request *r, const char *arg, struct error *err)
+{
+    u64 megabytes;
+    int ret = number("tb-size", arg, &megabytes, err);
+
+    if (!ret && megabytes > OPTIONS_MAX_TB_SIZE)
+        return error_set(err, -EINVAL, "lockstep: --tb-size %s: at most %d megabytes", arg, OPTIONS_MAX_TB_SIZE);
+    r->o.engine_memory = ret ? 0 : megabytes << 20;
+    return ret;
+}
+
 static int opt_memory_every(struct request *r, const char *arg, struct error *err)
 {
     return number("memory-every", arg, &r->c.memory_every, err);

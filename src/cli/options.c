@@ -189,7 +189,12 @@ static int opt_accel(struct run_options *o, const char *arg, struct error *err)
     if (thread && strcmp(thread, "multi"))
         return error_set(err, -EINVAL, "-accel %s: thread=%s: must be multi: each processor has a thread of its own",
                          list, thread);
-    ret = add_accels(o, list, err);
+    u64 megabytes = 0;
+    ret = keyvals_number(&k, "tb-size", 1, OPTIONS_MAX_TB_SIZE, &megabytes, err);
+    if (megabytes)
+        o->engine_memory = megabytes << 20;
+    if (!ret)
+        ret = add_accels(o, list, err);
     return ret ? ret : keyvals_done(&k, err);
 }
 

@@ -18,6 +18,8 @@
 #define OPTIONS_MAX_OBJECTS 8
 #define OPTIONS_MAX_ACCELS 8
 
+#define OPTIONS_MAX_TB_SIZE 4096 // megabytes
+
 struct run_options {
     struct text_pool pool;
     const char *kernel, *append, *initrd, *bios, *cpu, *log_file, *name, *process, *pidfile;
@@ -25,6 +27,7 @@ struct run_options {
     const char *gdb;                       // NULL: no debugger
     const char *accel[OPTIONS_MAX_ACCELS]; // engines in order of preference; none: any
     unsigned accel_count;
+    u64 engine_memory; // -accel ...,tb-size=: bytes that an engine may keep code in; 0: its own choice
     u64 ram; // bytes
     unsigned cpus;
     struct char_use serial[OPTIONS_MAX_SERIALS], monitor[OPTIONS_MAX_MONITORS], debugcon;

@@ -109,6 +109,11 @@ static void engines(void **state)
     assert_string_equal(o.accel[3], "auto");
     assert_true(parse("-accel a:b:c:d:e:f:g:h:i") < 0);
     assert_true(parse("-accel interp,frob=1") < 0);
+    assert_int_equal(o.engine_memory, 0);
+    assert_int_equal(parse("-accel cache,tb-size=3"), 0);
+    assert_int_equal(o.engine_memory, 3 << 20);
+    assert_true(parse("-accel cache,tb-size=0") < 0);
+    assert_true(parse("-accel cache,tb-size=5000") < 0);
     assert_true(parse("-accel ,") < 0);
 }
 

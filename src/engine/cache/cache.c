@@ -351,7 +351,8 @@ static int cache_vcpu_create(struct vcpu *v)
         return -12; // -ENOMEM
     int err = interp_init(&e->in, v);
     if (!err) {
-        err = store_init(e, STORE_SIZE);
+        u64 size = v->machine->engine_memory;
+        err = store_init(e, size ? size : STORE_SIZE);
         if (err)
             interp_fini(&e->in);
     }
