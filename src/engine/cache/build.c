@@ -219,15 +219,21 @@ static void choose_by_flags(struct cache *e, struct plan *p)
     }
 }
 
+static bool is_near_jcc(const struct insn *in, const struct cell *o)
+{
+    return in->op == ISA_OP_JCC && o->seg == CELL_DIRECT && o->disp >= 0 && o->disp <= 4095;
+}
+
+// Two instructions by one handler where there is one. The second keeps its own cell, which such a handler uses and skips.
 static void join_pairs(const struct cache *e, struct plan *p)
 {
     for (unsigned i = 0; i + 1 < p->n; i++) {
-        const struct cell *jcc = &p->cell[i + 1];
-        if (e->decoded[i + 1].op != ISA_OP_JCC || jcc->seg != CELL_DIRECT || jcc->disp < 0 || jcc->disp > 4095)
+        struct cell *o = &p->cell[i];
+        cell_fn *fn = is_near_jcc(&e->decoded[i + 1], o + 1) ? select_pair(o->fn, o + 1) : select_moves(o->fn, o[1].fn);
+        if (!fn)
             continue;
-        cell_fn *fn = select_pair(p->cell[i].fn, jcc);
-        if (fn)
-            p->cell[i].fn = fn;
+        o->fn = fn;
+        i++;
     }
 }
 

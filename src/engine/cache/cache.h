@@ -249,6 +249,8 @@ cell_fn *select_branch(const struct cache *e, const struct insn *in, struct cell
 cell_fn *select_vector(const struct cache *e, const struct insn *in, struct cell *o);
 // A comparison and the conditional branch after it as one; NULL: as two.
 cell_fn *select_pair(cell_fn *first, const struct cell *jcc);
+// Two moves as one, likewise.
+cell_fn *select_moves(cell_fn *first, cell_fn *second);
 
 // --- slow.c -------------------------------------------------------------------------------------------------------------
 
