@@ -1,6 +1,7 @@
 // Arithmetic and logic on general registers and memory. One handler for each operation, size and kind of operands, and for
 // most another one for when nobody looks at the flags.
 #include "engine/cache/exec.h"
+#include "engine/cache/pairs.h"
 
 enum alu_op { ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST, ALU_OPS };
 
@@ -469,6 +470,12 @@ cell_fn *select_alu(const struct cache *e, const struct insn *in, struct cell *o
     default: return NULL;
     }
 }
+
+const cell_fn_table alu_joinable = {
+    [JOIN_ADD8] = ADD_rr_8_0,  [JOIN_ADDI8] = ADD_ri_8_0,     [JOIN_ANDI4] = AND_ri_4_0,  [JOIN_SHRI4] = SHR_dead_4_i,
+    [JOIN_SUB4] = SUB_rr_4_0,  [JOIN_IMUL4] = imul_rr_4_DEAD, [JOIN_ADD4F] = ADD_rr_4_1,  [JOIN_SUB4F] = SUB_rr_4_1,
+    [JOIN_XOR4F] = XOR_rr_4_1, [JOIN_ADDI4F] = ADD_ri_4_1,    [JOIN_SUBI4F] = SUB_ri_4_1,
+};
 
 // --- comparison and branch ------------------------------------------------------------------------------------------------------
 

@@ -229,7 +229,8 @@ static void join_pairs(const struct cache *e, struct plan *p)
 {
     for (unsigned i = 0; i + 1 < p->n; i++) {
         struct cell *o = &p->cell[i];
-        cell_fn *fn = is_near_jcc(&e->decoded[i + 1], o + 1) ? select_pair(o->fn, o + 1) : select_moves(o->fn, o[1].fn);
+        cell_fn *fn =
+            is_near_jcc(&e->decoded[i + 1], o + 1) ? select_pair(o->fn, o + 1) : select_joined(o->fn, o[1].fn);
         if (!fn)
             continue;
         o->fn = fn;

@@ -10,7 +10,7 @@
 //   store.c      memory for runs: look-up, links, eviction, invalidation
 //   build.c      from guest bytes to a run: choice of handlers, flags that nobody reads
 //   slow.c       handlers that leave a run or go to the interpreter
-//   alu.c, data.c, branch.c, vector.c    the fast handlers; exec.h and flags.h: what they are made of
+//   alu.c, data.c, branch.c, vector.c, pairs.c    the fast handlers; exec.h and flags.h: what they are made of
 //
 // The interpreter is inside (struct cache holds a struct interp): whatever is unusual goes to it for one instruction, and
 // faults, events and everything between instructions are its business. So handlers never raise: one that cannot do its work
@@ -249,8 +249,8 @@ cell_fn *select_branch(const struct cache *e, const struct insn *in, struct cell
 cell_fn *select_vector(const struct cache *e, const struct insn *in, struct cell *o);
 // A comparison and the conditional branch after it as one; NULL: as two.
 cell_fn *select_pair(cell_fn *first, const struct cell *jcc);
-// Two moves as one, likewise.
-cell_fn *select_moves(cell_fn *first, cell_fn *second);
+// Two simple instructions, likewise.
+cell_fn *select_joined(cell_fn *first, cell_fn *second);
 
 // --- slow.c -------------------------------------------------------------------------------------------------------------
 

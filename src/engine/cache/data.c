@@ -1,5 +1,6 @@
 // Moves: MOV, the extending moves, LEA, CMOVCC, SETCC, XCHG of registers, PUSH and POP, sign extensions of the accumulator.
 #include "engine/cache/exec.h"
+#include "engine/cache/pairs.h"
 
 static unsigned log2_size(unsigned size)
 {
@@ -159,79 +160,6 @@ static cell_fn *select_lea(const struct insn *in)
     return in->index == ISA_REG_NONE ? f[0] : f[1];
 }
 
-// --- two moves at once ----------------------------------------------------------------------------------------------------
-
-// The moves that most often come in pairs (counted over a boot of Linux, where every seventh dispatch is saved this way).
-#define MOVE_RR4 reg_set(c, o->dst, 4, c->gpr[o->src])
-#define MOVE_RR8 c->gpr[o->dst] = c->gpr[o->src]
-#define MOVE_LEA c->gpr[o->dst] = c->gpr[o->base] + (u64)(i64)o->disp
-#define MOVE_LOAD(size, kind) \
-    MEM(p, kind, size, false); \
-    reg_set(c, o->dst, size < 4 ? 4 : size, host_load(p, size))
-#define MOVE_L1B MOVE_LOAD(1, EA_B)
-#define MOVE_L1X MOVE_LOAD(1, EA_X)
-#define MOVE_L2B MOVE_LOAD(2, EA_B)
-#define MOVE_L4B MOVE_LOAD(4, EA_B)
-#define MOVE_L8B MOVE_LOAD(8, EA_B)
-#define MOVE_L8X MOVE_LOAD(8, EA_X)
-#define MOVE_STORE(size) \
-    MEM(p, EA_B, size, true); \
-    host_store(p, size, c->gpr[o->src])
-#define MOVE_S4B MOVE_STORE(4)
-#define MOVE_S8B MOVE_STORE(8)
-
-#define EACH_FIRST(m) m(RR4) m(RR8) m(LEA) m(L1B) m(L1X) m(L2B) m(L4B) m(L8B) m(L8X) m(S4B) m(S8B)
-#define EACH_SECOND(m, first) \
-    m(first, RR4) m(first, RR8) m(first, LEA) m(first, L1B) m(first, L1X) m(first, L2B) m(first, L4B) m(first, L8B) \
-        m(first, L8X) m(first, S4B) m(first, S8B)
-
-// The second move's cell is where that is left to the interpreter.
-#define DEFINE_MOVES(first, second) \
-    static HANDLER(moves_##first##_##second) \
-    { \
-        { \
-            MOVE_##first; \
-        } \
-        o++; \
-        { \
-            MOVE_##second; \
-        } \
-        NEXT; \
-    }
-#define DEFINE_MOVES_FROM(first) EACH_SECOND(DEFINE_MOVES, first)
-EACH_FIRST(DEFINE_MOVES_FROM)
-
-enum move {
-#define MOVE_ENUM(name) MOVES_##name,
-    EACH_FIRST(MOVE_ENUM) MOVES
-};
-
-static cell_fn *const single_moves[MOVES] = {
-    [MOVES_RR4] = mov_rr_4,       [MOVES_RR8] = mov_rr_8,       [MOVES_LEA] = lea_b_8,
-    [MOVES_L1B] = zx_1_4_rm_EA_B, [MOVES_L1X] = zx_1_4_rm_EA_X, [MOVES_L2B] = zx_2_4_rm_EA_B,
-    [MOVES_L4B] = mov_rm_4_EA_B,  [MOVES_L8B] = mov_rm_8_EA_B,  [MOVES_L8X] = mov_rm_8_EA_X,
-    [MOVES_S4B] = mov_mr_4_EA_B,  [MOVES_S8B] = mov_mr_8_EA_B,
-};
-
-#define MOVES_CELL(first, second) [MOVES_##second] = moves_##first##_##second,
-#define MOVES_ROW(first) [MOVES_##first] = {EACH_SECOND(MOVES_CELL, first)},
-static cell_fn *const double_moves[MOVES][MOVES] = {EACH_FIRST(MOVES_ROW)};
-
-static int move_of(cell_fn *fn)
-{
-    for (int i = 0; i < MOVES; i++) {
-        if (single_moves[i] == fn)
-            return i;
-    }
-    return -1;
-}
-
-cell_fn *select_moves(cell_fn *first, cell_fn *second)
-{
-    int a = move_of(first), b = move_of(second);
-    return a < 0 || b < 0 ? NULL : double_moves[a][b];
-}
-
 // --- on conditions --------------------------------------------------------------------------------------------------------
 
 #define EACH_CC(m, ...) \
@@ -373,6 +301,13 @@ static cell_fn *select_stack(const struct cache *e, const struct insn *in)
            : kind == ISA_OPND_MEM ? f->push_m[ea_kind(e, in)]
                                   : NULL;
 }
+
+const cell_fn_table data_joinable = {
+    [JOIN_RR4] = mov_rr_4,       [JOIN_RR8] = mov_rr_8,       [JOIN_LEA8] = lea_b_8,      [JOIN_L1B] = zx_1_4_rm_EA_B,
+    [JOIN_L1X] = zx_1_4_rm_EA_X, [JOIN_L2B] = zx_2_4_rm_EA_B, [JOIN_L4B] = mov_rm_4_EA_B, [JOIN_L8B] = mov_rm_8_EA_B,
+    [JOIN_L8X] = mov_rm_8_EA_X,  [JOIN_S4B] = mov_mr_4_EA_B,  [JOIN_S8B] = mov_mr_8_EA_B, [JOIN_ZX1] = zx_1_4_rr,
+    [JOIN_LEAX8] = lea_x_8,
+};
 
 // --- others ---------------------------------------------------------------------------------------------------------------
 
