@@ -28,7 +28,7 @@ struct run_options {
     const char *accel[OPTIONS_MAX_ACCELS]; // engines in order of preference; none: any
     unsigned accel_count;
     u64 engine_memory; // -accel ...,tb-size=: bytes that an engine may keep code in; 0: its own choice
-    u64 ram; // bytes
+    u64 ram;           // bytes
     unsigned cpus;
     struct char_use serial[OPTIONS_MAX_SERIALS], monitor[OPTIONS_MAX_MONITORS], debugcon;
     unsigned serial_count, monitor_count;
