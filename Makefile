@@ -140,7 +140,7 @@ $(B)/libpogo.a: $(LIB_OBJS)
 	rm -f $@ && $(AR) rcs $@ $^
 
 # Each handler of the cache engine ends in a jump of its own, which the processor predicts by itself.
-$(B)/src/engine/cache/%.o: ALL_CFLAGS += $(if $(findstring clang,$(CC)),,-fno-crossjumping)
+$(B)/src/engine/cache/%.o: ALL_CFLAGS += -foptimize-sibling-calls $(if $(findstring clang,$(CC)),,-fno-crossjumping)
 
 $(B)/src/%.o: src/%.c | $(GEN)
 	@mkdir -p $(@D)

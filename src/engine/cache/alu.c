@@ -371,11 +371,6 @@ static int alu_op_of(unsigned op)
     }
 }
 
-static unsigned log2_size(unsigned size)
-{
-    return (unsigned)__builtin_ctz(size);
-}
-
 static cell_fn *select_binary(const struct cache *e, const struct insn *in, int op, bool live)
 {
     unsigned size = log2_size(in->opnd[0].size);
@@ -508,10 +503,6 @@ const cell_fn_table alu_joinable = {
         MEM(p, EA_B, size, false); \
         PAIR_BODY(op, size, c->gpr[o->dst], host_load(p, size), 0x##cc_); \
     }
-#define EACH_CC(m, ...) \
-    m(0, __VA_ARGS__) m(1, __VA_ARGS__) m(2, __VA_ARGS__) m(3, __VA_ARGS__) m(4, __VA_ARGS__) m(5, __VA_ARGS__) \
-        m(6, __VA_ARGS__) m(7, __VA_ARGS__) m(8, __VA_ARGS__) m(9, __VA_ARGS__) m(a, __VA_ARGS__) m(b, __VA_ARGS__) \
-            m(c, __VA_ARGS__) m(d, __VA_ARGS__) m(e, __VA_ARGS__) m(f, __VA_ARGS__)
 #define EACH_PAIR(m) m(CMP, 1) m(CMP, 4) m(CMP, 8) m(TEST, 1) m(TEST, 4) m(TEST, 8)
 #define DEFINE_PAIRS(op, size) EACH_CC(DEFINE_PAIR, op, size)
 

@@ -6,9 +6,7 @@
 
 // --- conditional ------------------------------------------------------------------------------------------------------------
 
-#define EACH_CC(m) m(0) m(1) m(2) m(3) m(4) m(5) m(6) m(7) m(8) m(9) m(a) m(b) m(c) m(d) m(e) m(f)
-
-#define DEFINE_JCC(cc_) \
+#define DEFINE_JCC(cc_, ...) \
     static HANDLER(jcc_near_##cc_) \
     { \
         if (UNLIKELY(!cond_known(e, 0x##cc_))) \
@@ -25,10 +23,10 @@
             FOLLOW_FAR(o, (i64)o->rest - 1); \
         NEXT; \
     }
-EACH_CC(DEFINE_JCC)
-#define JCC_NEAR(cc_) jcc_near_##cc_,
-#define JCC_FAR(cc_) jcc_far_##cc_,
-static cell_fn *const jcc_forms[2][16] = {{EACH_CC(JCC_NEAR)}, {EACH_CC(JCC_FAR)}};
+EACH_CC(DEFINE_JCC, )
+#define JCC_NEAR(cc_, ...) jcc_near_##cc_,
+#define JCC_FAR(cc_, ...) jcc_far_##cc_,
+static cell_fn *const jcc_forms[2][16] = {{EACH_CC(JCC_NEAR, )}, {EACH_CC(JCC_FAR, )}};
 
 // --- unconditional ------------------------------------------------------------------------------------------------------------
 
@@ -185,7 +183,7 @@ static bool set_target(const struct insn *in, struct cell *o, bool *far)
 
 cell_fn *select_branch(const struct cache *e, const struct insn *in, struct cell *o)
 {
-    unsigned size = (e->mode & 3) == ISA_MODE_64 ? 8 : 4;
+    unsigned size = in_64bit(e) ? 8 : 4;
     if (!(e->mode & RUN_FLAT) || in->opsize != size)
         return NULL;
     const struct branch_forms *f = &branch_forms[size == 8];

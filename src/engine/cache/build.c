@@ -14,7 +14,7 @@
 
 enum ea_kind ea_kind(const struct cache *e, const struct insn *in)
 {
-    bool wide = (e->mode & 3) == ISA_MODE_64;
+    bool wide = in_64bit(e);
     if (!(e->mode & RUN_FLAT) || in->adsize != (wide ? 8 : 4) || in->seg >= X86_FS || in->op == ISA_OP_CMOVCC)
         return EA_G;
     if (!wide && in->seg == X86_CS)
@@ -28,13 +28,18 @@ enum ea_kind ea_kind(const struct cache *e, const struct insn *in)
     return wide ? EA_X : EA_X32;
 }
 
-static bool has_memory(const struct insn *in)
+int memory_operand(const struct insn *in)
 {
     for (unsigned i = 0; i < in->nopnd; i++) {
         if (in->opnd[i].kind == ISA_OPND_MEM)
-            return true;
+            return (int)i;
     }
-    return false;
+    return -1;
+}
+
+static bool has_memory(const struct insn *in)
+{
+    return memory_operand(in) >= 0;
 }
 
 // Fill in what handlers find in cells. False: does not fit.

@@ -121,10 +121,13 @@ static struct run *find_run(struct cache *e)
     hva page = h & ~4095ull;
     unsigned off = (unsigned)(lin & 4095);
     e->page_rip = c->rip - off;
-    struct jump *j = &e->jump[(c->rip ^ c->rip >> JUMP_BITS) & (JUMPS - 1)];
-    if (LIKELY(j->rip == c->rip && j->run->mode == e->mode && j->run->page == page && j->run->off == off))
+    struct jump *j = jump_slot(e, c->rip);
+    if (LIKELY(j->rip == c->rip && j->run->mode == e->mode && j->run->page == page && j->run->off == off)) {
+        e->stats.found++;
         return j->run;
+    }
     struct run *r = store_find(e, page, off, e->mode);
+    e->stats.found += r != NULL;
     if (!r && is_busy(e, page)) {
         e->quiet_steps = BUSY_STEPS;
     } else if (!r) {
@@ -180,7 +183,7 @@ static bool execute(struct cache *e)
         bool near = from->disp >= 0 && from->disp <= 4095;
         if (!near || store_run_of(from)->page == r->page)
             store_link(e, from, r);
-        if (atomic_load_explicit(&e->in.v->request, memory_order_relaxed) & e->poll)
+        if (requested(e))
             return true;
     }
 }
@@ -390,14 +393,15 @@ static void cache_stats(struct vcpu *v, char *buf, size_t size)
 {
     const struct cache *e = v->engine_state;
     const struct cache_stats *s = &e->stats;
-    snprintf(buf, size,
-             "runs decoded %llu, of %llu instructions; entered from the loop %llu times; links made %llu\n"
-             "dropped by writes to code %llu; pages left alone for that %llu; parts evicted %llu; emptied %llu times\n"
-             "instructions run by the interpreter %llu, and %llu from inside runs\n",
-             (unsigned long long)s->runs, (unsigned long long)s->insns, (unsigned long long)s->entries,
-             (unsigned long long)s->links, (unsigned long long)s->dropped, (unsigned long long)s->left_alone,
-             (unsigned long long)s->evictions, (unsigned long long)s->flushes, (unsigned long long)s->steps,
-             (unsigned long long)s->slow);
+    snprintf(
+        buf, size,
+        "runs decoded %llu, of %llu instructions; entered from the loop %llu times, found there %llu times; links made %llu\n"
+        "dropped by writes to code %llu; pages left alone for that %llu; parts evicted %llu; emptied %llu times\n"
+        "instructions run by the interpreter %llu, and %llu from inside runs\n",
+        (unsigned long long)s->runs, (unsigned long long)s->insns, (unsigned long long)s->entries,
+        (unsigned long long)s->found, (unsigned long long)s->links, (unsigned long long)s->dropped,
+        (unsigned long long)s->left_alone, (unsigned long long)s->evictions, (unsigned long long)s->flushes,
+        (unsigned long long)s->steps, (unsigned long long)s->slow);
 }
 
 const struct engine_ops cache_engine = {

@@ -38,6 +38,9 @@ struct run;
 //
 // The third and fourth argument are not used: they keep the registers that the compiler likes best for temporary values free of
 // things that would have to be moved out of the way.
+#if !defined(__OPTIMIZE__) && !defined(CACHE_TRAMPOLINE)
+#define CACHE_TRAMPOLINE
+#endif
 #ifdef CACHE_TRAMPOLINE
 typedef const struct cell *cell_fn(struct cpu *c, const struct cell *o, u64 t0, u64 t1, struct cache *e, i64 left);
 #define HANDLER(name) \
@@ -180,7 +183,7 @@ struct store {
 };
 
 struct cache_stats {
-    u64 runs, insns, evictions, dropped, flushes, entries, links, slow, steps, left_alone;
+    u64 runs, insns, evictions, dropped, flushes, entries, found, links, slow, steps, left_alone;
 };
 
 struct cache {
@@ -219,6 +222,22 @@ struct cache {
 #define FPU_AVX 2u
 #define FPU_PMODE 4u
 
+static inline bool in_64bit(const struct cache *e)
+{
+    return (e->mode & 3) == ISA_MODE_64;
+}
+
+// Has somebody asked for something that ends a run?
+static inline bool requested(const struct cache *e)
+{
+    return atomic_load_explicit(&e->in.v->request, memory_order_relaxed) & e->poll;
+}
+
+static inline struct jump *jump_slot(struct cache *e, u64 rip)
+{
+    return &e->jump[(rip ^ rip >> JUMP_BITS) & (JUMPS - 1)];
+}
+
 // --- store.c ------------------------------------------------------------------------------------------------------------
 
 // Memory for runs, `size` bytes. 0 or a negative errno.
@@ -240,6 +259,9 @@ void store_flush(struct cache *e);
 // Decode the code at offset `off` of host page `page` (guest-physical `phys`) in the current mode. NULL: nothing can be cached
 // there now, the interpreter is to run the instruction.
 struct run *build_run(struct cache *e, hva page, gpa phys, unsigned off);
+
+// Number of the operand that is the ModRM or moffs memory operand, or -1.
+int memory_operand(const struct insn *in);
 
 // The fast handler for an instruction, or NULL. The cell's operands are filled in already.
 // `live`: status flags that somebody may look at after it.

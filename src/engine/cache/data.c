@@ -2,11 +2,6 @@
 #include "engine/cache/exec.h"
 #include "engine/cache/pairs.h"
 
-static unsigned log2_size(unsigned size)
-{
-    return (unsigned)__builtin_ctz(size);
-}
-
 // --- MOV ------------------------------------------------------------------------------------------------------------------
 
 #define DEFINE_MOV_MEM(kind, size) \
@@ -162,11 +157,6 @@ static cell_fn *select_lea(const struct insn *in)
 
 // --- on conditions --------------------------------------------------------------------------------------------------------
 
-#define EACH_CC(m, ...) \
-    m(0, __VA_ARGS__) m(1, __VA_ARGS__) m(2, __VA_ARGS__) m(3, __VA_ARGS__) m(4, __VA_ARGS__) m(5, __VA_ARGS__) \
-        m(6, __VA_ARGS__) m(7, __VA_ARGS__) m(8, __VA_ARGS__) m(9, __VA_ARGS__) m(a, __VA_ARGS__) m(b, __VA_ARGS__) \
-            m(c, __VA_ARGS__) m(d, __VA_ARGS__) m(e, __VA_ARGS__) m(f, __VA_ARGS__)
-
 #define NEED_COND(cc_) \
     if (UNLIKELY(!cond_known(e, cc_))) \
     PASS(slow_flags)
@@ -215,18 +205,6 @@ static cell_fn *select_cmov(const struct insn *in)
 // --- stack ----------------------------------------------------------------------------------------------------------------
 
 // Flat stacks of 64-bit and 32-bit code; a slot has the size of the stack pointer.
-#define DEFINE_PUSH_MEM(kind, size) \
-    static HANDLER(push_m_##size##_##kind) \
-    { \
-        MEM(from, kind, size, false); \
-        u64 sp = reg_get(c, X86_RSP, size) - size; \
-        u8 *to; \
-        if (UNLIKELY(!probe(e, size == 8 ? sp : (u32)sp, size, true, &to))) \
-            PASS(slow_op); \
-        host_store(to, size, host_load(from, size)); \
-        reg_set(c, X86_RSP, size, sp); \
-        NEXT; \
-    }
 #define PUSH(size, value) \
     u64 sp = reg_get(c, X86_RSP, size) - size; \
     u8 *to; \
@@ -234,6 +212,13 @@ static cell_fn *select_cmov(const struct insn *in)
         PASS(slow_op); \
     host_store(to, size, (value)); \
     reg_set(c, X86_RSP, size, sp)
+#define DEFINE_PUSH_MEM(kind, size) \
+    static HANDLER(push_m_##size##_##kind) \
+    { \
+        MEM(from, kind, size, false); \
+        PUSH(size, host_load(from, size)); \
+        NEXT; \
+    }
 #define DEFINE_STACK(size) \
     static HANDLER(push_r_##size) \
     { \
@@ -287,7 +272,7 @@ static const struct stack_forms stack_forms[2] = {STACK_ROW(4), STACK_ROW(8)};
 
 static cell_fn *select_stack(const struct cache *e, const struct insn *in)
 {
-    unsigned size = (e->mode & 3) == ISA_MODE_64 ? 8 : 4;
+    unsigned size = in_64bit(e) ? 8 : 4;
     if (!(e->mode & RUN_FLAT) || in->opsize != size)
         return NULL;
     const struct stack_forms *f = &stack_forms[size == 8];

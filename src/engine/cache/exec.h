@@ -83,7 +83,7 @@ static ALWAYS_INLINE bool ea_general(const struct cpu *c, const struct cell *o, 
         off = (u32)off;
     else if (o->scale & CELL_AD16)
         off = (u16)off;
-    if ((e->mode & 3) == ISA_MODE_64) {
+    if (in_64bit(e)) {
         *a = o->seg >= X86_FS ? off + s->base : off;
         return gva_canonical(off); // that *a is, the TLB knows; the end of the access is in the same page
     }
@@ -128,6 +128,18 @@ static ALWAYS_INLINE bool mem_at(const struct cpu *c, const struct cell *o, cons
     m(EA_B, __VA_ARGS__) m(EA_X, __VA_ARGS__) m(EA_R, __VA_ARGS__) m(EA_B32, __VA_ARGS__) m(EA_X32, __VA_ARGS__) \
         m(EA_G, __VA_ARGS__)
 
+// And for every condition.
+#define EACH_CC(m, ...) \
+    m(0, __VA_ARGS__) m(1, __VA_ARGS__) m(2, __VA_ARGS__) m(3, __VA_ARGS__) m(4, __VA_ARGS__) m(5, __VA_ARGS__) \
+        m(6, __VA_ARGS__) m(7, __VA_ARGS__) m(8, __VA_ARGS__) m(9, __VA_ARGS__) m(a, __VA_ARGS__) m(b, __VA_ARGS__) \
+            m(c, __VA_ARGS__) m(d, __VA_ARGS__) m(e, __VA_ARGS__) m(f, __VA_ARGS__)
+
+// Handlers are in tables by size.
+static inline unsigned log2_size(unsigned size)
+{
+    return (unsigned)__builtin_ctz(size);
+}
+
 // Which kind of memory operand the cell has (build.c fills it in and says so).
 enum ea_kind ea_kind(const struct cache *e, const struct insn *in);
 
@@ -167,7 +179,7 @@ _Static_assert(offsetof(struct vcpu, cpu) == 0, "must_stop() relies on it");
         const struct cell *b_ = (b); \
         struct run *r_ = b_->link; \
         u64 rip_ = e->page_rip + (u64)(i64)b_->disp; \
-        if ((e->mode & 3) != ISA_MODE_64) \
+        if (!in_64bit(e)) \
             rip_ = (u32)rip_; \
         const struct tlb_entry *t_ = tlb_slot(e, rip_); \
         left += (i64)(skipped); \
@@ -176,11 +188,6 @@ _Static_assert(offsetof(struct vcpu, cpu) == 0, "must_stop() relies on it");
         e->page_rip = rip_ & ~4095ull; \
         ENTER(r_); \
     } while (0)
-
-static ALWAYS_INLINE struct jump *jump_slot(struct cache *e, u64 rip)
-{
-    return &e->jump[(rip ^ rip >> JUMP_BITS) & (JUMPS - 1)];
-}
 
 // The run at `rip` if it was there lately and its page still is; flat code only.
 static ALWAYS_INLINE struct run *jump_find(struct cache *e, u64 rip)

@@ -37,7 +37,7 @@ void sync_flags(struct cache *e)
 
 void sync_at(struct cache *e, u64 rip, i64 left)
 {
-    e->in.c->rip = (e->mode & 3) == ISA_MODE_64 ? rip : (u32)rip;
+    e->in.c->rip = in_64bit(e) ? rip : (u32)rip;
     e->cur = NULL;
     count(e, left);
     sync_flags(e);
@@ -83,14 +83,13 @@ static bool goes_on(const struct cache *e, u64 next)
 {
     const struct interp *x = &e->in;
     const struct cpu *c = x->c;
-    return LIKELY(c->rip == next && !x->stop && c->event.type == CPU_EVENT_NONE && !c->shadow &&
-                  !(atomic_load_explicit(&x->v->request, memory_order_relaxed) & e->poll));
+    return LIKELY(c->rip == next && !x->stop && c->event.type == CPU_EVENT_NONE && !c->shadow && !requested(e));
 }
 
 static u64 rip_after(const struct cache *e, const struct cell *o)
 {
     u64 next = e->page_rip + o->next;
-    return (e->mode & 3) == ISA_MODE_64 ? next : (u32)next;
+    return in_64bit(e) ? next : (u32)next;
 }
 
 static void step(struct cache *e, const struct cell *o, i64 left)
@@ -154,7 +153,7 @@ HANDLER(slow_quiet)
     x->next_rip = rip_after(e, o);
     t->fn(x, &t->in);
     // An x87 error interrupt, with CR0.NE clear.
-    if (UNLIKELY(atomic_load_explicit(&x->v->request, memory_order_relaxed) & e->poll))
+    if (UNLIKELY(requested(e)))
         TO(slow_leave, o + 1);
     NEXT;
 }

@@ -176,15 +176,6 @@ static bool is_plain_move(const struct insn *in)
 
 // --- choice -------------------------------------------------------------------------------------------------------------------
 
-static int memory_operand(const struct insn *in)
-{
-    for (unsigned i = 0; i < in->nopnd; i++) {
-        if (in->opnd[i].kind == ISA_OPND_MEM)
-            return (int)i;
-    }
-    return -1;
-}
-
 static cell_fn *select_move(const struct cache *e, const struct insn *in, int mem)
 {
     return mem < 0 ? move_reg : mem == 0 ? move_store[ea_kind(e, in)] : move_load[ea_kind(e, in)];
