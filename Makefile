@@ -116,6 +116,7 @@ GUESTS32 += smcreal16
 GUESTS32 += smcseg32
 GUESTS64 += smcdma64 smcrom64
 GUESTS64 += smcjit64
+GUESTS64 += nano64
 GUESTS64 += hello
 
 comma := ,
@@ -203,6 +204,7 @@ $(patsubst %,$(G)/%.elf,$(GUESTS64)): $(G)/%.elf: $(G)/lib/start64.64.o $(G)/%.6
 	gcc -m64 $(GUEST_LD) -o $@.64 $(filter %.o,$^)
 	objcopy -g -O elf32-i386 $@.64 $@
 	truncate -s %65536 $@
+$(G)/nano64.elf: $(G)/nano_user.64.o $(G)/nano_sys.64.o
 $(patsubst %,$(G)/%.elf,$(GUESTS32)): $(G)/%.elf: $(G)/lib/start32.32.o $(G)/%.32.o $(GUEST_LIB:%=$(G)/lib/%.32.o) guests/lib/guest.ld
 	gcc -m32 $(GUEST_LD) -o $@ $(filter %.o,$^)
 
@@ -218,6 +220,7 @@ $(B)/bench/%.o: bench/%.c | $(GEN)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -Itests -Iguests $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
+$(B)/bench/nano: $(G)/nano_user.64.o
 $(B)/bench/mips: ALL_LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=mmap
 $(B)/bench/%: $(B)/bench/%.o $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
