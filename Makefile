@@ -56,6 +56,7 @@ INTERP_OBJS += engine/interp/seg.o engine/interp/segops.o engine/interp/frame.o 
 INTERP_OBJS += engine/interp/iret.o engine/interp/event.o engine/interp/task.o
 INTERP_OBJS += engine/interp/ctl.o engine/interp/sys.o engine/interp/syscall.o
 CACHE_OBJS := $(addprefix engine/cache/,cache.o store.o build.o slow.o alu.o data.o branch.o vector.o pairs.o)
+BT_OBJS := $(addprefix engine/bt/,bt.o service.o glue.o codecache.o link.o analyse.o translate.o flags.o mem.o ident.o stack.o flow.o)
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/ioapic.o dev/hpet.o dev/misc.o dev/lapic.o dev/fw_cfg.o dev/i8254.o dev/mc146818.o
 DEV_OBJS += dev/pci.o dev/i440fx.o dev/piix.o
 DEV_OBJS += dev/blk_timed.o dev/virtio.o dev/virtio_pci.o dev/virtio_blk.o dev/virtio_rng.o dev/virtio_balloon.o dev/virtio_console.o
@@ -75,7 +76,7 @@ VM_OBJS += cli/monitor.o cli/monitor_info.o cli/monitor_dump.o cli/pagewalk.o
 VM_OBJS += cli/images.o cli/disks.o cli/board.o cli/script.o cli/side.o cli/lockstep.o cli/lockstep_compare.o
 VM_OBJS += cli/gdb_packet.o cli/gdb_regs.o cli/gdb_session.o cli/gdbstub.o
 
-LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(CACHE_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS) $(VM_OBJS))
+LIB_OBJS := $(addprefix $(B)/src/,$(ISA_OBJS) $(ISA_DISASM_OBJS) $(CORE_OBJS) $(ENGINE_OBJS) $(INTERP_OBJS) $(CACHE_OBJS) $(BT_OBJS) $(DEV_OBJS) $(BOARD_OBJS) $(BOOT_OBJS) $(HOST_OBJS) $(VM_OBJS))
 POGO_OBJS := $(addprefix $(B)/src/,$(CLI_OBJS))
 
 # Test programs: tests/NAME.c (one file each), linked with the library objects and cmocka.

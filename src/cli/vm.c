@@ -489,7 +489,7 @@ struct vcpu_start {
 static void run_vcpu(struct vm *vm, struct vcpu *v)
 {
     while (pass_gate(vm, v)) {
-        struct vm_exit e = machine_run(v, SLICE);
+        struct vm_exit e = machine_run(v, vm->board->m.clock.icount ? SLICE : ENGINE_NO_BUDGET);
         if (!vm_vcpu_exit(vm, v, &e))
             post_event(vm, v, &e);
     }

@@ -14,6 +14,8 @@ struct host_code {
     u8 *write;      // where code is put
     const u8 *exec; // where it runs
     u64 size;       // bytes
+    u8 *near;       // plain memory that ends where exec begins, so that code can address it relative to RIP
+    u64 near_size;  // bytes
 };
 
 // An arithmetic exception that the host processor raised in generated code. The handler changes what it wants to differ when
@@ -33,9 +35,10 @@ struct host_ops {
     void (*mem_free)(void *host, void *p, u64 size);
     // The same for guest RAM, in a form that other processes can be given; mem_free frees it. NULL: mem_alloc will do.
     void *(*ram_alloc)(void *host, const char *name, u64 size);
-    // Code memory of at least `size` bytes. `fault` is called on the faulting thread, where only async-signal-safe things are
-    // allowed, for exceptions whose pc is in this memory. 0 or a negative errno; a host that cannot run code has NULL here.
-    int (*code_alloc)(void *host, const char *name, u64 size, void (*fault)(struct host_fault *f),
+    // Code memory of at least `size` bytes, with at least `near` bytes of zeroed plain memory before it. `fault` is called on the
+    // faulting thread, where only async-signal-safe things are allowed, for exceptions whose pc is in this memory. 0 or a negative
+    // errno; a host that cannot run code has NULL here.
+    int (*code_alloc)(void *host, const char *name, u64 size, u64 near, void (*fault)(struct host_fault *f),
                       struct host_code *code);
     void (*code_free)(void *host, struct host_code *code);
     // Monotonic time in nanoseconds, and the host's time-stamp counter.

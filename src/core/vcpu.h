@@ -65,16 +65,25 @@ struct vcpu {
     struct irq_line ferr;
     bool ferr_asserted, ignne;
     u8 sipi_vector;
-    u8 debug_step; // enum debug_step: the debugger's order, changed only while outside run()
+    u8 debug_step;         // enum debug_step: the debugger's order, changed only while outside run()
+    _Atomic u32 *doorbell; // the engine's: set to 1 after every change of `request`; NULL: it looks at that itself
     const struct engine_ops *engine;
     void *engine_state;
     struct vcpu_tlb_queue tlb_queue;
     struct tlb tlb;
 };
 
+// Tell the engine to look at `request`.
+static inline void vcpu_ring(struct vcpu *v)
+{
+    if (v->doorbell)
+        atomic_store_explicit(v->doorbell, 1, memory_order_release);
+}
+
 static inline void vcpu_request(struct vcpu *v, u32 bits)
 {
     atomic_fetch_or_explicit(&v->request, bits, memory_order_release);
+    vcpu_ring(v);
 }
 
 static inline void vcpu_request_clear(struct vcpu *v, u32 bits)
@@ -88,6 +97,7 @@ static inline void vcpu_nmi(struct vcpu *v)
 {
     if (atomic_fetch_or_explicit(&v->request, VCPU_REQ_NMI, memory_order_acq_rel) & VCPU_REQ_NMI)
         vcpu_request(v, VCPU_REQ_NMI2);
+    vcpu_ring(v);
 }
 
 // For engines: latch what has arrived in cpu.nmi_pending. While NMIs are blocked, all that come are one; before, one is latched

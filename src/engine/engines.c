@@ -4,11 +4,13 @@
 
 #include <string.h>
 
+#include "engine/bt/engine_bt.h"
 #include "engine/cache/engine_cache.h"
 #include "engine/interp/engine_interp.h"
 
 static const struct engine_ops *const engines[] = {
     &cache_engine,
+    &bt_engine,
     &interp_engine,
 };
 

@@ -7,7 +7,7 @@
 #define NATIVE_SIGNAL_RANGES 256 // code memories alive at a time
 
 // See host_ops. `host` is not used.
-int native_arena_alloc(void *host, const char *name, u64 size, void (*fault)(struct host_fault *f),
+int native_arena_alloc(void *host, const char *name, u64 size, u64 near, void (*fault)(struct host_fault *f),
                        struct host_code *code);
 void native_arena_free(void *host, struct host_code *code);
 

@@ -31,7 +31,7 @@ int interp_simd_init(struct interp *x)
     x->native = h->ops->mem_alloc(h->self, "native", sizeof *x->native);
     if (!x->native)
         return -12; // -ENOMEM
-    int err = h->ops->code_alloc(h->self, "native-code", NATIVE_CODE_SIZE, simd_fault, &x->native_code);
+    int err = h->ops->code_alloc(h->self, "native-code", NATIVE_CODE_SIZE, 0, simd_fault, &x->native_code);
     if (err) {
         h->ops->mem_free(h->self, x->native, sizeof *x->native);
         x->native = NULL;

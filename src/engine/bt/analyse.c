@@ -1,0 +1,134 @@
+// From guest bytes to a list of instructions, and which status flags matter where.
+//
+// A block ends at a branch that always leaves, at an instruction that may change modes, mappings or interrupts, at the end of the page, or
+// when it is long enough. An instruction that crosses the page's end is never in a block.
+//
+// Walking backwards, a flag is *seen* before an instruction when that one or a later one may look at it before it is overwritten:
+// by reading it, by faulting (the frame shows it), or because the block is left.
+#include "engine/bt/translate.h"
+
+int bt_memory_operand(const struct insn *in)
+{
+    for (unsigned i = 0; i < in->nopnd; i++) {
+        if (in->opnd[i].kind == ISA_OPND_MEM)
+            return (int)i;
+    }
+    return -1;
+}
+
+// Status flags that are certain to be overwritten, whatever they were, with something that does not depend on them.
+static u32 flags_killed(const struct bt *b, const struct insn *in)
+{
+    switch (in->op) {
+    case ISA_OP_ADD:
+    case ISA_OP_OR:
+    case ISA_OP_ADC:
+    case ISA_OP_SBB:
+    case ISA_OP_AND:
+    case ISA_OP_SUB:
+    case ISA_OP_XOR:
+    case ISA_OP_CMP:
+    case ISA_OP_TEST:
+    case ISA_OP_XADD:
+    case ISA_OP_CMPXCHG:
+    case ISA_OP_NEG: return X86_FL_STATUS;
+    case ISA_OP_INC:
+    case ISA_OP_DEC: return X86_FL_STATUS & ~X86_FL_CF;
+    case ISA_OP_SHL:
+    case ISA_OP_SHR:
+    case ISA_OP_SAR:
+        return b->shifts_clean && in->opnd[1].kind == ISA_OPND_IMM && in->imm & (in->opnd[0].size == 8 ? 63 : 31)
+                   ? X86_FL_STATUS
+                   : 0;
+    case ISA_OP_IMUL: return b->imul_clean && in->nopnd > 1 ? X86_FL_STATUS : 0;
+    default: return 0;
+    }
+}
+
+static bool is_repeated(const struct insn *in)
+{
+    return in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE) && isa_forms[in->form].attr & (ISA_ATTR_REP | ISA_ATTR_REPCC);
+}
+
+// May it go to the interpreter and the block be continued after it? Not where what the block relies on can change.
+static bool is_callable(const struct insn *in)
+{
+    const struct isa_form_info *f = &isa_forms[in->form];
+    if (is_repeated(in))
+        return true;
+    if (f->cls == ISA_CLASS_IDENT || f->cls == ISA_CLASS_MEM)
+        return true;
+    switch (in->op) {
+    case ISA_OP_RDTSC:
+    case ISA_OP_RDTSCP:
+    case ISA_OP_RDPID:
+    case ISA_OP_CPUID:
+    case ISA_OP_SWAPGS:
+    case ISA_OP_PUSHF:
+    case ISA_OP_RDFSBASE:
+    case ISA_OP_RDGSBASE:
+    case ISA_OP_XGETBV:
+    case ISA_OP_RDMSR:
+    case ISA_OP_IN:
+    case ISA_OP_OUT: return true;
+    default: return false;
+    }
+}
+
+static bool offered(const struct tr *t, const struct insn *in)
+{
+    return cpu_model_offers(t->b->in.v->model, isa_forms[in->form].feature) && interp_handler(in->form);
+}
+
+static void classify(struct tr *t, struct tr_insn *x)
+{
+    const struct insn *in = &x->in;
+    x->step = !offered(t, in) || is_repeated(in) || !(ident_can(t, in) || stack_can(t, in) || flow_can(t, in));
+    x->ends = x->step ? !is_callable(in) : in->op == ISA_OP_JMP || in->op == ISA_OP_CALL || in->op == ISA_OP_RET;
+    x->kills = x->step ? 0 : flags_killed(t->b, in);
+}
+
+static bool may_leave(const struct tr_insn *x)
+{
+    const struct isa_form_info *f = &isa_forms[x->in.form];
+    const u32 memory = ISA_IMPLICIT_MEM | ISA_IMPLICIT_STACK;
+    return x->step || (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA) ||
+           (f->implicit_read | f->implicit_written) & memory || f->cls == ISA_CLASS_BRANCH || x->in.op == ISA_OP_DIV ||
+           x->in.op == ISA_OP_IDIV;
+}
+
+static void see(struct tr *t)
+{
+    u32 seen = X86_FL_STATUS;
+    for (unsigned i = t->n; i-- > 0;) {
+        struct tr_insn *x = &t->insn[i];
+        seen &= ~x->kills;
+        seen |= isa_flags_read(&x->in) & X86_FL_STATUS;
+        if (may_leave(x))
+            seen = X86_FL_STATUS;
+        x->seen = seen;
+    }
+}
+
+void analyse(struct tr *t, const u8 *code, unsigned off)
+{
+    u8 buf[BT_INSNS * ISA_MAX_LEN];
+    unsigned room = MEM_PAGE_SIZE - off, at = 0;
+    bool ends = false;
+    if (room > sizeof buf)
+        room = sizeof buf;
+    memcpy(buf, code, room); // a private copy: another processor may be writing these bytes
+    for (t->n = 0; t->n < BT_INSNS && !ends; t->n++) {
+        struct tr_insn *x = &t->insn[t->n];
+        unsigned have = room - at < ISA_MAX_LEN ? room - at : ISA_MAX_LEN;
+        if (isa_decode(buf + at, have, t->b->mode & 3, t->b->in.isa_options, &x->in) != ISA_OK)
+            break;
+        memcpy(x->bytes, buf + at, have);
+        x->off = (u16)(off + at);
+        at += x->in.len;
+        x->next = (u16)(off + at);
+        classify(t, x);
+        ends = x->ends;
+    }
+    see(t);
+}

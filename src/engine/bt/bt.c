@@ -1,0 +1,385 @@
+// The loop around translated code, and the engine's operations.
+//
+// The loop is the interpreter's: what is due before an instruction, then the instruction. Where a block can be entered it and those that
+// follow it run at once; where it cannot (single-stepping, breakpoints, tracing, alignment checks, interrupt shadows, code that is not in
+// RAM, modes that are not translated, a budget that ends inside the block) the interpreter runs one.
+#include <stdio.h>
+
+#include "engine/bt/bt.h"
+#include "engine/bt/engine_bt.h"
+#include "isa/alu.h"
+
+#define CACHE_SIZE (96ull << 20)
+
+// --- what blocks rely on ------------------------------------------------------------------------------------------------------
+
+static bool is_flat(const struct x86_seg *s, u32 must, u32 must_not)
+{
+    return s->base == 0 && s->limit == ~0u && (s->attr & must) == must && !(s->attr & (must_not | X86_SEG_UNUSABLE));
+}
+
+// 32-bit code whose ES, CS, SS and DS cover everything, SS with a 32-bit stack pointer.
+static bool segments_flat(const struct cpu *c)
+{
+    const u32 data = X86_SEG_W, not_data = X86_SEG_CODE | X86_SEG_E;
+    return cpu_pmode(c) && is_flat(&c->seg[X86_CS], X86_SEG_CODE, 0) &&
+           is_flat(&c->seg[X86_SS], data | X86_SEG_DB, not_data) && is_flat(&c->seg[X86_DS], data, not_data) &&
+           is_flat(&c->seg[X86_ES], data, not_data);
+}
+
+// Is code of the current mode translated?
+static bool refresh(struct bt *b)
+{
+    const struct interp *x = &b->in;
+    const struct cpu *c = x->c;
+    struct bt_ctx *k = b->ctx;
+    u8 mode = (u8)(x->mode | BLOCK_FLAT);
+    if (x->mode == ISA_MODE_16 || (x->mode == ISA_MODE_32 && !segments_flat(c)))
+        return false;
+    if (b->mode != mode) {
+        b->mode = mode;
+        k->sp = k->sp_top; // return addresses there are into code of the other mode
+    }
+    k->tlb = (u64)x->v->tlb.cur[x->view].e;
+    for (unsigned i = 0; i < 2; i++) {
+        const struct x86_seg *s = &c->seg[X86_FS + i];
+        k->seg_base[i] = s->base;
+        k->seg_flat[i] =
+            s->limit == ~0u && !(s->attr & (X86_SEG_UNUSABLE | X86_SEG_CODE | X86_SEG_E)) && s->attr & X86_SEG_W;
+    }
+    b->poll = ~0u;
+    if (!(c->rflags & X86_FL_IF))
+        b->poll &= ~VCPU_REQ_INTR;
+    if (c->nmi_blocked)
+        b->poll &= ~VCPU_REQ_NMIS;
+    return true;
+}
+
+// --- pages whose code keeps changing ----------------------------------------------------------------------------------------
+
+#define BUSY_DROPS 24     // before a page is left alone ...
+#define BUSY_WINDOW 20000 // ... with less than so many passes of the loop from one to the next
+#define BUSY_TIME 2000    // how long at first, in passes
+#define BUSY_STEPS 30     // instructions from one question whether it still is to the next
+#define BUSY_LEVELS 6     // doubled so many times at most
+
+static struct bt_busy *busy_slot(struct bt *b, hva page)
+{
+    return &b->busy[(page >> 12 ^ page >> 18) % BT_BUSY];
+}
+
+static bool is_busy(struct bt *b, hva page)
+{
+    const struct bt_busy *p = busy_slot(b, page);
+    return UNLIKELY(p->page == page && b->now < p->until);
+}
+
+// Code of the page was dropped. True: leave it alone for a while.
+static bool becomes_busy(struct bt *b, hva page)
+{
+    struct bt_busy *p = busy_slot(b, page);
+    if (p->page != page || b->now - p->last > (u64)BUSY_WINDOW << p->level)
+        *p = (struct bt_busy){.page = page};
+    p->last = b->now;
+    if (++p->drops < BUSY_DROPS)
+        return false;
+    p->until = b->now + ((u64)BUSY_TIME << p->level);
+    p->drops = BUSY_DROPS - 4; // it has to prove itself
+    if (p->level < BUSY_LEVELS)
+        p->level++;
+    b->stats.left_alone++;
+    return true;
+}
+
+// --- blocks ---------------------------------------------------------------------------------------------------------------------
+
+// The block at RIP, translated if need be; NULL: the interpreter's business.
+static struct bt_block *find_block(struct bt *b)
+{
+    const struct cpu *c = b->in.c;
+    struct tlb *tlb = &b->in.v->tlb;
+    gva lin = b->in.mode == ISA_MODE_64 ? c->rip : (u32)c->rip;
+    hva h = tlb_exec(tlb, b->in.view, lin);
+    if (UNLIKELY(!h))
+        return NULL;
+    hva page = h & ~4095ull;
+    unsigned off = (unsigned)(lin & 4095);
+    b->ctx->page_base = c->rip - off;
+    struct bt_block *k = codecache_find(b, page, off, b->mode);
+    b->stats.found += k != NULL;
+    if (!k && is_busy(b, page)) {
+        b->quiet_steps = BUSY_STEPS;
+    } else if (!k) {
+        gpa phys = tlb->cur[b->in.view].phys[tlb_index(lin)] & ~4095ull;
+        u64 before = __builtin_ia32_rdtsc();
+        k = translate(b, page, phys, off);
+        b->stats.cycles += __builtin_ia32_rdtsc() - before;
+    }
+    if (k)
+        *bt_jump_slot(b, c->rip) = (struct bt_jump){.rip = c->rip, .block = k};
+    return k;
+}
+
+static void enter(struct bt *b, const struct bt_block *k)
+{
+    const struct cpu *c = b->in.c;
+    struct bt_ctx *x = b->ctx;
+    const u64 all = 1ull << 62;
+    x->r10 = c->gpr[X86_R10];
+    x->r11 = c->gpr[X86_R11];
+    x->r15 = c->gpr[X86_R15];
+    x->slot = alu_flags_pack(c->rflags);
+    x->go = k->entry_slot;
+    b->chunk = x->left = (i64)(b->in.budget < all ? b->in.budget : all);
+    b->stats.entries++;
+    b->unlinked = 0;
+    glue_enter(b);
+}
+
+// Run from RIP on as long as blocks lead to blocks. False: run nothing but one instruction in the interpreter.
+static bool execute(struct bt *b)
+{
+    struct bt_block *k = find_block(b);
+    for (;;) {
+        if (!k || (b->counting && b->in.budget < k->n))
+            return false;
+        enter(b, k);
+        if (!b->unlinked)
+            return true;
+        k = find_block(b);
+        if (!k || !b->unlinked)
+            return true;
+        struct bt_link *l = bt_near(b, b->unlinked);
+        const struct bt_block *from = bt_near(b, l->from);
+        // The link is for a page that is mapped as it is now: the branch's own, or checked whenever the link is followed.
+        if (from->page && (l->far || from->page == k->page))
+            link_make(b, l, k);
+        if (bt_requested(b))
+            return true;
+    }
+}
+
+// --- writes to code -----------------------------------------------------------------------------------------------------------
+
+static void drop_written(struct bt *b)
+{
+    struct machine *m = b->in.v->machine;
+    vcpu_request_clear(b->in.v, VCPU_REQ_CODE);
+    if (atomic_exchange(&b->writes.all, false)) {
+        codecache_flush(b);
+        b->stats.flushes++;
+    }
+    for (unsigned i = 0; i < BT_WRITES; i++) {
+        u64 w = atomic_exchange(&b->writes.slot[i], 0);
+        if (!w)
+            continue;
+        gpa a = w >> 12;
+        unsigned off = (unsigned)(a & 4095), len = (unsigned)(w & 4095) + 1;
+        const u8 *host = mem_ptr(&m->mem, a, 1, false);
+        if (!host)
+            continue;
+        bool alone = m->vcpu_count == 1;
+        if (!alone) { // the flag of the page was cleared for all
+            off = 0;
+            len = MEM_PAGE_SIZE;
+        }
+        hva page = (hva)host & ~4095ull;
+        u64 dropped = b->stats.dropped;
+        bool rest = codecache_drop(b, page, off, len);
+        if (b->stats.dropped != dropped && becomes_busy(b, page))
+            rest = codecache_drop(b, page, 0, MEM_PAGE_SIZE);
+        if (!rest && alone)
+            mmu_unprotect_page(m, a);
+    }
+}
+
+// Any thread.
+static void bt_invalidate(struct vcpu *v, gpa base, u64 len)
+{
+    struct bt *b = v->engine_state;
+    u64 w = base << 12 | (len - 1);
+    unsigned i = 0;
+    if (len > MEM_PAGE_SIZE - (base & 4095) || !w) {
+        i = BT_WRITES;
+    } else {
+        for (; i < BT_WRITES; i++) {
+            u64 none = 0;
+            u64 now = atomic_load_explicit(&b->writes.slot[i], memory_order_relaxed);
+            if (now == w || (!now && atomic_compare_exchange_strong(&b->writes.slot[i], &none, w)))
+                break;
+        }
+    }
+    if (i == BT_WRITES)
+        atomic_store(&b->writes.all, true);
+    vcpu_request(v, VCPU_REQ_CODE);
+}
+
+// --- the loop -----------------------------------------------------------------------------------------------------------------
+
+// May translated code run at all just now?
+static bool blocks_allowed(const struct interp *x)
+{
+    const struct cpu *c = x->c;
+    return !(x->break_on | x->debug_on | x->align_on | x->trace | c->shadow) &&
+           !(c->rflags & (X86_FL_TF | X86_FL_RF)) && !c->pending_dr6;
+}
+
+static void run_loop(struct bt *b)
+{
+    struct interp *x = &b->in;
+    for (;;) {
+        atomic_exchange(&b->ctx->doorbell, 0);
+        b->now++;
+        if (UNLIKELY(atomic_load_explicit(&x->v->request, memory_order_acquire) & VCPU_REQ_CODE))
+            drop_written(b);
+        if (!interp_ready(x))
+            return;
+        if (UNLIKELY(b->quiet_steps)) {
+            b->quiet_steps--;
+        } else if (LIKELY(blocks_allowed(x) && refresh(b))) {
+            x->budget++; // interp_ready() took it for one instruction
+            if (execute(b))
+                continue;
+            // Something may have become due meanwhile.
+            if (atomic_load_explicit(&x->v->request, memory_order_acquire) & VCPU_REQ_CODE)
+                drop_written(b);
+            if (!interp_ready(x))
+                return;
+        }
+        b->stats.steps++;
+        interp_step(x);
+    }
+}
+
+static struct vm_exit bt_run(struct vcpu *v, u64 budget)
+{
+    struct bt *b = v->engine_state;
+    struct interp *x = &b->in;
+    if (budget != ENGINE_NO_BUDGET && !b->counting) {
+        b->counting = true; // from now on blocks count
+        codecache_flush(b);
+    }
+    interp_enter(x, budget);
+    if (setjmp(x->fault))
+        interp_take_fault(x);
+    run_loop(b);
+    return x->exit;
+}
+
+// --- the engine -----------------------------------------------------------------------------------------------------------------
+
+static const u64 samples[] = {0, 1, 0x80, 0x8000, 0x80000000u, 0x8000000000000000u, 0x123456789abcdef1u, ~0ull};
+
+// Status flags that come out different after `op` on the same operands when they were different before.
+static u64 flags_kept(unsigned op, unsigned size, u64 a, u64 b)
+{
+    u64 fl[2] = {0, X86_FL_STATUS};
+    for (unsigned k = 0; k < 2; k++) {
+        switch (op) {
+        case 0: alu_shl(size, a, (u8)b, &fl[k]); break;
+        case 1: alu_shr(size, a, (u8)b, &fl[k]); break;
+        case 2: alu_sar(size, a, (u8)b, &fl[k]); break;
+        default: alu_imul2(size, a, b, &fl[k]); break;
+        }
+    }
+    return fl[0] ^ fl[1];
+}
+
+// What the host leaves in the flags that the manuals do not define.
+static void study_host(struct bt *b)
+{
+    u64 shifts = 0, product = 0;
+    for (unsigned size = 1; size <= 8; size *= 2) {
+        for (unsigned i = 0; i < ARRAY_LEN(samples); i++) {
+            for (unsigned n = 1; n < (size == 8 ? 64 : 32); n++) {
+                for (unsigned op = 0; op < 3; op++)
+                    shifts |= flags_kept(op, size, samples[i], n);
+            }
+            for (unsigned j = 0; j < ARRAY_LEN(samples) && size > 1; j++)
+                product |= flags_kept(3, size, samples[i], samples[j]);
+        }
+    }
+    b->shifts_clean = !shifts;
+    b->imul_clean = !product;
+}
+
+static int bt_probe(const char **why)
+{
+    (void)why;
+    return 0;
+}
+
+static int bt_vcpu_create(struct vcpu *v)
+{
+    struct host *h = v->machine->host;
+    struct bt *b = h->ops->mem_alloc(h->self, "bt", sizeof *b);
+    if (!b)
+        return -12; // -ENOMEM
+    int err = interp_init(&b->in, v);
+    if (!err) {
+        u64 size = v->machine->engine_memory;
+        err = codecache_init(b, size ? size : CACHE_SIZE);
+        if (err)
+            interp_fini(&b->in);
+    }
+    if (err) {
+        h->ops->mem_free(h->self, b, sizeof *b);
+        return err;
+    }
+    b->ctx->gpr = (u64)v->cpu.gpr;
+    study_host(b);
+    v->engine_state = b;
+    v->doorbell = &b->ctx->doorbell;
+    return 0;
+}
+
+static void bt_vcpu_destroy(struct vcpu *v)
+{
+    struct host *h = v->machine->host;
+    struct bt *b = v->engine_state;
+    v->doorbell = NULL;
+    codecache_fini(b);
+    interp_fini(&b->in);
+    h->ops->mem_free(h->self, b, sizeof *b);
+    v->engine_state = NULL;
+}
+
+static void bt_sync(struct vcpu *v)
+{
+    (void)v; // between calls of run() the architectural state is in vcpu.cpu
+}
+
+static void bt_kick(struct vcpu *v)
+{
+    vcpu_request(v, VCPU_REQ_EXIT);
+}
+
+static void bt_stats(struct vcpu *v, char *buf, size_t size)
+{
+    const struct bt *b = v->engine_state;
+    const struct bt_stats *s = &b->stats;
+#define N(x) ((unsigned long long)(x))
+    snprintf(buf, size,
+             "blocks translated %llu, of %llu instructions, to %llu bytes, in %llu cycles per instruction\n"
+             "entered from the loop %llu times, found there %llu times; links made %llu\n"
+             "dropped by writes to code %llu; pages left alone for that %llu; parts evicted %llu; emptied %llu times\n"
+             "TLB misses %llu, of which filled %llu; indirect branches looked up %llu\n"
+             "instructions run by the interpreter %llu, and %llu from inside blocks\n",
+             N(s->blocks), N(s->insns), N(s->code_bytes), N(s->insns ? s->cycles / s->insns : 0), N(s->entries),
+             N(s->found), N(s->links), N(s->dropped), N(s->left_alone), N(s->evictions), N(s->flushes), N(s->misses),
+             N(s->refills), N(s->lookups), N(s->steps), N(s->inner_steps));
+#undef N
+}
+
+const struct engine_ops bt_engine = {
+    .name = "bt",
+    .probe = bt_probe,
+    .vcpu_create = bt_vcpu_create,
+    .run = bt_run,
+    .pull_state = bt_sync,
+    .push_state = bt_sync,
+    .invalidate = bt_invalidate,
+    .kick = bt_kick,
+    .stats = bt_stats,
+    .vcpu_destroy = bt_vcpu_destroy,
+};

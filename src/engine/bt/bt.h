@@ -1,0 +1,290 @@
+// The binary translator's inside: what its files share.
+//
+// Guest and host are the same architecture, so a *block* of translated code is mostly the guest's own instructions, in which
+// registers are renamed, memory operands go through a probe of the software TLB, and control transfers and sensitive instructions
+// are replaced.
+//
+//   bt.c          the loop around translated code, engine operations
+//   service.c     what translated code calls: TLB misses, instructions for the interpreter, branches without a link
+//   glue.c        the code between C and translated code
+//   codecache.c   memory for blocks: look-up, eviction, invalidation
+//   link.c        branches from block to block
+//   analyse.c     decoding, and which status flags somebody may look at
+//   translate.c   one block
+//   flags.c, mem.c, ident.c, stack.c, flow.c    what the code of a block is made of; emit.h encodes it
+//
+// While translated code runs:
+//
+//   host          guest
+//   rax rcx rdx rbx rbp rsi rdi r8 r9 r12 r13 r14     the same
+//   r15           rsp
+//   r10 r11       nothing: scratch
+//   rsp           a private stack that holds host return addresses of guest calls (flow.c)
+//   host flags    status flags, or nothing when they are in ctx.slot: every place in a block knows which (flags.c)
+//
+// and the guest's r10 r11 r15 are in struct bt_ctx. All other state is in struct cpu; RIP is ctx.page_base plus what the place in the
+// block says. struct bt_ctx lies right before the code, in reach of RIP-relative operands. Blocks are found by host page and mode,
+// hold no linear address, and so serve all aliases of a page.
+//
+// The interpreter is inside (struct bt holds a struct interp): what is unusual goes to it for one instruction. A place in a block that
+// may have to leave it is a *site*: a record with all that is needed to bring struct cpu up to date there and to come back.
+//
+// Counting. When run() has a budget, each block takes its instructions off ctx.left when it is entered, so the number of
+// instructions is exact at every site; without one nothing is counted and blocks end early only where they poll ctx.doorbell: at
+// backward branches, at branches to other pages and at indirect ones, which every loop has.
+#ifndef POGO_ENGINE_BT_H
+#define POGO_ENGINE_BT_H
+
+#include "engine/bt/emit.h"
+#include "engine/interp/interp.h"
+
+#define BT_INSNS 64 // in a block, at most
+#define BT_JUMP_BITS 12
+#define BT_JUMPS (1u << BT_JUMP_BITS)
+#define BT_PARTS 8
+
+// Registers that translated code uses for itself, and where the guest's RSP is.
+enum { HOST_T0 = X86_R10, HOST_T1 = X86_R11, HOST_SP = X86_R15 };
+
+struct bt_block;
+struct bt;
+
+// Where indirect branches went lately, by RIP.
+struct bt_jump {
+    u64 rip;
+    const struct bt_block *block;
+};
+
+// What translated code has at hand.
+struct bt_ctx {
+    u64 r10, r11, r15; // the guest's
+    u64 page_base;     // RIP of the first byte of the current page
+    u64 tlb;           // struct tlb_entry *: current view and context
+    u64 slot;          // status flags as LAHF and SETO leave them in AX (isa/alu.h)
+    _Atomic u32 doorbell;
+    u32 why; // enum bt_why, on the way out
+    i64 left;
+    u64 site;                 // the site or link concerned, as its distance from the start of the near memory
+    u64 addr;                 // linear address that missed the TLB
+    u64 target;               // RIP that an indirect branch goes to
+    u64 ret_site;             // the RET that is going to ctx.target
+    u64 go;                   // where to enter translated code
+    u64 sp, sp_limit, sp_top; // private stack
+    u64 c_sp;
+    u64 gpr;     // the guest's other registers: struct cpu.gpr
+    u64 jump[2]; // struct bt_jump *, of 64-bit code and of 32-bit code
+    u64 tmp[4];
+    u64 seg_base[2]; // FS and GS
+    u32 seg_flat[2]; // outside 64-bit mode: they are usable, writable and have no limit
+    u64 scratch;     // of the glue
+};
+
+// Why translated code calls service().
+enum bt_why {
+    BT_MISS,   // a probe of the TLB failed for ctx.addr at a site
+    BT_STEP,   // run the instruction at a site in the interpreter
+    BT_LEAVE,  // leave before the instruction at a site
+    BT_BUDGET, // the same at the start of a block whose instructions have been taken off ctx.left
+    BT_LINK,   // a direct branch has no usable link
+    BT_LOOKUP, // go to ctx.target
+    BT_WHYS
+};
+
+// Kinds of access at a site.
+enum { SITE_READ, SITE_WRITE };
+
+struct bt_site {
+    u32 retry;     // offset in the code memory: start of the probe ...
+    u32 resume;    // ... and of the next instruction, or 0: leave when this one has been run
+    u32 block;     // distance from the start of the near memory
+    u16 off, next; // of the instruction in its page, and of the following one
+    u8 idx;        // number of the instruction in its block
+    u8 access, size;
+    u8 pop;    // RET: bytes taken off the stack, to undo it
+    u32 flags; // how to get at the status flags: FLAGS_*
+};
+
+struct bt_link {
+    u64 page;    // branches to other pages: the host page that the target must be in; 0: not linked
+    u32 jump;    // offset in the code memory of the displacement to patch
+    u32 stub;    // where it leads without a link
+    i32 disp;    // target relative to the page
+    u32 next_in; // the next link to the same block, as its distance from the start of the near memory
+    u32 to;      // block; 0: not linked
+    u32 from;
+    bool far; // the target is in another page
+    u8 flags; // enum flags_at: where status flags are
+};
+
+// Where status flags are.
+enum flags_at {
+    FLAGS_NONE = 0, // nowhere: nobody looks at them before they are written
+    FLAGS_HOST = 1, // in the host's flags
+    FLAGS_SLOT = 2, // in ctx.slot
+    FLAGS_BOTH = 3,
+};
+
+#define BLOCK_FLAT 0x04u // mode: enum isa_mode with this
+
+struct bt_block {
+    u64 page;                               // host page; 0: forgotten
+    u64 entry_slot, entry_host, entry_both; // where to enter it: flags in the slot, in the host's, in both
+    u16 off, end;                           // in the page: first byte, after the last one
+    u8 mode;
+    u8 n;             // instructions
+    u16 links, sites; // how many follow, in this order
+    u32 chain, peer,
+        links_in; // as in struct bt_link: next in the hash chain, next of the same page, first link to this block
+    u32 code, code_size; // offset in the code memory, bytes
+    u32 bytes;           // of near memory
+    u32 pad;
+};
+
+struct bt_part {
+    u32 code, code_used; // offsets in the code memory
+    u32 meta, meta_used; // distances from the start of the near memory
+};
+
+struct bt_cache {
+    struct host_code mem;
+    u32 code_part, meta_part; // bytes of a part
+    struct bt_part part[BT_PARTS];
+    unsigned now;    // being filled
+    u32 *by_address; // hash tables of blocks
+    u32 *by_page;
+};
+
+// Writes to pages with code that the owner has not heard of yet. Any thread posts, the vCPU's own drains.
+#define BT_WRITES 16
+
+struct bt_writes {
+    _Atomic u64 slot[BT_WRITES]; // address << 12 | length - 1, never 0
+    _Atomic bool all;
+};
+
+// A page whose code keeps changing is left to the interpreter for a while.
+#define BT_BUSY 64
+
+struct bt_busy {
+    hva page;
+    u32 drops, level;
+    u64 last, until;
+};
+
+struct bt_stats {
+    u64 blocks, insns, code_bytes, cycles; // translated
+    u64 entries, found, links, evictions, dropped, flushes, left_alone;
+    u64 misses, refills, steps, inner_steps, polls, lookups;
+};
+
+// Optimisations that can be switched off: -accel bt,opt-NAME=off.
+#define BT_OPTS(x) \
+    x(RECIPE, recipe, "status flags rebuilt from registers where that does") \
+        x(POLL, poll, "polls where flags need not be saved")
+
+struct bt {
+    struct bt_ctx *ctx; // in the near memory
+    struct bt_cache cache;
+    u64 glue_enter, glue_ret; // executable addresses
+    u64 glue[BT_WHYS], glue_link_host, glue_step_host;
+    u8 mode;
+    bool counting; // blocks count their instructions
+    i64 chunk;     // ctx.left when the interpreter's counters were last exact
+    u64 now;       // passes of time for struct bt_busy: entries from the loop
+    u32 poll;      // requests that end a block
+    u32 quiet_steps;
+    bool step;    // on leaving: run the instruction at RIP in the interpreter
+    u32 unlinked; // on leaving: a link that wants to lead to RIP
+    struct bt_stats stats;
+    struct bt_writes writes;
+    struct bt_busy busy[BT_BUSY];
+    bool shifts_clean, imul_clean; // see isa/alu.h and study_host()
+    struct interp in;
+};
+
+static inline bool bt_mode_64(unsigned mode)
+{
+    return (mode & 3) == ISA_MODE_64;
+}
+
+static inline void *bt_near(const struct bt *b, u32 distance)
+{
+    return b->cache.mem.near + distance;
+}
+
+static inline u32 bt_distance(const struct bt *b, const void *p)
+{
+    return (u32)((const u8 *)p - b->cache.mem.near);
+}
+
+static inline u64 bt_exec(const struct bt *b, u32 offset)
+{
+    return (u64)b->cache.mem.exec + offset;
+}
+
+static inline struct bt_link *bt_links(struct bt_block *k)
+{
+    return (struct bt_link *)(void *)(k + 1);
+}
+
+static inline struct bt_site *bt_sites(struct bt_block *k)
+{
+    return (struct bt_site *)(void *)(bt_links(k) + k->links);
+}
+
+static inline bool bt_requested(const struct bt *b)
+{
+    return atomic_load_explicit(&b->in.v->request, memory_order_relaxed) & b->poll;
+}
+
+// Hash of the jump table.
+static inline struct bt_jump *bt_jump_slot(struct bt *b, u64 rip)
+{
+    struct bt_jump *t = (struct bt_jump *)b->ctx->jump[!bt_mode_64(b->mode)];
+    return &t[rip >> 4 & (BT_JUMPS - 1)];
+}
+
+// --- glue.c -----------------------------------------------------------------------------------------------------------------
+
+// Emit the code between C and translated code at the start of the code memory. Returns its size.
+u32 glue_emit(struct bt *b);
+// Enter translated code at ctx.go; comes back when service() says 0.
+static inline void glue_enter(struct bt *b)
+{
+    ((void (*)(void))(uintptr_t)b->glue_enter)(); // NOLINT
+}
+
+// --- codecache.c --------------------------------------------------------------------------------------------------------------
+
+int codecache_init(struct bt *b, u64 size);
+void codecache_fini(struct bt *b);
+struct bt_block *codecache_find(const struct bt *b, hva page, unsigned off, unsigned mode);
+// Room for one more block of any size in the current part; may evict the oldest part.
+void codecache_room(struct bt *b, u32 code, u32 meta);
+void codecache_add(struct bt *b, struct bt_block *k);
+// Forget blocks that overlap [off, off+len) of a host page. Returns whether any block of that page is left.
+bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len);
+void codecache_flush(struct bt *b);
+
+// --- link.c -------------------------------------------------------------------------------------------------------------------
+
+void link_make(struct bt *b, struct bt_link *l, struct bt_block *to);
+void link_cut_incoming(struct bt *b, struct bt_block *k);
+void link_cut_outgoing(struct bt *b, struct bt_block *k);
+
+// --- translate.c ----------------------------------------------------------------------------------------------------------------
+
+// Translate the code at offset `off` of host page `page` (guest-physical `phys`) in mode b->mode. NULL: nothing can be translated
+// there now.
+struct bt_block *translate(struct bt *b, hva page, gpa phys, unsigned off);
+
+// --- service.c ------------------------------------------------------------------------------------------------------------------
+
+// Called by translated code, through the glue, on the stack of glue_enter()'s caller. Where to go on, or 0: leave.
+u64 service(struct bt *b);
+// Make everything in struct cpu and the interpreter's counters exact, as of the boundary before a site.
+void service_sync(struct bt *b, const struct bt_site *s);
+// The same at `rip`, with `left` instructions of budget.
+void service_sync_at(struct bt *b, u64 rip, i64 left);
+
+#endif

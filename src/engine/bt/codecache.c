@@ -1,0 +1,204 @@
+// Memory for blocks: code in the code memory, everything that is said about it (struct bt_block with its sites and links) in the near
+// memory before that.
+//
+// Both are cut into parts that are filled one after the other; when all are full the oldest part is emptied and filled again, so
+// a working set that is too large costs a part at a time. A block that is forgotten because its code was written to stays where it
+// is, marked dead, until its part is emptied. Emptying a part empties the private stack as well: it may hold return addresses
+// into that part.
+//
+// Records name each other by their distance from the start of the near memory, where struct bt_ctx is, so 0 is none of them.
+#include "engine/bt/bt.h"
+
+#define HASH_BITS 15
+#define HASH (1u << HASH_BITS)
+#define STACK_SIZE (64u << 10) // private stack: 8192 nested calls less the reserve for signal handlers
+#define STACK_RESERVE (16u << 10)
+
+static unsigned hash_address(hva page, unsigned off)
+{
+    return (unsigned)(((page >> 12) * 0x9e3779b97f4a7c15ull + off * 0xc2b2ae3d27d4eb4full) >> (64 - HASH_BITS));
+}
+
+static unsigned hash_page(hva page)
+{
+    return (unsigned)((page >> 12) * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS));
+}
+
+static u64 round_up(u64 v, u64 to)
+{
+    return (v + to - 1) & ~(to - 1);
+}
+
+// Near memory: context, jump tables, private stack, records.
+static void place(struct bt *b, u32 *at, u64 size, u64 *where)
+{
+    *where = (u64)bt_near(b, *at);
+    *at += (u32)round_up(size, 4096);
+}
+
+int codecache_init(struct bt *b, u64 size)
+{
+    struct host *h = b->in.v->machine->host;
+    struct bt_cache *m = &b->cache;
+    u64 code = round_up(size * 2 / 3, 4096), meta = round_up(size - size * 2 / 3, 4096);
+    u64 fixed =
+        round_up(sizeof(struct bt_ctx), 4096) + 2 * round_up(BT_JUMPS * sizeof(struct bt_jump), 4096) + STACK_SIZE;
+    if (!h->ops->code_alloc)
+        return -95; // -EOPNOTSUPP
+    int err = h->ops->code_alloc(h->self, "bt-code", code + 4096, fixed + meta, NULL, &m->mem);
+    if (err)
+        return err;
+    m->by_address = h->ops->mem_alloc(h->self, "bt-index", 2 * HASH * sizeof(u32));
+    if (!m->by_address) {
+        codecache_fini(b);
+        return -12; // -ENOMEM
+    }
+    m->by_page = m->by_address + HASH;
+    u32 at = 0;
+    u64 where;
+    place(b, &at, sizeof(struct bt_ctx), &where);
+    b->ctx = (struct bt_ctx *)where;
+    place(b, &at, BT_JUMPS * sizeof(struct bt_jump), &b->ctx->jump[0]);
+    place(b, &at, BT_JUMPS * sizeof(struct bt_jump), &b->ctx->jump[1]);
+    place(b, &at, STACK_SIZE, &where);
+    b->ctx->sp_limit = where + STACK_RESERVE;
+    b->ctx->sp_top = where + STACK_SIZE - 64;
+    u32 glue = glue_emit(b);
+    *(u64 *)b->ctx->sp_top = b->glue_ret;
+    m->code_part = (u32)(code / BT_PARTS) & ~63u;
+    m->meta_part = (u32)((m->mem.near_size - at) / BT_PARTS) & ~63u;
+    for (u32 i = 0; i < BT_PARTS; i++)
+        m->part[i] = (struct bt_part){.code = glue + i * m->code_part, .meta = at + i * m->meta_part};
+    codecache_flush(b);
+    return 0;
+}
+
+void codecache_fini(struct bt *b)
+{
+    struct host *h = b->in.v->machine->host;
+    struct bt_cache *m = &b->cache;
+    if (m->mem.exec)
+        h->ops->code_free(h->self, &m->mem);
+    if (m->by_address)
+        h->ops->mem_free(h->self, m->by_address, 2 * HASH * sizeof(u32));
+    m->by_address = NULL;
+}
+
+static void forget_jumps(struct bt *b)
+{
+    for (unsigned t = 0; t < 2; t++) {
+        struct bt_jump *j = (struct bt_jump *)b->ctx->jump[t];
+        for (unsigned i = 0; i < BT_JUMPS; i++)
+            j[i] = (struct bt_jump){.rip = TLB_INVALID};
+    }
+    b->ctx->sp = b->ctx->sp_top;
+}
+
+void codecache_flush(struct bt *b)
+{
+    struct bt_cache *m = &b->cache;
+    memset(m->by_address, 0, 2 * HASH * sizeof(u32));
+    for (unsigned i = 0; i < BT_PARTS; i++)
+        m->part[i].code_used = m->part[i].meta_used = 0;
+    m->now = 0;
+    b->unlinked = 0;
+    forget_jumps(b);
+}
+
+static struct bt_block *block_at(const struct bt *b, u32 distance)
+{
+    return distance ? bt_near(b, distance) : NULL;
+}
+
+struct bt_block *codecache_find(const struct bt *b, hva page, unsigned off, unsigned mode)
+{
+    struct bt_block *k = block_at(b, b->cache.by_address[hash_address(page, off)]);
+    while (k && (k->page != page || k->off != off || k->mode != mode))
+        k = block_at(b, k->chain);
+    return k;
+}
+
+void codecache_add(struct bt *b, struct bt_block *k)
+{
+    u32 *head = &b->cache.by_address[hash_address(k->page, k->off)];
+    k->chain = *head;
+    *head = bt_distance(b, k);
+    head = &b->cache.by_page[hash_page(k->page)];
+    k->peer = *head;
+    *head = bt_distance(b, k);
+}
+
+// --- forgetting -----------------------------------------------------------------------------------------------------------------
+
+static void take_off_address(struct bt *b, struct bt_block *k)
+{
+    u32 *at = &b->cache.by_address[hash_address(k->page, k->off)], self = bt_distance(b, k);
+    while (*at != self)
+        at = &block_at(b, *at)->chain;
+    *at = k->chain;
+}
+
+static void take_off_page(struct bt *b, struct bt_block *k)
+{
+    u32 *at = &b->cache.by_page[hash_page(k->page)], self = bt_distance(b, k);
+    while (*at != self)
+        at = &block_at(b, *at)->peer;
+    *at = k->peer;
+}
+
+// The block is in no table any more; whoever still runs it finds its way out.
+static void kill(struct bt *b, struct bt_block *k)
+{
+    take_off_address(b, k);
+    link_cut_incoming(b, k);
+    link_cut_outgoing(b, k);
+    k->page = 0;
+}
+
+bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len)
+{
+    u32 *at = &b->cache.by_page[hash_page(page)];
+    bool left = false;
+    while (*at) {
+        struct bt_block *k = block_at(b, *at);
+        if (k->page != page) {
+            at = &k->peer;
+        } else if (k->off < off + len && off < k->end) {
+            *at = k->peer;
+            kill(b, k);
+            b->stats.dropped++;
+        } else {
+            left = true;
+            at = &k->peer;
+        }
+    }
+    return left;
+}
+
+static void evict(struct bt *b, struct bt_part *p)
+{
+    for (u32 at = 0; at < p->meta_used;) {
+        struct bt_block *k = bt_near(b, p->meta + at);
+        at += k->bytes;
+        if (!k->page)
+            continue;
+        take_off_page(b, k);
+        kill(b, k);
+    }
+    p->code_used = p->meta_used = 0;
+    b->unlinked = 0;
+    forget_jumps(b);
+    b->stats.evictions++;
+}
+
+void codecache_room(struct bt *b, u32 code, u32 meta)
+{
+    struct bt_cache *m = &b->cache;
+    struct bt_part *p = &m->part[m->now];
+    if (p->code_used + code <= m->code_part && p->meta_used + meta <= m->meta_part)
+        return;
+    m->now = (m->now + 1) % BT_PARTS;
+    p = &m->part[m->now];
+    if (p->meta_used)
+        evict(b, p);
+}

@@ -1,0 +1,393 @@
+// Control transfers.
+//
+// A direct branch jumps to its target block when that is linked. On the way, *edge* code does what the branch needs: take the
+// instructions that are not run off the count, poll for requests where the branch goes backwards, and for a target in another
+// page see that this page is where it was (the probe of the execute tag) and make it the current one.
+//
+// CALL pushes the guest's return address and makes a host call; RET pops the guest's address into r10 and makes a host ret, so that the
+// host's return predictor works. Where that arrives, the code behind the call holds r10 against the address that it stands for, by
+// the execute tag, too, and goes to the look-up when the guest went somewhere else. The private stack is bounded: when it is
+// full it is emptied, and when it is empty its last entry is the look-up.
+//
+// Branches destroy host flags, so all but the plain forward JCC and JMP have the guest's in the slot.
+#include "engine/bt/translate.h"
+
+static unsigned natural(const struct tr *t)
+{
+    return t->wide ? 8 : 4;
+}
+
+// Does the displacement from the page fit? Also with 32-bit addresses that wrap.
+static bool target_fits(i64 target)
+{
+    return target >= INT32_MIN && target <= INT32_MAX;
+}
+
+static i64 target_of(const struct tr_insn *x)
+{
+    return (i64)x->next + x->in.imm;
+}
+
+bool flow_can(const struct tr *t, const struct insn *in)
+{
+    unsigned kind = in->opnd[0].kind;
+    if (in->opsize != natural(t))
+        return false;
+    switch (in->op) {
+    case ISA_OP_JCC: return target_fits(in->imm + 4096) && target_fits(in->imm - 4096);
+    case ISA_OP_JMP:
+    case ISA_OP_CALL:
+        if (kind == ISA_OPND_REL)
+            return target_fits(in->imm + 4096) && target_fits(in->imm - 4096);
+        return kind == ISA_OPND_GPR || (kind == ISA_OPND_MEM && (t->wide || in->seg != X86_CS));
+    case ISA_OP_RET: return true;
+    default: return false;
+    }
+}
+
+static struct bt_link *new_link(struct tr *t, i64 target)
+{
+    struct bt_link *l = &bt_links(t->k)[t->links++];
+    *l = (struct bt_link){
+        .disp = (i32)target, .from = tr_distance(t, t->k), .far = target < 0 || target > 4095, .flags = FLAGS_SLOT};
+    return l;
+}
+
+static u32 code_offset(const struct tr *t, const u8 *at)
+{
+    return (u32)(at - t->b->cache.mem.write);
+}
+
+// A jump that is patched when the link is made, and the code for as long as it is not. `tail`: that follows later.
+static void emit_link_jump(struct tr *t, struct bt_link *l, u8 *jump)
+{
+    l->jump = code_offset(t, jump);
+    struct tail *s = tr_tail(t, TAIL_SERVICE, jump, l);
+    s->why = BT_LINK;
+    s->host = l->flags == FLAGS_HOST;
+}
+
+// --- pieces -----------------------------------------------------------------------------------------------------------------
+
+static void emit_service_if(struct tr *t, unsigned cc, enum bt_why why, const void *record)
+{
+    tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, cc), record)->why = (u8)why;
+}
+
+static void emit_doorbell(struct tr *t)
+{
+    emit_rip(&t->e, 4, 0x83, 7, (const void *)&t->b->ctx->doorbell, 1); // cmp dword [doorbell], 0
+    emit1(&t->e, 0);
+}
+
+// HOST_T1: the TLB entry for the address in HOST_T0.
+static void emit_entry(struct tr *t)
+{
+    struct emit *e = &t->e;
+    emit_mov_rr(e, 4, HOST_T1, HOST_T0);
+    EMIT(e, 0x41, 0xc1, 0xeb, 7); // shr r11d, 7
+    emit_alu_imm(e, 4, 4, HOST_T1, (TLB_ENTRIES - 1) << 5);
+    emit_rip(e, 8, 0x03, HOST_T1, &t->b->ctx->tlb, 0);
+}
+
+// RIP of page offset `disp`.
+static void emit_rip_of(struct tr *t, unsigned to, i32 disp)
+{
+    emit_load(&t->e, 8, to, &t->b->ctx->page_base);
+    emit_lea(&t->e, natural(t), to, to, X86_RSP, 0, disp);
+}
+
+// See that the link's page is mapped where it was, and make it the current page. Leaves by the link's service.
+static void emit_page_change(struct tr *t, struct bt_link *l)
+{
+    struct emit *e = &t->e;
+    struct bt_ctx *c = t->b->ctx;
+    emit_rip_of(t, HOST_T0, l->disp);
+    emit_entry(t);
+    emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
+    emit_alu_imm(e, 8, 7, HOST_T0, l->disp & 4095);
+    emit_service_if(t, CC_NE, BT_LINK, l);
+    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
+    emit_rip(e, 8, 0x3b, HOST_T0, &l->page, 0);
+    emit_service_if(t, CC_NE, BT_LINK, l);
+    emit_doorbell(t);
+    emit_service_if(t, CC_NE, BT_LINK, l);
+    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
+    emit_store(e, 8, HOST_T0, &c->page_base);
+}
+
+// Take `n` instructions that are not run off the block's count.
+static void emit_uncount(struct tr *t, unsigned n)
+{
+    if (!t->b->counting || !n)
+        return;
+    emit_rip(&t->e, 8, 0x81, 0, &t->b->ctx->left, 4); // add qword [left], n
+    emit4(&t->e, n);
+}
+
+// What a branch to the link does before it jumps; flags are in the slot.
+static void emit_edge(struct tr *t, struct bt_link *l, unsigned skipped, bool back)
+{
+    emit_uncount(t, skipped);
+    if (l->far) {
+        emit_page_change(t, l);
+    } else if (back) {
+        emit_doorbell(t);
+        emit_service_if(t, CC_NE, BT_LINK, l);
+    }
+}
+
+static bool goes_back(const struct tr *t, i64 target)
+{
+    return target <= tr_now((struct tr *)t)->off;
+}
+
+// --- the block's start and end ----------------------------------------------------------------------------------------------------
+
+void flow_count(struct tr *t)
+{
+    struct emit *e = &t->e;
+    flags_clobber(t);
+    emit_rip(e, 8, 0x81, 5, &t->b->ctx->left, 4); // sub qword [left], n
+    emit4(e, t->n);
+    struct bt_site *s = tr_site(t);
+    emit_service_if(t, CC_S, BT_BUDGET, s);
+}
+
+void flow_end(struct tr *t, unsigned off)
+{
+    struct bt_link *l = new_link(t, off);
+    if (l->far || t->b->counting) {
+        flags_save(t);
+        t->flags = FLAGS_SLOT;
+        emit_edge(t, l, 0, false);
+    }
+    l->flags = t->flags;
+    emit_link_jump(t, l, emit_jmp(&t->e));
+}
+
+void flow_tail(struct tr *t, const struct tail *l)
+{
+    struct bt_link *link = bt_near(t->b, l->record);
+    emit_patch(&t->e, l->from, emit_here(&t->e));
+    if (l->host)
+        flags_emit_save(&t->e, t->b->ctx);
+    emit_edge(t, link, l->skipped, l->tag);
+    emit_link_jump(t, link, emit_jmp(&t->e));
+}
+
+// --- jumps ------------------------------------------------------------------------------------------------------------------------
+
+static void emit_jcc_insn(struct tr *t)
+{
+    const struct tr_insn *x = tr_now(t);
+    struct bt_link *l = new_link(t, target_of(x));
+    bool back = goes_back(t, target_of(x));
+    unsigned skipped = t->n - t->i - 1;
+    flags_need(t);
+    u8 *jump = emit_jcc(&t->e, x->in.opcode & 15);
+    if (!l->far && !back && !(t->b->counting && skipped)) {
+        l->flags = t->flags;
+        emit_link_jump(t, l, jump);
+        return;
+    }
+    struct tail *s = tr_tail(t, TAIL_EDGE, jump, l);
+    s->host = t->flags == FLAGS_HOST;
+    s->skipped = (u16)skipped;
+    s->tag = back;
+}
+
+static void emit_jmp_direct(struct tr *t)
+{
+    i64 target = target_of(tr_now(t));
+    struct bt_link *l = new_link(t, target);
+    bool back = goes_back(t, target);
+    if (l->far || back) {
+        flags_clobber(t);
+        emit_edge(t, l, 0, back);
+    }
+    l->flags = t->flags;
+    emit_link_jump(t, l, emit_jmp(&t->e));
+}
+
+// --- calls ------------------------------------------------------------------------------------------------------------------------
+
+// Push the guest's return address.
+static void emit_push_return(struct tr *t)
+{
+    struct emit *e = &t->e;
+    unsigned size = natural(t);
+    u64 retry = emit_here(e);
+    emit_lea(e, size, HOST_T0, HOST_SP, X86_RSP, 0, -(i32)size);
+    mem_probe(t, retry, size, true);
+    emit_rip_of(t, HOST_T1, tr_now(t)->next);
+    emit_rm(e, size, 0x89, HOST_T1, HOST_T0, 0);
+    emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, -(i32)size);
+}
+
+static void emit_stack_check(struct tr *t)
+{
+    emit_rip(&t->e, 8, 0x3b, X86_RSP, &t->b->ctx->sp_limit, 0);
+    u8 *full = emit_jcc(&t->e, CC_B);
+    tr_tail(t, TAIL_SP_RESET, full, t->k)->back = emit_here(&t->e);
+}
+
+// Where the host's RET arrives, with the guest's address in HOST_T0.
+static void emit_return_here(struct tr *t)
+{
+    struct emit *e = &t->e;
+    struct bt_ctx *c = t->b->ctx;
+    struct bt_link *l = new_link(t, tr_now(t)->next);
+    emit_store(e, 8, HOST_T0, &c->target);
+    emit_entry(t);
+    emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
+    emit_alu_imm(e, 8, 7, HOST_T0, tr_now(t)->next);
+    emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
+    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
+    emit_rip(e, 8, 0x3b, HOST_T0, &t->k->page, 0);
+    emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
+    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
+    emit_store(e, 8, HOST_T0, &c->page_base);
+    emit_link_jump(t, l, emit_jmp(e));
+}
+
+static void emit_call_direct(struct tr *t)
+{
+    i64 target = target_of(tr_now(t));
+    struct bt_link *l = new_link(t, target);
+    flags_save(t);
+    flags_clobber(t);
+    t->flags = FLAGS_SLOT;
+    emit_push_return(t);
+    emit_stack_check(t);
+    emit_edge(t, l, 0, goes_back(t, target));
+    emit_link_jump(t, l, emit_call(&t->e));
+    emit_return_here(t);
+}
+
+// --- indirect -----------------------------------------------------------------------------------------------------------------------
+
+// Go to the RIP in HOST_T0 and ctx.target: the block that was there last time, if its page is where it was.
+static void emit_lookup(struct tr *t)
+{
+    struct emit *e = &t->e;
+    struct bt_ctx *c = t->b->ctx;
+    emit_mov_rr(e, 4, HOST_T1, HOST_T0);
+    emit_alu_imm(e, 4, 4, HOST_T1, (BT_JUMPS - 1) << 4); // bt_jump_slot()
+    emit_rip(e, 8, 0x03, HOST_T1, &c->jump[!t->wide], 0);
+    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct bt_jump, rip));
+    emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
+    emit_rm(e, 8, 0x8b, HOST_T1, HOST_T1, offsetof(struct bt_jump, block));
+    emit_store(e, 8, HOST_T1, &c->tmp[1]);
+    emit_entry(t);
+    emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
+    emit_alu_imm(e, 8, 7, HOST_T0, 4095);
+    emit_service_if(t, CC_A, BT_LOOKUP, t->k);
+    emit_load(e, 8, HOST_T0, &c->tmp[1]);
+    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T0, offsetof(struct bt_block, page));
+    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
+    emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
+    emit_doorbell(t);
+    emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
+    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
+    emit_store(e, 8, HOST_T0, &c->page_base);
+    emit_load(e, 8, HOST_T0, &c->tmp[1]);
+}
+
+// Remember which instruction is going to ctx.target: its fault, if that is not canonical.
+static void emit_remember(struct tr *t, unsigned pop)
+{
+    struct bt_site *s = tr_site(t);
+    s->pop = (u8)pop;
+    emit_store_imm(&t->e, &t->b->ctx->ret_site, tr_distance(t, s));
+}
+
+// The target of an indirect JMP or CALL into HOST_T0 and ctx.target.
+static void emit_target(struct tr *t)
+{
+    const struct insn *in = tr_in(t);
+    if (in->opnd[0].kind == ISA_OPND_MEM) {
+        mem_operand(t, natural(t), false);
+        emit_rm(&t->e, natural(t), 0x8b, HOST_T0, HOST_T0, 0);
+    } else {
+        mem_get_reg(t, HOST_T0, in->opnd[0].reg);
+        if (!t->wide)
+            emit_mov_rr(&t->e, 4, HOST_T0, HOST_T0);
+    }
+    emit_store(&t->e, 8, HOST_T0, &t->b->ctx->target);
+}
+
+// A target that is not canonical is the branch's own fault. (The TLB has no such address, but the fault comes before the push.)
+static void emit_canonical_check(struct tr *t)
+{
+    struct emit *e = &t->e;
+    if (!t->wide)
+        return;
+    emit_mov_rr(e, 8, HOST_T1, HOST_T0);
+    EMIT(e, 0x49, 0xc1, 0xe3, 16); // shl r11, 16
+    EMIT(e, 0x49, 0xc1, 0xfb, 16); // sar r11, 16
+    emit_rr(e, 8, 0x3b, HOST_T1, HOST_T0);
+    emit_service_if(t, CC_NE, BT_STEP, tr_site(t));
+}
+
+static void emit_jmp_indirect(struct tr *t)
+{
+    flags_save(t);
+    t->flags = FLAGS_SLOT;
+    emit_target(t);
+    emit_canonical_check(t);
+    emit_lookup(t);
+    emit_rm(&t->e, 4, 0xff, 4, HOST_T0, offsetof(struct bt_block, entry_slot));
+}
+
+static void emit_call_indirect(struct tr *t)
+{
+    struct emit *e = &t->e;
+    struct bt_ctx *c = t->b->ctx;
+    flags_save(t);
+    t->flags = FLAGS_SLOT;
+    emit_target(t);
+    emit_canonical_check(t);
+    emit_push_return(t);
+    emit_stack_check(t);
+    emit_load(e, 8, HOST_T0, &c->target);
+    u8 *over =
+        emit_call(e); // the look-up, as a subroutine: what it leaves for has its return address on the private stack
+    u8 *skip = emit_jmp(e);
+    emit_patch(e, over, emit_here(e));
+    emit_lookup(t);
+    emit_rm(e, 4, 0xff, 4, HOST_T0, offsetof(struct bt_block, entry_slot));
+    emit_patch(e, skip, emit_here(e));
+    emit_return_here(t);
+}
+
+static void emit_ret(struct tr *t)
+{
+    struct emit *e = &t->e;
+    const struct insn *in = tr_in(t);
+    unsigned size = natural(t), pop = size + (in->nopnd ? (u16)in->imm : 0);
+    flags_save(t);
+    t->flags = FLAGS_SLOT;
+    u64 retry = emit_here(e);
+    emit_lea(e, size, HOST_T0, HOST_SP, X86_RSP, 0, 0);
+    mem_probe(t, retry, size, false);
+    emit_rm(e, size, 0x8b, HOST_T0, HOST_T0, 0);
+    if (pop > 255)
+        emit_canonical_check(t); // too much for a site to undo
+    else
+        emit_remember(t, pop);
+    emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, (i32)pop);
+    emit1(e, 0xc3);
+}
+
+bool tr_flow(struct tr *t)
+{
+    bool direct = tr_in(t)->opnd[0].kind == ISA_OPND_REL;
+    switch (tr_in(t)->op) {
+    case ISA_OP_JCC: emit_jcc_insn(t); return true;
+    case ISA_OP_JMP: direct ? emit_jmp_direct(t) : emit_jmp_indirect(t); return true;
+    case ISA_OP_CALL: direct ? emit_call_direct(t) : emit_call_indirect(t); return true;
+    case ISA_OP_RET: emit_ret(t); return true;
+    default: return false;
+    }
+}

@@ -1,0 +1,119 @@
+// The code between C and translated code. It is emitted at the start of the code memory, so it has the context in reach as
+// translated code has.
+//
+//   enter    save what C wants kept, load the guest's registers, jump to ctx.go
+//   call     store the guest's registers, change to C's stack, call service(); back to where that says, or out
+//
+// Everything is loaded and stored each time: some forty moves, and the guest's state is where C expects it.
+#include "engine/bt/bt.h"
+
+static const u8 kept[] = {X86_RBX, X86_RBP, X86_R12, X86_R13, X86_R14, X86_R15};
+// Guest registers that are in the host's of the same number.
+static const u8 same[] = {X86_RAX, X86_RCX, X86_RDX, X86_RBX, X86_RBP, X86_RSI,
+                          X86_RDI, X86_R8,  X86_R9,  X86_R12, X86_R13, X86_R14};
+
+static void emit_push(struct emit *e, unsigned reg)
+{
+    if (reg & 8)
+        emit1(e, 0x41);
+    emit1(e, 0x50 | (reg & 7));
+}
+
+static void emit_pop(struct emit *e, unsigned reg)
+{
+    if (reg & 8)
+        emit1(e, 0x41);
+    emit1(e, 0x58 | (reg & 7));
+}
+
+// rax is free; flags from the slot, then all registers, r10 last used, and away.
+static void emit_go(struct emit *e, struct bt_ctx *c)
+{
+    emit_rip(e, 4, 0x1b7, X86_RAX, &c->slot, 0); // movzx eax, word
+    EMIT(e, 0x04, 0x7f, 0x9e);                   // add al, 0x7f; sahf
+    emit_load(e, 8, HOST_T0, &c->gpr);
+    for (unsigned i = 0; i < ARRAY_LEN(same); i++)
+        emit_rm(e, 8, 0x8b, same[i], HOST_T0, 8 * same[i]);
+    emit_rm(e, 8, 0x8b, HOST_SP, HOST_T0, 8 * X86_RSP);
+    emit_load(e, 8, X86_RSP, &c->sp);
+    emit_rip(e, 4, 0xff, 4, &c->go, 0); // jmp [go]
+}
+
+static void emit_enter(struct emit *e, struct bt_ctx *c)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(kept); i++)
+        emit_push(e, kept[i]);
+    emit_alu_imm(e, 8, 5, X86_RSP, 8); // so that calls find the stack aligned
+    emit_store(e, 8, X86_RSP, &c->c_sp);
+    emit_go(e, c);
+}
+
+// Flags are in the slot already; ctx.why, ctx.site and so on are set.
+static void emit_call_service(struct emit *e, struct bt *b)
+{
+    struct bt_ctx *c = b->ctx;
+    emit_load(e, 8, HOST_T0, &c->gpr);
+    for (unsigned i = 0; i < ARRAY_LEN(same); i++)
+        emit_rm(e, 8, 0x89, same[i], HOST_T0, 8 * same[i]);
+    emit_rm(e, 8, 0x89, HOST_SP, HOST_T0, 8 * X86_RSP);
+    emit_store(e, 8, X86_RSP, &c->sp);
+    emit_load(e, 8, X86_RSP, &c->c_sp);
+    emit_mov_imm(e, X86_RDI, (u64)b);
+    emit_mov_imm(e, X86_RAX, (u64)&service);
+    EMIT(e, 0xff, 0xd0);       // call rax
+    EMIT(e, 0x48, 0x85, 0xc0); // test rax, rax
+    u8 *out = emit_jcc(e, CC_E);
+    emit_store(e, 8, X86_RAX, &c->go);
+    emit_go(e, c);
+    emit_patch(e, out, emit_here(e));
+    emit_alu_imm(e, 8, 0, X86_RSP, 8);
+    for (unsigned i = ARRAY_LEN(kept); i-- > 0;)
+        emit_pop(e, kept[i]);
+    emit1(e, 0xc3);
+}
+
+static void emit_save_flags(struct emit *e, struct bt_ctx *c)
+{
+    emit_store(e, 8, X86_RAX, &c->scratch);
+    EMIT(e, 0x9f, 0x0f, 0x90, 0xc0); // lahf; seto al
+    emit_store(e, 2, X86_RAX, &c->slot);
+    emit_load(e, 8, X86_RAX, &c->scratch);
+}
+
+// A RET whose host return address leads nowhere: the private stack is empty.
+static void emit_ret_miss(struct emit *e, struct bt *b)
+{
+    struct bt_ctx *c = b->ctx;
+    emit_load(e, 8, X86_RSP, &c->sp_top);
+    emit_store(e, 8, HOST_T0, &c->target);
+    emit_jmp_to(e, b->glue[BT_LOOKUP]);
+}
+
+// The address of a site or link is in r11d.
+u32 glue_emit(struct bt *b)
+{
+    struct host_code *m = &b->cache.mem;
+    struct emit e = {.p = m->write, .end = m->write + 4096, .to_exec = (u64)m->exec - (u64)m->write};
+    b->glue_enter = emit_here(&e);
+    emit_enter(&e, b->ctx);
+    u64 call = emit_here(&e);
+    emit_call_service(&e, b);
+    for (unsigned why = 0; why < BT_WHYS; why++) {
+        b->glue[why] = emit_here(&e);
+        if (why != BT_LOOKUP)
+            emit_store(&e, 8, HOST_T1, &b->ctx->site);
+        if (why == BT_MISS)
+            emit_store(&e, 8, HOST_T0, &b->ctx->addr);
+        emit_store_imm(&e, &b->ctx->why, why);
+        emit_jmp_to(&e, call);
+    }
+    b->glue_link_host = emit_here(&e);
+    emit_save_flags(&e, b->ctx);
+    emit_jmp_to(&e, b->glue[BT_LINK]);
+    b->glue_step_host = emit_here(&e);
+    emit_save_flags(&e, b->ctx);
+    emit_jmp_to(&e, b->glue[BT_STEP]);
+    b->glue_ret = emit_here(&e);
+    emit_ret_miss(&e, b);
+    return (u32)(e.p - m->write + 63) & ~63u;
+}

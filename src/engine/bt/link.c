@@ -1,0 +1,63 @@
+// Direct branches from block to block. A link is patched into the branch when its target is known. A branch inside a page is right
+// as long as its target exists. One to another page also checks, each time, that this page is still mapped where the branch goes
+// (flow.c), so links survive whatever the guest does to its page tables.
+//
+// Each block knows the links that lead to it, so that they can be cut when it goes.
+#include "engine/bt/bt.h"
+
+static void patch(struct bt *b, const struct bt_link *l, u64 target)
+{
+    const struct host_code *m = &b->cache.mem;
+    struct emit e = {.to_exec = (u64)m->exec - (u64)m->write};
+    emit_patch(&e, m->write + l->jump, target);
+}
+
+static void cut(struct bt *b, struct bt_link *l);
+
+void link_make(struct bt *b, struct bt_link *l, struct bt_block *to)
+{
+    if (l->to)
+        cut(b, l);
+    l->to = bt_distance(b, to);
+    l->next_in = to->links_in;
+    to->links_in = bt_distance(b, l);
+    l->page = to->page;
+    patch(b, l, l->flags == FLAGS_BOTH ? to->entry_both : l->flags == FLAGS_HOST ? to->entry_host : to->entry_slot);
+    b->stats.links++;
+}
+
+static void reset(struct bt *b, struct bt_link *l)
+{
+    l->to = l->next_in = 0;
+    l->page = 0;
+    patch(b, l, bt_exec(b, l->stub));
+}
+
+void link_cut_incoming(struct bt *b, struct bt_block *k)
+{
+    for (u32 at = k->links_in; at;) {
+        struct bt_link *l = bt_near(b, at);
+        at = l->next_in;
+        reset(b, l);
+    }
+    k->links_in = 0;
+}
+
+static void cut(struct bt *b, struct bt_link *l)
+{
+    struct bt_block *to = bt_near(b, l->to);
+    u32 *at = &to->links_in, self = bt_distance(b, l);
+    while (*at != self)
+        at = &((struct bt_link *)bt_near(b, *at))->next_in;
+    *at = l->next_in;
+    reset(b, l);
+}
+
+void link_cut_outgoing(struct bt *b, struct bt_block *k)
+{
+    struct bt_link *l = bt_links(k);
+    for (unsigned i = 0; i < k->links; i++) {
+        if (l[i].to)
+            cut(b, &l[i]);
+    }
+}

@@ -1,0 +1,129 @@
+// Memory operands: effective address, segment, and the probe of the software TLB.
+//
+//     lea r10, [operand]
+//     mov r11d, r10d; shr r11d, 7; and r11d, 0xffe0; add r11, [ctx.tlb]      the entry for this page
+//     sub r10, [r11 + tag]; cmp r10, 4096 - size; ja miss                    hit, permission and page end in one compare
+//     add r10, [r11 + page]
+//
+// A miss is a site: service() fills the TLB and lets the probe run again, or gives the instruction to the interpreter.
+#include "engine/bt/translate.h"
+
+_Static_assert(sizeof(struct tlb_entry) == 32, "the probe shifts by it");
+
+int host_reg(unsigned g)
+{
+    switch (g) {
+    case X86_RSP: return HOST_SP;
+    case X86_R10:
+    case X86_R11:
+    case X86_R15: return -1;
+    default: return (int)g;
+    }
+}
+
+u64 *context_reg(const struct tr *t, unsigned g)
+{
+    struct bt_ctx *c = t->b->ctx;
+    return g == X86_R10 ? &c->r10 : g == X86_R11 ? &c->r11 : &c->r15;
+}
+
+void mem_get_reg(struct tr *t, unsigned host, unsigned g)
+{
+    if (host_reg(g) >= 0)
+        emit_mov_rr(&t->e, 8, host, (unsigned)host_reg(g));
+    else
+        emit_load(&t->e, 8, host, context_reg(t, g));
+}
+
+void mem_put_reg(struct tr *t, unsigned g, unsigned host)
+{
+    if (host_reg(g) >= 0)
+        emit_mov_rr(&t->e, 8, (unsigned)host_reg(g), host);
+    else
+        emit_store(&t->e, 8, host, context_reg(t, g));
+}
+
+// The host register with guest register g, which is `spare` where it has to be loaded.
+static unsigned reg_or_load(struct tr *t, unsigned g, unsigned spare)
+{
+    if (host_reg(g) >= 0)
+        return (unsigned)host_reg(g);
+    emit_load(&t->e, 8, spare, context_reg(t, g));
+    return spare;
+}
+
+static void ea_no_base(struct tr *t, unsigned to, unsigned size)
+{
+    const struct insn *in = tr_in(t);
+    if (in->index == ISA_REG_NONE) {
+        emit_mov_imm(&t->e, to, size == 8 ? (u64)in->disp : (u32)in->disp);
+        return;
+    }
+    unsigned index = reg_or_load(t, in->index, HOST_T1);
+    emit_lea_index(&t->e, size, to, index, in->scale, (i32)in->disp);
+}
+
+void mem_ea(struct tr *t, unsigned to)
+{
+    const struct insn *in = tr_in(t);
+    unsigned size = in->adsize == 8 ? 8 : 4;
+    if (in->base == ISA_REG_RIP) {
+        emit_load(&t->e, 8, HOST_T1, &t->b->ctx->page_base);
+        emit_lea(&t->e, size, to, HOST_T1, X86_RSP, 0, (i32)in->disp + tr_now(t)->next);
+    } else if (in->base == ISA_REG_NONE) {
+        ea_no_base(t, to, size);
+    } else {
+        unsigned base = reg_or_load(t, in->base, HOST_T0), index = X86_RSP;
+        if (in->index != ISA_REG_NONE)
+            index = reg_or_load(t, in->index, HOST_T1);
+        emit_lea(&t->e, size, to, base, index, in->scale, (i32)in->disp);
+    }
+    if (in->adsize == 2)
+        emit_rr(&t->e, 4, 0x1b7, to, to); // movzx r32, r16
+}
+
+void mem_probe(struct tr *t, u64 retry, unsigned size, bool write)
+{
+    struct emit *e = &t->e;
+    unsigned tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
+    emit_mov_rr(e, 4, HOST_T1, HOST_T0);
+    EMIT(e, 0x41, 0xc1, 0xeb, 7); // shr r11d, 7
+    emit_alu_imm(e, 4, 4, HOST_T1, (TLB_ENTRIES - 1) << 5);
+    emit_rip(e, 8, 0x03, HOST_T1, &t->b->ctx->tlb, 0);
+    emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, (i32)tag);
+    emit_alu_imm(e, 8, 7, HOST_T0, (i32)(4096 - size));
+    u8 *miss = emit_jcc(e, CC_A);
+    emit_rm(e, 8, 0x03, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
+    struct bt_site *s = tr_site(t);
+    s->retry = (u32)(retry - (u64)t->b->cache.mem.exec);
+    s->access = write ? SITE_WRITE : SITE_READ;
+    s->size = (u8)size;
+    tr_tail(t, TAIL_MISS, miss, s)->tag = (u8)tag;
+}
+
+static void add_segment(struct tr *t)
+{
+    const struct insn *in = tr_in(t);
+    struct bt_ctx *c = t->b->ctx;
+    unsigned n = in->seg - X86_FS;
+    if (in->seg < X86_FS)
+        return;
+    if (t->wide) {
+        emit_rip(&t->e, 8, 0x03, HOST_T0, &c->seg_base[n], 0);
+        return;
+    }
+    emit_rip(&t->e, 4, 0x83, 7, &c->seg_flat[n], 1); // cmp dword [seg_flat], 0
+    emit1(&t->e, 0);
+    struct bt_site *s = tr_site(t);
+    tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, CC_E), s)->why = BT_STEP;
+    emit_rip(&t->e, 4, 0x03, HOST_T0, &c->seg_base[n], 0);
+}
+
+void mem_operand(struct tr *t, unsigned size, bool write)
+{
+    flags_clobber(t);
+    u64 retry = emit_here(&t->e);
+    mem_ea(t, HOST_T0);
+    add_segment(t);
+    mem_probe(t, retry, size, write);
+}

@@ -1,0 +1,124 @@
+// What translated code calls when it cannot go on by itself.
+//
+// Counting. Blocks take all their instructions off ctx.left when they are entered. At the instruction of site s, ctx.left plus
+// those from this one on is what is really left; b->chunk is what was left when the interpreter's own counters were last exact.
+#include "engine/bt/bt.h"
+
+#include "isa/alu.h"
+
+static void count(struct bt *b, i64 really_left)
+{
+    if (!b->counting)
+        return;
+    u64 run = (u64)(b->chunk - really_left);
+    b->chunk = really_left;
+    b->in.budget -= run;
+    b->in.v->insns += run;
+}
+
+void service_sync_at(struct bt *b, u64 rip, i64 left)
+{
+    struct cpu *c = b->in.c;
+    c->rip = bt_mode_64(b->mode) ? rip : (u32)rip;
+    c->gpr[X86_R10] = b->ctx->r10;
+    c->gpr[X86_R11] = b->ctx->r11;
+    c->gpr[X86_R15] = b->ctx->r15;
+    alu_flags_unpack(&c->rflags, (u16)b->ctx->slot);
+    count(b, left);
+}
+
+static const struct bt_block *block_of(const struct bt *b, const struct bt_site *s)
+{
+    return bt_near(b, s->block);
+}
+
+void service_sync(struct bt *b, const struct bt_site *s)
+{
+    service_sync_at(b, b->ctx->page_base + s->off, b->ctx->left + block_of(b, s)->n - s->idx);
+}
+
+// What C may have changed, back to where translated code has it.
+static void unsync(struct bt *b)
+{
+    const struct cpu *c = b->in.c;
+    b->ctx->r10 = c->gpr[X86_R10];
+    b->ctx->r11 = c->gpr[X86_R11];
+    b->ctx->r15 = c->gpr[X86_R15];
+    b->ctx->slot = alu_flags_pack(c->rflags);
+    b->ctx->seg_base[0] = c->seg[X86_FS].base; // SWAPGS
+    b->ctx->seg_base[1] = c->seg[X86_GS].base;
+}
+
+// After an instruction that the interpreter ran: can the block go on with the next? Device accesses may have asked for anything.
+static bool goes_on(const struct bt *b, u64 next)
+{
+    const struct interp *x = &b->in;
+    const struct cpu *c = x->c;
+    return LIKELY(c->rip == next && !x->stop && c->event.type == CPU_EVENT_NONE && !c->shadow && !bt_requested(b));
+}
+
+static u64 step(struct bt *b, const struct bt_site *s)
+{
+    u64 next = b->ctx->page_base + s->next;
+    if (!bt_mode_64(b->mode))
+        next = (u32)next;
+    b->stats.inner_steps++;
+    service_sync(b, s);
+    b->in.budget--;
+    b->chunk--;
+    interp_step(&b->in);
+    if (!s->resume || !goes_on(b, next))
+        return 0;
+    unsync(b);
+    return bt_exec(b, s->resume);
+}
+
+static u64 miss(struct bt *b, const struct bt_site *s)
+{
+    struct vcpu *v = b->in.v;
+    gva a = b->ctx->addr;
+    struct mmu_fault f;
+    hva host;
+    gpa phys;
+    b->stats.misses++;
+    if ((a & 4095) + s->size > 4096 || !gva_canonical(a))
+        return step(b, s);
+    enum mmu_access access = s->access == SITE_WRITE ? MMU_WRITE : MMU_READ;
+    if (!mmu_fill(v, a, access, b->in.view, &host, &phys, &f) || !host)
+        return step(b, s);
+    b->stats.refills++;
+    return bt_exec(b, s->retry);
+}
+
+static u64 unlinked(struct bt *b, const struct bt_link *l)
+{
+    service_sync_at(b, b->ctx->page_base + (u64)(i64)l->disp, b->ctx->left);
+    b->unlinked = bt_distance(b, l);
+    return 0;
+}
+
+// The fault of a RET to an address that is not canonical: as if it had not been run yet.
+static u64 bad_return(struct bt *b)
+{
+    const struct bt_site *s = bt_near(b, (u32)b->ctx->ret_site);
+    b->in.c->gpr[X86_RSP] -= s->pop;
+    return step(b, s);
+}
+
+u64 service(struct bt *b)
+{
+    struct bt_ctx *c = b->ctx;
+    const void *record = bt_near(b, (u32)c->site);
+    switch ((enum bt_why)c->why) {
+    case BT_MISS: return miss(b, record);
+    case BT_STEP: return step(b, record);
+    case BT_LINK: return unlinked(b, record);
+    case BT_LOOKUP:
+        b->stats.lookups++;
+        if (bt_mode_64(b->mode) && UNLIKELY(!gva_canonical(c->target)))
+            return bad_return(b);
+        service_sync_at(b, c->target, c->left);
+        return 0;
+    default: service_sync(b, record); return 0;
+    }
+}

@@ -1,0 +1,89 @@
+// PUSH, POP and LEAVE, with the stack pointer's natural size.
+//
+// RSP changes last, so that an access that leaves the block finds everything as it was before the instruction.
+#include "engine/bt/translate.h"
+
+static unsigned natural(const struct tr *t)
+{
+    return t->wide ? 8 : 4;
+}
+
+bool stack_can(const struct tr *t, const struct insn *in)
+{
+    unsigned kind = in->opnd[0].kind;
+    if (in->opsize != natural(t) || isa_forms[in->form].cls > ISA_CLASS_MEM)
+        return false;
+    switch (in->op) {
+    case ISA_OP_PUSH:
+        return kind == ISA_OPND_GPR || kind == ISA_OPND_IMM || (kind == ISA_OPND_MEM && (t->wide || in->seg != X86_CS));
+    case ISA_OP_POP: return kind == ISA_OPND_GPR;
+    case ISA_OP_LEAVE: return true;
+    default: return false;
+    }
+}
+
+// Host address of [reg + disp] into HOST_T0.
+static void probe_at(struct tr *t, unsigned reg, i32 disp, bool write)
+{
+    flags_clobber(t);
+    u64 retry = emit_here(&t->e);
+    emit_lea(&t->e, natural(t), HOST_T0, reg, X86_RSP, 0, disp);
+    mem_probe(t, retry, natural(t), write);
+}
+
+static void emit_push(struct tr *t)
+{
+    const struct insn *in = tr_in(t);
+    const struct isa_operand *o = &in->opnd[0];
+    struct emit *e = &t->e;
+    unsigned size = natural(t);
+    if (o->kind == ISA_OPND_MEM) {
+        mem_operand(t, size, false);
+        emit_rm(e, size, 0x8b, HOST_T0, HOST_T0, 0);
+        emit_store(e, 8, HOST_T0, &t->b->ctx->tmp[0]);
+    }
+    probe_at(t, HOST_SP, -(i32)size, true);
+    if (o->kind == ISA_OPND_IMM) {
+        emit_rm(e, size, 0xc7, 0, HOST_T0, 0);
+        emit4(e, (u32)in->imm);
+    } else if (o->kind == ISA_OPND_MEM) {
+        emit_load(e, 8, HOST_T1, &t->b->ctx->tmp[0]);
+        emit_rm(e, size, 0x89, HOST_T1, HOST_T0, 0);
+    } else if (host_reg(o->reg) >= 0) {
+        emit_rm(e, size, 0x89, (unsigned)host_reg(o->reg), HOST_T0, 0);
+    } else {
+        emit_load(e, 8, HOST_T1, context_reg(t, o->reg));
+        emit_rm(e, size, 0x89, HOST_T1, HOST_T0, 0);
+    }
+    emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, -(i32)size);
+}
+
+static void emit_pop(struct tr *t)
+{
+    unsigned g = tr_in(t)->opnd[0].reg, size = natural(t);
+    struct emit *e = &t->e;
+    probe_at(t, HOST_SP, 0, false);
+    if (host_reg(g) < 0) {
+        emit_rm(e, size, 0x8b, HOST_T1, HOST_T0, 0);
+        emit_store(e, 8, HOST_T1, context_reg(t, g));
+    } else {
+        emit_rm(e, size, 0x8b, (unsigned)host_reg(g), HOST_T0, 0);
+    }
+    if (g != X86_RSP)
+        emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, (i32)size);
+}
+
+bool tr_stack(struct tr *t)
+{
+    unsigned size = natural(t);
+    switch (tr_in(t)->op) {
+    case ISA_OP_PUSH: emit_push(t); return true;
+    case ISA_OP_POP: emit_pop(t); return true;
+    case ISA_OP_LEAVE:
+        probe_at(t, X86_RBP, 0, false);
+        emit_lea(&t->e, size, HOST_SP, X86_RBP, X86_RSP, 0, (i32)size);
+        emit_rm(&t->e, size, 0x8b, X86_RBP, HOST_T0, 0);
+        return true;
+    default: return false;
+    }
+}

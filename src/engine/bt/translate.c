@@ -1,0 +1,226 @@
+// One block.
+//
+//     entry_host:  what brings the flags to where the block wants them first
+//     entry_slot:
+//     the instructions, one after the other
+//     tails: what is rarely run (TLB misses, unlinked branches, edges)
+//
+// Which of the two entries has something to do depends on what comes first in the block, a need for the flags or code that destroys
+// them.
+#include "engine/bt/translate.h"
+
+u32 tr_distance(const struct tr *t, const void *record)
+{
+    return bt_distance(t->b, record);
+}
+
+struct bt_site *tr_site(struct tr *t)
+{
+    struct bt_site *s = &bt_sites(t->k)[t->k->sites];
+    const struct tr_insn *x = tr_now(t);
+    if (t->k->sites + 1 < TR_SITES_MAX)
+        t->k->sites++;
+    else
+        t->failed = true;
+    *s = (struct bt_site){.block = tr_distance(t, t->k), .off = x->off, .next = x->next, .idx = (u8)t->i};
+    return s;
+}
+
+struct tail *tr_tail(struct tr *t, enum tail_kind kind, u8 *from, const void *record)
+{
+    struct tail *l = &t->tail[t->tails];
+    if (t->tails + 1 < TAILS)
+        t->tails++;
+    else
+        t->failed = true;
+    *l = (struct tail){.kind = (u8)kind, .from = from, .record = tr_distance(t, record)};
+    return l;
+}
+
+void tr_step(struct tr *t)
+{
+    struct bt_site *s = tr_site(t);
+    emit_mov_imm32(&t->e, HOST_T1, tr_distance(t, s));
+    emit_jmp_to(&t->e, t->flags == FLAGS_HOST ? t->b->glue_step_host : t->b->glue[BT_STEP]);
+    t->flags = FLAGS_BOTH;
+}
+
+static u64 service_entry(const struct tr *t, const struct tail *l)
+{
+    if (l->host && l->why == BT_LINK)
+        return t->b->glue_link_host;
+    return l->host ? t->b->glue_step_host : t->b->glue[l->why];
+}
+
+static void emit_tail(struct tr *t, const struct tail *l)
+{
+    struct emit *e = &t->e;
+    if (l->kind == TAIL_EDGE) {
+        flow_tail(t, l);
+        return;
+    }
+    emit_patch(e, l->from, emit_here(e));
+    if (l->kind == TAIL_SERVICE && l->why == BT_LINK) {
+        struct bt_link *k = bt_near(t->b, l->record);
+        if (k->jump == (u32)(l->from - t->b->cache.mem.write))
+            k->stub = (u32)(e->p - t->b->cache.mem.write);
+    }
+    switch (l->kind) {
+    case TAIL_SP_RESET:
+        emit_load(e, 8, X86_RSP, &t->b->ctx->sp_top);
+        emit_jmp_to(e, l->back);
+        break;
+    case TAIL_MISS:
+        emit_rm(e, 8, 0x03, HOST_T0, HOST_T1, l->tag);
+        emit_mov_imm32(e, HOST_T1, l->record);
+        emit_jmp_to(e, t->b->glue[BT_MISS]);
+        break;
+    default:
+        emit_mov_imm32(e, HOST_T1, l->record);
+        emit_jmp_to(e, service_entry(t, l));
+        break;
+    }
+}
+
+// --- entries ------------------------------------------------------------------------------------------------------------------
+
+// Where the flags should be at the block's start: where what comes first wants them.
+static enum flags_at wanted_at_start(struct tr *t)
+{
+    if (t->b->counting)
+        return FLAGS_SLOT;
+    for (t->i = 0; t->i < t->n; t->i++) {
+        const struct tr_insn *x = tr_now(t);
+        if (!x->seen)
+            return FLAGS_NONE;
+        if (x->step || x->in.op == ISA_OP_CALL || x->in.op == ISA_OP_RET ||
+            isa_forms[x->in.form].cls > ISA_CLASS_BRANCH)
+            return FLAGS_SLOT;
+        if (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP)
+            return FLAGS_SLOT;
+        const struct isa_form_info *f = &isa_forms[x->in.form];
+        if ((f->implicit_read | f->implicit_written) & ISA_IMPLICIT_STACK)
+            return FLAGS_SLOT;
+        if (x->in.op == ISA_OP_JCC || flags_wanted(t) || (f->flags_written & X86_FL_STATUS))
+            return FLAGS_HOST;
+    }
+    return FLAGS_HOST;
+}
+
+static void emit_entries(struct tr *t)
+{
+    struct bt_block *k = t->k;
+    enum flags_at want = wanted_at_start(t);
+    t->i = 0;
+    k->entry_host = k->entry_slot = emit_here(&t->e);
+    if (want == FLAGS_SLOT)
+        flags_emit_save(&t->e, t->b->ctx);
+    else if (want == FLAGS_HOST)
+        flags_emit_restore(&t->e, t->b->ctx);
+    k->entry_both = emit_here(&t->e);
+    if (want == FLAGS_SLOT)
+        k->entry_slot = k->entry_both;
+    else if (want == FLAGS_HOST)
+        k->entry_host = k->entry_both;
+    t->flags = want;
+}
+
+// --- the block ------------------------------------------------------------------------------------------------------------------
+
+static unsigned count_links(const struct tr *t)
+{
+    unsigned n = 1;
+    for (unsigned i = 0; i < t->n; i++) {
+        unsigned op = t->insn[i].in.op;
+        n += op == ISA_OP_JCC || op == ISA_OP_JMP ? 1 : op == ISA_OP_CALL ? 2 : 0;
+    }
+    return n;
+}
+
+static void emit_insns(struct tr *t)
+{
+    if (t->b->counting)
+        flow_count(t);
+    for (t->i = 0; t->i < t->n && !t->failed; t->i++) {
+        unsigned first = t->k->sites;
+        const struct tr_insn *x = tr_now(t);
+        if (x->step || !(tr_stack(t) || tr_flow(t) || tr_ident(t)))
+            tr_step(t);
+        for (unsigned s = first; s < t->k->sites && !x->ends; s++)
+            bt_sites(t->k)[s].resume = (u32)(t->e.p - t->b->cache.mem.write);
+        t->failed = t->failed || (u64)(t->e.end - t->e.p) < TR_CODE_MAX / 2;
+    }
+    const struct tr_insn *last = &t->insn[t->n - 1];
+    t->i = t->n - 1;
+    if (!last->ends)
+        flow_end(t, last->next);
+    for (unsigned i = 0; i < t->tails; i++)
+        emit_tail(t, &t->tail[i]);
+}
+
+static bool may_read(struct bt *b, gpa phys)
+{
+    struct vcpu *v = b->in.v;
+    struct machine *m = v->machine;
+    mmu_protect_page(m, v, phys);
+    for (unsigned i = 0; i < m->vcpu_count; i++) {
+        if (m->vcpu[i] != v && !mmu_queue_empty(m->vcpu[i]))
+            return false;
+    }
+    return true;
+}
+
+static struct bt_block *new_block(struct tr *t, hva page, unsigned off)
+{
+    struct bt *b = t->b;
+    unsigned links = count_links(t);
+    u32 meta = (u32)(sizeof(struct bt_block) + links * sizeof(struct bt_link) + TR_SITES_MAX * sizeof(struct bt_site));
+    codecache_room(b, TR_CODE_MAX, meta);
+    struct bt_part *p = &b->cache.part[b->cache.now];
+    struct bt_block *k = bt_near(b, p->meta + p->meta_used);
+    u8 *code = b->cache.mem.write + p->code + p->code_used;
+    memset(k, 0, sizeof *k + links * sizeof(struct bt_link));
+    k->page = page;
+    k->off = (u16)off;
+    k->end = t->insn[t->n - 1].next;
+    k->mode = b->mode;
+    k->n = (u8)t->n;
+    k->links = (u16)links;
+    k->code = p->code + p->code_used;
+    t->e = (struct emit){
+        .p = code, .end = code + TR_CODE_MAX, .to_exec = (u64)b->cache.mem.exec - (u64)b->cache.mem.write};
+    t->k = k;
+    return k;
+}
+
+static void keep(struct tr *t)
+{
+    struct bt *b = t->b;
+    struct bt_part *p = &b->cache.part[b->cache.now];
+    struct bt_block *k = t->k;
+    k->code_size = (u32)(t->e.p - (t->e.end - TR_CODE_MAX));
+    k->bytes = (u32)(sizeof *k + k->links * sizeof(struct bt_link) + k->sites * sizeof(struct bt_site) + 63) & ~63u;
+    p->meta_used += k->bytes;
+    p->code_used += (k->code_size + 63) & ~63u;
+    codecache_add(b, k);
+    b->stats.blocks++;
+    b->stats.insns += t->n;
+    b->stats.code_bytes += k->code_size;
+}
+
+struct bt_block *translate(struct bt *b, hva page, gpa phys, unsigned off)
+{
+    struct tr t = {.b = b, .wide = bt_mode_64(b->mode)};
+    if (!may_read(b, phys))
+        return NULL;
+    analyse(&t, (const u8 *)page + off, off);
+    if (!t.n)
+        return NULL;
+    new_block(&t, page, off);
+    emit_entries(&t);
+    emit_insns(&t);
+    if (t.failed)
+        return NULL;
+    keep(&t);
+    return t.k;
+}

@@ -1,0 +1,126 @@
+// One translation at work: what the files that emit a block's code share.
+//
+// A block is emitted in one pass over its instructions, after analyse.c has decoded them and worked out for each which status flags
+// may still be looked at. Meanwhile t->flags says where the guest's status flags are.
+#ifndef POGO_ENGINE_BT_TRANSLATE_H
+#define POGO_ENGINE_BT_TRANSLATE_H
+
+#include "engine/bt/bt.h"
+
+struct tr_insn {
+    struct insn in;
+    u8 bytes[16];
+    u16 off, next; // in the page
+    bool step;     // goes to the interpreter
+    bool ends;     // nothing is emitted after it
+    u32 seen;      // status flags, as they are before it, that it or something after it may look at
+    u32 kills;     // those that it overwrites in any case
+};
+
+// Code that is put behind the block, out of the way.
+enum tail_kind { TAIL_SERVICE, TAIL_MISS, TAIL_EDGE, TAIL_SP_RESET };
+
+struct tail {
+    u8 kind, why;
+    bool host;   // flags are in the host's
+    u8 *from;    // displacement of the jump that leads here
+    u32 record;  // site or link
+    u8 tag;      // TAIL_MISS: offset of the tag in struct tlb_entry
+    u16 skipped; // TAIL_EDGE: instructions of the block that are not run
+    u64 back;    // TAIL_SP_RESET: where to go on
+};
+
+#define TAILS (BT_INSNS * 4)
+
+struct tr {
+    struct bt *b;
+    struct emit e;
+    struct bt_block *k;
+    unsigned n, i; // instructions, the current one
+    enum flags_at flags;
+    unsigned links; // used
+    unsigned tails;
+    bool wide;   // 64-bit mode
+    bool failed; // out of room: give up
+    struct tr_insn insn[BT_INSNS];
+    struct tail tail[TAILS];
+};
+
+#define TR_CODE_MAX (48u << 10) // bytes that one block may need
+#define TR_SITES_MAX (BT_INSNS * 4)
+
+static inline struct tr_insn *tr_now(struct tr *t)
+{
+    return &t->insn[t->i];
+}
+
+static inline const struct insn *tr_in(const struct tr *t)
+{
+    return &t->insn[t->i].in;
+}
+
+// --- analyse.c ------------------------------------------------------------------------------------------------------------------
+
+// Decode from `code` (host address of the byte at `off`). Fills t->insn and t->n.
+void analyse(struct tr *t, const u8 *code, unsigned off);
+// Number of the operand that is the ModRM or moffs memory operand, or -1.
+int bt_memory_operand(const struct insn *in);
+
+// --- translate.c ----------------------------------------------------------------------------------------------------------------
+
+// A new site for the current instruction.
+struct bt_site *tr_site(struct tr *t);
+u32 tr_distance(const struct tr *t, const void *record);
+struct tail *tr_tail(struct tr *t, enum tail_kind kind, u8 *from, const void *record);
+// Run the current instruction in the interpreter.
+void tr_step(struct tr *t);
+
+// --- flags.c --------------------------------------------------------------------------------------------------------------------
+
+// Before code that destroys the host's flags: see that nothing is lost.
+void flags_clobber(struct tr *t);
+// Before code that looks at the host's flags, or passes some through.
+void flags_need(struct tr *t);
+// The current instruction's own flags are in the host's now. Those that it passes through were there before.
+void flags_now_host(struct tr *t);
+// Into the slot, whoever looks at them.
+void flags_save(struct tr *t);
+void flags_emit_save(struct emit *e, struct bt_ctx *c);
+void flags_emit_restore(struct emit *e, struct bt_ctx *c);
+// Does the current instruction need the flags as they are, to read or to pass through?
+bool flags_wanted(const struct tr *t);
+
+// --- mem.c ----------------------------------------------------------------------------------------------------------------------
+
+// Host register that holds guest register `g`, or -1: it is in the context.
+int host_reg(unsigned g);
+u64 *context_reg(const struct tr *t, unsigned g);
+// Host address of the current instruction's memory operand into HOST_T0; destroys HOST_T1 and flags. Code that does not get there
+// leaves through a site.
+void mem_operand(struct tr *t, unsigned size, bool write);
+// The same for the linear address in HOST_T0. `retry`: where its computation began.
+void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
+// Effective address of the memory operand into a host register, without segment.
+void mem_ea(struct tr *t, unsigned to);
+// Guest register to or from a host register, whole.
+void mem_get_reg(struct tr *t, unsigned host, unsigned g);
+void mem_put_reg(struct tr *t, unsigned g, unsigned host);
+
+// --- the rest: each emits the current instruction and returns true, or emits nothing ------------------------------------------
+
+bool tr_ident(struct tr *t);
+bool tr_stack(struct tr *t);
+bool tr_flow(struct tr *t);
+
+// May it be emitted by one of these? (Before anything is.)
+bool ident_can(const struct tr *t, const struct insn *in);
+bool stack_can(const struct tr *t, const struct insn *in);
+bool flow_can(const struct tr *t, const struct insn *in);
+
+// The block goes on at page offset `off`, with nothing emitted after this.
+void flow_end(struct tr *t, unsigned off);
+void flow_tail(struct tr *t, const struct tail *l); // TAIL_EDGE
+// At the start of a block, in counting mode.
+void flow_count(struct tr *t);
+
+#endif
