@@ -214,6 +214,12 @@ $(G)/stress: tests/linux/stress.c
 	@mkdir -p $(@D)
 	gcc -std=gnu11 $(WARN) -D_GNU_SOURCE -O2 -static -pthread -o $@ $<
 
+# And one for the whole-program benchmark, which runs natively, too.
+LOAD_SOURCES := $(addprefix bench/loads/,compute.c main.c system.c)
+$(G)/loads: $(LOAD_SOURCES) bench/loads/loads.h
+	@mkdir -p $(@D)
+	gcc -std=gnu11 $(WARN) -D_GNU_SOURCE -O2 -ffp-contract=off -static -o $@ $(LOAD_SOURCES) -lm
+
 .PHONY: guests
 guests: $(GUEST_IMAGES) ## build the bare-metal test guests
 
@@ -313,7 +319,7 @@ fuzz-built: $(addprefix $(B)/tests/fuzz/,$(FUZZ_TESTS)) $(GUEST_IMAGES)
 	@for t in $(FUZZ_TESTS); do tests/fuzz/run.sh $(B)/tests/fuzz/$$t $(FUZZ_SECONDS) $(GUEST_IMAGES) || exit 1; done
 
 bench: bench-core bench-boot ## run the benchmarks
-.PHONY: bench-core bench-boot
+.PHONY: bench-core bench-boot bench-bt
 bench-core:
 	@tools/setup.sh run
 	@$(MAKE) --no-print-directory bench-built
@@ -326,6 +332,11 @@ bench-boot: ## seconds to the first line of init, beside QEMU; pogo's own start 
 	@tools/setup.sh bench
 	@$(MAKE) --no-print-directory all
 	@bench/boot.sh $(B)
+
+bench-bt: ## programs and single operations natively, in QEMU and in pogo, with ratios (ENGINES, LOADS, ROUNDS, PARTS; see bench/bt.sh)
+	@tools/setup.sh bench
+	@$(MAKE) --no-print-directory all $(B)/bench/nano $(G)/nano64.elf $(G)/loads
+	@bench/bt.sh $(B)
 
 # Hand-made tables (*.def) keep the layout they have.
 FORMAT_FILES = $(shell find include src tests guests bench tools -name '*.[ch]' 2>/dev/null)

@@ -1,0 +1,200 @@
+#!/bin/bash
+# Where the time goes: the same programs natively, in QEMU's TCG and in pogo, and the same single operations; interleaved, medians,
+# ratios from the same run.
+#
+#   bench/bt.sh BUILD_DIR                           everything: tables, and the same in build/bench-bt.md, .json and .raw
+#   bench/bt.sh BUILD_DIR load NAME[,NAME] ENGINE   only these loads, only in pogo: seconds, and the guest's console
+#   bench/bt.sh BUILD_DIR nano ENGINE               only the single operations, only in pogo
+#   bench/bt.sh BUILD_DIR publish                   put build/bench-bt.md into docs/PERFORMANCE.md
+#
+#   ENGINES="..."    pogo's engines (default: all that work here but the interpreter)
+#   ROUNDS=3         runs of each                 LOADS="..."   some of bench/loads.list (default: all)
+#   PARTS="..."      nano, load (default: both)   TIMES=1       a load is run so often in each boot
+#   PEERS="..."      native, tcg (default: both)  OPTIONS="..." more options for `pogo run`
+#   KERNEL=PACKAGE   the guest's kernel (default: linux-image-cloud-amd64)
+#
+# Single operations are cycles of the time-stamp counter, measured by a small guest (guests/nano64.c). Programs are timed by the host's
+# clock, from one line on the guest's console to the next, so that the guest's clock cannot flatter; natively they are the same files in
+# a chroot, run by the same script, on one processor. What a load prints must be the same everywhere.
+set -eu
+cd "$(dirname "$0")/.."
+B=$1 mode=${2:-all}
+rounds=${ROUNDS:-3} times=${TIMES:-1} parts=${PARTS:-nano load} peers=${PEERS-native tcg}
+engines=${ENGINES-$("$B/pogo" run -accel help | awk '/works here$/ && $1 != "interp" { print $1 }')}
+loads=${LOADS:-$(awk '/^[a-z]/ { print $1 }' bench/loads.list)}
+loads=$(echo "$loads" | tr -s ' \n' ',' | sed 's/^,//; s/,$//')
+read -ra options <<<"${OPTIONS:-}"
+limit=1200 # seconds for one guest
+raw=build/bench-bt.raw logs=build/guest/log
+work=$(mktemp -d)
+trap '[ -z "${child:-}" ] || kill "$child" 2>/dev/null; rm -rf "$work"' EXIT
+mkdir -p "$logs"
+
+say() { echo "bench: $*" >&2; }
+note() { echo "$*" >>"$raw"; }
+
+machine() {
+    local cpu qemu=
+    cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
+    ! command -v qemu-system-x86_64 >/dev/null || qemu=", QEMU $(qemu-system-x86_64 --version | sed -n '1s/.*version \([0-9.]*\).*/\1/p')"
+    echo "$cpu, $(nproc) processors, Linux $(uname -r)$qemu; $rounds rounds, $(date -u +%Y-%m-%d)"
+}
+
+monitor() { # env; sets `command`
+    if [ "$1" = tcg ]; then
+        command=(qemu-system-x86_64 -accel tcg -cpu max)
+    else
+        command=("$B/pogo" run -accel "$1" "${options[@]}")
+    fi
+    command+=(-display none -serial stdio -no-reboot)
+}
+
+# --- single operations ----------------------------------------------------------------------------------------------------------
+
+nano_once() { # env
+    local log=$logs/bench-nano.$1
+    if [ "$1" = native ]; then
+        "$B/bench/nano" >"$log" || note "failed $1 nano"
+    else
+        monitor "$1"
+        timeout $limit "${command[@]}" -kernel build/guests/nano64.elf -m 32 -device isa-debug-exit,iobase=0xf4,iosize=4 \
+            >"$log" 2>"$log.err" </dev/null || [ $? -eq 1 ] || note "failed $1 nano: exit status $?, see $log"
+    fi
+    awk -v env="$1" '$1 == "nano" { print "nano", $2, env, $3, $4, $5 }' "$log" >>"$raw"
+}
+
+# --- programs ----------------------------------------------------------------------------------------------------------------------
+
+# Follow the marks on standard input, and write down what they tell. The clock is read when a line is there.
+follow() { # env start
+    local env=$1 since=$2 line now name status
+    while IFS= read -r line; do
+        now=$EPOCHREALTIME
+        line=${line%$'\r'}
+        echo "$line" >&3
+        case $line in
+        '== /bench/run.sh'*) note "load boot boot $env $(past "$since" "$now")" ;;
+        '@ begin '*) since=$now ;;
+        '@ end '*)
+            read -r _ _ name status <<<"$line"
+            note "load $(group_of "$name") $name $env $(past "$since" "$now")"
+            [ "$status" = 0 ] || note "failed $env $name: exit status $status"
+            ;;
+        '@ sum '*)
+            read -r _ _ name status <<<"$line"
+            note "sum $name $env $status"
+            ;;
+        '@ done'*) return ;;
+        esac
+    done
+    note "failed $env: the guest did not come to the end, see $logs/bench.$env"
+}
+
+past() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.4f", b - a }'; }
+group_of() { awk -v name="$1" '$1 == name { print $2 }' bench/loads.list; }
+
+loads_once() { # env
+    local fd start
+    if [ "$1" = native ]; then
+        # On one processor, as the guest has one. Natively a load is quick: more of it.
+        command=(taskset -c "$(sed -n 's/^Cpus_allowed_list:.*[^0-9]//p' /proc/self/status)" chroot "$root" /bin/sh /bench/run.sh "$loads" $((times * 3)))
+        [ "$(id -u)" -eq 0 ] || command=(unshare -r -- "${command[@]}")
+    else
+        monitor "$1"
+        command+=(-kernel "$kernel" -initrd "$initrd" -m 512
+            -append "console=ttyS0 panic=-1 pogo.run=/bench/run.sh bench.loads=$loads bench.times=$times")
+    fi
+    mkfifo "$work/pipe"
+    start=$EPOCHREALTIME
+    timeout $limit "${command[@]}" >"$work/pipe" 2>"$logs/bench.$1.err" </dev/null &
+    child=$!
+    exec {fd}<"$work/pipe"
+    follow "$1" "$start" <&$fd 3>"${console:-$logs/bench.$1}"
+    cat <&$fd >/dev/null # what it says while it switches itself off
+    wait $child || note "failed $1: exit status $?, see $logs/bench.$1.err"
+    child=
+    exec {fd}<&-
+    rm "$work/pipe"
+}
+
+prepare_loads() {
+    local name
+    for name in ${loads//,/ }; do
+        [ -n "$(group_of "$name")" ] || { say "no load is called $name; bench/loads.list has them" && exit 2; }
+    done
+    make -s --no-print-directory build/guests/loads
+    tools/guest/bench.sh build/guests/loads >"$work/files"
+    { read -r kernel && read -r initrd && read -r root; } <"$work/files"
+}
+
+# --- whole runs ----------------------------------------------------------------------------------------------------------------------
+
+environments() {
+    local peer
+    for peer in $peers; do
+        [ "$peer" != tcg ] || command -v qemu-system-x86_64 >/dev/null || continue
+        echo "$peer"
+    done
+    echo "$engines"
+}
+
+report() {
+    local status=0
+    awk -v json=build/bench-bt.json -f bench/report.awk bench/bt.goals "$raw" >build/bench-bt.md || status=$?
+    cat build/bench-bt.md
+    return $status
+}
+
+everything() {
+    local i env started
+    : >"$raw"
+    note "machine $(machine)"
+    [[ " $parts " != *" load "* ]] || prepare_loads
+    # What was measured until then is kept.
+    trap 'report || true; exit 130' INT TERM
+    for ((i = 1; i <= rounds; i++)); do
+        for env in $(environments); do
+            started=$SECONDS
+            [[ " $parts " != *" nano "* ]] || nano_once "$env"
+            [[ " $parts " != *" load "* ]] || loads_once "$env"
+            say "round $i of $rounds: $env took $((SECONDS - started)) s"
+        done
+    done
+    report
+}
+
+# For somebody who changes an engine: the console as it comes, then the seconds.
+some_loads() { # names engine
+    loads=$1 raw=$work/raw console=/dev/stdout
+    : >"$raw"
+    prepare_loads
+    loads_once "$2"
+    echo
+    awk '$1 == "load" { printf "%-12s %8.3f s\n", $3, $5 } $1 == "failed" { print; bad = 1 } END { exit bad }' "$raw" ||
+        { cat "$logs/bench.$2.err" && exit 1; }
+}
+
+publish() {
+    local page=docs/PERFORMANCE.md
+    awk -v tables=build/bench-bt.md '
+        /^<!-- end of tables -->/ { skip = 0 }
+        !skip { print }
+        /^<!-- tables of make bench-bt -->/ { print ""; while ((getline line < tables) > 0) print line; skip = 1 }' $page >"$work/page"
+    cp "$work/page" $page
+}
+
+case $mode in
+all) everything ;;
+load) some_loads "$3" "${4:-${engines%%[ $'\n']*}}" ;;
+nano)
+    make -s --no-print-directory build/guests/nano64.elf
+    raw=$work/raw
+    nano_once "${3:-${engines%%[ $'\n']*}}"
+    awk '{ printf "%-22s %10s %10s %10s\n", $2, $4, $5, $6 } /^failed/ { bad = 1 } END { exit bad }' "$raw"
+    ;;
+publish) publish ;;
+*)
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2
+    exit 2
+    ;;
+esac
