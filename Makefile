@@ -93,7 +93,7 @@ UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/te
 UNIT_TESTS += interp/test_debug gdb/test_gdb
 UNIT_TESTS += host/test_chardev cli/test_options cli/test_lockstep
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
-CHECK_BUILDS = $(GUEST_IMAGES) $(G)/stress
+CHECK_BUILDS = $(GUEST_IMAGES) $(G)/stress $(G)/trial64 $(G)/trial32
 # The processor oracle.
 ORACLE_OBJS := $(addprefix $(B)/tests/oracle/,arena.o compare.o encode.o gen.o guest.o main.o minimise.o mutant.o native.o sequence.o sequences.o steer.o tramp.o values.o)
 CHECK_BUILDS += $(B)/tests/oracle/oracle
@@ -213,6 +213,12 @@ $(patsubst %,$(G)/%.elf,$(GUESTS32)): $(G)/%.elf: $(G)/lib/start32.32.o $(G)/%.3
 $(G)/stress: tests/linux/stress.c
 	@mkdir -p $(@D)
 	gcc -std=gnu11 $(WARN) -D_GNU_SOURCE -O2 -static -pthread -o $@ $<
+
+# Another, of both widths: addresses of its code fit in 32 bits, and nothing lies below the stack pointer.
+$(G)/trial64 $(G)/trial32: $(G)/trial%: $(wildcard tests/linux/trial/*.[ch])
+	@mkdir -p $(@D)
+	gcc -m$* -std=gnu11 $(WARN) -D_GNU_SOURCE -O2 -msse2 -mno-red-zone -fno-stack-protector -fcf-protection=none -fno-pie -no-pie -static \
+		-pthread -o $@ $(filter %.c,$^)
 
 # And one for the whole-program benchmark, which runs natively, too.
 LOAD_SOURCES := $(addprefix bench/loads/,compute.c main.c system.c)
@@ -366,4 +372,4 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 	@echo "  MODE=rel|dbg|asan|ubsan|tsan selects the build (build/, build-MODE/); -j2 builds in parallel"
 
--include $(shell find $(B) $(G) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) $(G) -name '*.d' -type f -not -path '*/debian/*' 2>/dev/null)

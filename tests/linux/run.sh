@@ -152,6 +152,7 @@ make_tests_archive() { # scripts
     mkdir -p "$work/tree/tests"
     cp tests/linux/scripts/*.sh "$work/tree/tests/"
     [[ ,$1, != *,stress,* ]] || cp build/guests/stress "$work/tree/tests/"
+    [[ ,$1, != *,trial,* ]] || cp build/guests/trial{32,64} "$work/tree/tests/"
     # shellcheck disable=SC2086
     printf 'sh /tests/%s.sh || bad=1\n' ${1//,/ } >"$work/tree/tests/all.sh"
     echo '[ -z "$bad" ]' >>"$work/tree/tests/all.sh"
