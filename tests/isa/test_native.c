@@ -374,7 +374,7 @@ static int setup(void)
     if (buffer == MAP_FAILED || code == MAP_FAILED || !cache)
         return -1;
     // After our handler, which then gets what is not from a thunk. Small, so that it overflows.
-    if (native_arena_alloc(NULL, "test", 64 << 10, on_native_fault, &arena))
+    if (native_arena_alloc(NULL, "test", 64 << 10, 0, on_native_fault, &arena))
         return -1;
     memset(cache, 0, sizeof *cache);
     native_init(cache, arena.write, arena.exec, (u32)arena.size, guest.gpr, &guest.xs);
