@@ -65,36 +65,39 @@ nano_once() { # env
 
 # --- programs ----------------------------------------------------------------------------------------------------------------------
 
-# Follow the marks on standard input, and write down what they tell. The clock is read when a line is there.
-follow() { # env start
-    local env=$1 since=$2 line now name status
+# Stamp the lines of standard input up to the last mark. Nothing else: a line that has to wait for its stamp falsifies two times.
+stamp() { # stamped console
+    local line
     while IFS= read -r line; do
-        now=$EPOCHREALTIME
         line=${line%$'\r'}
-        echo "$line" >&3
-        case $line in
-        '== /bench/run.sh'*) note "load boot boot $env $(past "$since" "$now")" ;;
-        '@ begin '*) since=$now ;;
-        '@ end '*)
-            read -r _ _ name status <<<"$line"
-            note "load $(group_of "$name") $name $env $(past "$since" "$now")"
-            [ "$status" = 0 ] || note "failed $env $name: exit status $status"
-            ;;
-        '@ sum '*)
-            read -r _ _ name status <<<"$line"
-            note "sum $name $env $status"
-            ;;
-        '@ done'*) return ;;
-        esac
-    done
-    note "failed $env: the guest did not come to the end, see $logs/bench.$env"
+        printf '%s %s\n' "$EPOCHREALTIME" "$line" >&4
+        printf '%s\n' "$line" >&3
+        [ "$line" != '@ done' ] || return 0
+    done 4>"$1" 3>"$2"
 }
 
-past() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.4f", b - a }'; }
+# What the stamped lines tell, for the file of measurements.
+evaluate() { # env start
+    awk -v env="$1" -v since="$2" -v log_file="$logs/bench.$1" '
+        FILENAME != ARGV[2] { if (/^[a-z]/) group[$1] = $2; next }
+        $2 == "==" && $3 == "/bench/run.sh" { printf "load boot boot %s %.4f\n", env, $1 - since }
+        $2 != "@" { next }
+        $3 == "begin" { begin = $1 }
+        $3 == "end" {
+            printf "load %s %s %s %.4f\n", group[$4], $4, env, $1 - begin
+            if ($5 != 0)
+                printf "failed %s %s: exit status %s, see %s\n", env, $4, $5, log_file
+        }
+        $3 == "sum" { print "sum", $4, env, $5 }
+        $3 == "done" { done = 1 }
+        END { if (!done) printf "failed %s: the guest did not come to the end, see %s\n", env, log_file }' \
+        bench/loads.list "$work/stamped" >>"$raw"
+}
+
 group_of() { awk -v name="$1" '$1 == name { print $2 }' bench/loads.list; }
 
 loads_once() { # env
-    local fd start
+    local fd
     if [ "$1" = native ]; then
         # On one processor, as the guest has one. Natively a load is quick: more of it.
         command=(taskset -c "$(sed -n 's/^Cpus_allowed_list:.*[^0-9]//p' /proc/self/status)" chroot "$root" /bin/sh /bench/run.sh "$loads" $((times * 3)))
@@ -104,17 +107,19 @@ loads_once() { # env
         command+=(-kernel "$kernel" -initrd "$initrd" -m 512
             -append "console=ttyS0 panic=-1 pogo.run=/bench/run.sh bench.loads=$loads bench.times=$times")
     fi
+    rm -f "$work/stamped"
     mkfifo "$work/pipe"
     start=$EPOCHREALTIME
     timeout $limit "${command[@]}" >"$work/pipe" 2>"$logs/bench.$1.err" </dev/null &
     child=$!
     exec {fd}<"$work/pipe"
-    follow "$1" "$start" <&$fd 3>"${console:-$logs/bench.$1}"
+    stamp "$work/stamped" "${console:-$logs/bench.$1}" <&$fd
     cat <&$fd >/dev/null # what it says while it switches itself off
     wait $child || note "failed $1: exit status $?, see $logs/bench.$1.err"
     child=
     exec {fd}<&-
     rm "$work/pipe"
+    evaluate "$1" "$start"
 }
 
 prepare_loads() {
@@ -146,12 +151,12 @@ report() {
 }
 
 everything() {
-    local i env started
+    local i env started start
     : >"$raw"
     note "machine $(machine)"
     [[ " $parts " != *" load "* ]] || prepare_loads
     # What was measured until then is kept.
-    trap 'report || true; exit 130' INT TERM
+    trap '[ -z "${child:-}" ] || [ ! -s "$work/stamped" ] || evaluate "$env" "$start"; report || true; exit 130' INT TERM
     for ((i = 1; i <= rounds; i++)); do
         for env in $(environments); do
             started=$SECONDS
