@@ -113,6 +113,7 @@ GUESTS64 += smcpage64
 GUESTS64 += smcstate64
 GUESTS64 += smcdebug64
 GUESTS64 += smcmp64
+GUESTS64 += escintr64
 GUESTS32 += smcreal16
 GUESTS32 += smcseg32
 GUESTS64 += smcdma64 smcrom64
