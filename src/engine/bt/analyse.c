@@ -16,9 +16,16 @@ int bt_memory_operand(const struct insn *in)
     return -1;
 }
 
+static bool is_repeated(const struct insn *in)
+{
+    return in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE) && isa_forms[in->form].attr & (ISA_ATTR_REP | ISA_ATTR_REPCC);
+}
+
 // Status flags that are certain to be overwritten, whatever they were, with something that does not depend on them.
 static u32 flags_killed(const struct bt *b, const struct insn *in)
 {
+    if (is_repeated(in))
+        return 0;
     switch (in->op) {
     case ISA_OP_ADD:
     case ISA_OP_OR:
@@ -28,6 +35,8 @@ static u32 flags_killed(const struct bt *b, const struct insn *in)
     case ISA_OP_SUB:
     case ISA_OP_XOR:
     case ISA_OP_CMP:
+    case ISA_OP_CMPS:
+    case ISA_OP_SCAS:
     case ISA_OP_TEST:
     case ISA_OP_XADD:
     case ISA_OP_CMPXCHG:
@@ -43,11 +52,6 @@ static u32 flags_killed(const struct bt *b, const struct insn *in)
     case ISA_OP_IMUL: return b->imul_clean && in->nopnd > 1 ? X86_FL_STATUS : 0;
     default: return 0;
     }
-}
-
-static bool is_repeated(const struct insn *in)
-{
-    return in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE) && isa_forms[in->form].attr & (ISA_ATTR_REP | ISA_ATTR_REPCC);
 }
 
 // May it go to the interpreter and the block be continued after it? Not where what the block relies on can change.
@@ -83,7 +87,7 @@ static bool offered(const struct tr *t, const struct insn *in)
 static void classify(struct tr *t, struct tr_insn *x)
 {
     const struct insn *in = &x->in;
-    x->step = !offered(t, in) || is_repeated(in) || !(ident_can(t, in) || stack_can(t, in) || flow_can(t, in));
+    x->step = !offered(t, in) || !(ident_can(t, in) || stack_can(t, in) || string_can(t, in) || flow_can(t, in));
     x->ends = x->step ? !is_callable(in) : in->op == ISA_OP_JMP || in->op == ISA_OP_CALL || in->op == ISA_OP_RET;
     x->kills = x->step ? 0 : flags_killed(t->b, in);
 }
@@ -92,7 +96,7 @@ static bool may_leave(const struct tr_insn *x)
 {
     const struct isa_form_info *f = &isa_forms[x->in.form];
     const u32 memory = ISA_IMPLICIT_MEM | ISA_IMPLICIT_STACK;
-    return x->step || (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA) ||
+    return x->step || bt_is_string(&x->in) || (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA) ||
            (f->implicit_read | f->implicit_written) & memory || f->cls == ISA_CLASS_BRANCH || x->in.op == ISA_OP_DIV ||
            x->in.op == ISA_OP_IDIV;
 }

@@ -93,7 +93,7 @@ static enum flags_at wanted_at_start(struct tr *t)
         const struct tr_insn *x = tr_now(t);
         if (!x->seen)
             return FLAGS_NONE;
-        if (x->step || x->in.op == ISA_OP_CALL || x->in.op == ISA_OP_RET ||
+        if (x->step || bt_is_string(&x->in) || x->in.op == ISA_OP_CALL || x->in.op == ISA_OP_RET ||
             isa_forms[x->in.form].cls > ISA_CLASS_BRANCH)
             return FLAGS_SLOT;
         if (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP)
@@ -144,7 +144,7 @@ static void emit_insns(struct tr *t)
     for (t->i = 0; t->i < t->n && !t->failed; t->i++) {
         unsigned first = t->k->sites;
         const struct tr_insn *x = tr_now(t);
-        if (x->step || !(tr_stack(t) || tr_flow(t) || tr_ident(t)))
+        if (x->step || !(tr_stack(t) || tr_flow(t) || tr_string(t) || tr_ident(t)))
             tr_step(t);
         for (unsigned s = first; s < t->k->sites && !x->ends; s++)
             bt_sites(t->k)[s].resume = (u32)(t->e.p - t->b->cache.mem.write);

@@ -65,6 +65,8 @@ static inline const struct insn *tr_in(const struct tr *t)
 void analyse(struct tr *t, const u8 *code, unsigned off);
 // Number of the operand that is the ModRM or moffs memory operand, or -1.
 int bt_memory_operand(const struct insn *in);
+// MOVS, CMPS, STOS, LODS, SCAS.
+bool bt_is_string(const struct insn *in);
 
 // --- translate.c ----------------------------------------------------------------------------------------------------------------
 
@@ -110,10 +112,12 @@ void mem_put_reg(struct tr *t, unsigned g, unsigned host);
 
 bool tr_ident(struct tr *t);
 bool tr_stack(struct tr *t);
+bool tr_string(struct tr *t);
 bool tr_flow(struct tr *t);
 
 // May it be emitted by one of these? (Before anything is.)
 bool ident_can(const struct tr *t, const struct insn *in);
+bool string_can(const struct tr *t, const struct insn *in);
 bool stack_can(const struct tr *t, const struct insn *in);
 bool flow_can(const struct tr *t, const struct insn *in);
 
