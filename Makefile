@@ -68,10 +68,10 @@ HOST_OBJS := host/linux.o host/term.o host/file.o host/features.o
 HOST_OBJS += host/facts.o host/loop.o host/chardev.o host/chardev_open.o host/chardev_socket.o
 HOST_OBJS += host/native_arena.o host/native_signal.o
 HOST_OBJS += host/blockio.o host/random.o host/discard.o
-CLI_OBJS := cli/main.o cli/cmd_run.o cli/cmd_lockstep.o cli/cmd_disasm.o cli/accel.o cli/ports.o cli/daemon.o
+CLI_OBJS := cli/main.o cli/cmd_run.o cli/cmd_lockstep.o cli/cmd_disasm.o cli/ports.o cli/daemon.o
 CLI_OBJS += cli/manual.o cli/cmd_doctor.o
 # Parts of the command line that unit tests need too.
-VM_OBJS := cli/vm.o cli/report.o cli/options.o cli/keyval.o cli/chars.o cli/consoles.o cli/devices.o cli/drives.o
+VM_OBJS := cli/vm.o cli/report.o cli/options.o cli/accel.o cli/keyval.o cli/chars.o cli/consoles.o cli/devices.o cli/drives.o
 VM_OBJS += cli/monitor.o cli/monitor_info.o cli/monitor_dump.o cli/pagewalk.o
 VM_OBJS += cli/images.o cli/disks.o cli/board.o cli/script.o cli/side.o cli/lockstep.o cli/lockstep_compare.o
 VM_OBJS += cli/gdb_packet.o cli/gdb_regs.o cli/gdb_session.o cli/gdbstub.o

@@ -764,7 +764,7 @@ static int create_vcpu(struct pc *b, const struct pc_options *o, struct error *e
                                  .msr_read = intc_msr_read,
                                  .msr_write = intc_msr_write,
                                  .cr8_written = intc_cr8_written};
-    b->m.engine_memory = o->engine_memory;
+    b->m.tuning = o->tuning;
     machine_add_vcpu(&b->m, v);
     ret = o->engine->vcpu_create(v);
     if (ret)

@@ -54,7 +54,7 @@ struct pc_options {
     u64 ram;       // bytes, a multiple of 4 KiB between PC_MIN_RAM and PC_MAX_RAM
     unsigned cpus; // 0 means 1
     const struct engine_ops *engine;
-    u64 engine_memory;             // see struct machine
+    struct engine_tuning tuning;
     const struct cpu_model *model; // stays the caller's, and must outlive the board
     const u8 *bios;                // copied; NULL: none
     u64 bios_size;

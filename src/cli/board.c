@@ -33,7 +33,6 @@ void board_options(const struct run_options *o, const struct images *im, const s
     *pc = (struct pc_options){
         .ram = o->ram,
         .cpus = o->cpus,
-        .engine_memory = o->engine_memory,
         .model = model,
         .bios = im->bios.bytes,
         .bios_size = im->bios.size,

@@ -7,7 +7,7 @@
 #include "cli/options.h"
 #include "core/cpuid.h"
 
-// Everything but the engine and the consoles. `model` and the firmware in `im` stay the caller's.
+// Everything but the engine with its tuning, and the consoles. `model` and the firmware in `im` stay the caller's.
 void board_options(const struct run_options *o, const struct images *im, const struct cpu_model *model,
                    struct pc_options *pc);
 // The processor model that -cpu names, on this host. `host_tsc_hz`: the frequency of the host's TSC, for a model without one of its own.

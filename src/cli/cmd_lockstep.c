@@ -21,6 +21,7 @@ struct request {
     struct lockstep_config c;
     struct run_options o;
     struct script script;
+    struct text_pool pool;
     bool help;
     FILE *log[2];
 };
@@ -49,43 +50,39 @@ static int number(const char *option, const char *arg, u64 *out, struct error *e
     return 0;
 }
 
-static int engine(const char *option, const char *name, const struct engine_ops **out, struct error *err)
+// One engine, as -accel has it.
+static int engine(struct request *r, const char *option, int side, const char *arg, struct error *err)
 {
+    struct accel_option a = {.count = 0};
     const char *why = "it does not say why";
+    int ret = accel_parse(&a, &r->pool, option, arg, err);
 
-    *out = engine_find(name);
-    if (!*out)
-        return error_set(err, -EINVAL, "lockstep: -%s %s: unknown engine; 'pogo run -accel help' lists them", option,
-                         name);
-    if ((*out)->probe && (*out)->probe(&why))
-        return error_set(err, -ENODEV, "lockstep: -%s %s: not usable here: %s", option, name, why);
+    if (ret)
+        return ret;
+    const struct engine_ops *e = a.count == 1 ? engine_find(a.name[0]) : NULL;
+    if (!e)
+        return error_set(err, -EINVAL, "lockstep: -%s %s: must be an engine; 'pogo run -accel help' lists them", option,
+                         arg);
+    if (e->probe && e->probe(&why))
+        return error_set(err, -ENODEV, "lockstep: -%s %s: not usable here: %s", option, e->name, why);
+    r->c.engine[side] = e;
+    r->c.tuning[side] = accel_tuning(&a, e);
     return 0;
 }
 
 static int opt_a(struct request *r, const char *arg, struct error *err)
 {
-    return engine("a", arg, &r->c.engine[0], err);
+    return engine(r, "a", 0, arg, err);
 }
 
 static int opt_b(struct request *r, const char *arg, struct error *err)
 {
-    return engine("b", arg, &r->c.engine[1], err);
+    return engine(r, "b", 1, arg, err);
 }
 
 static int opt_every(struct request *r, const char *arg, struct error *err)
 {
     return number("every", arg, &r->c.every, err);
-}
-
-static int opt_tb_size(struct request *r, const char *arg, struct error *err)
-{
-    u64 megabytes;
-    int ret = number("tb-size", arg, &megabytes, err);
-
-    if (!ret && megabytes > OPTIONS_MAX_TB_SIZE)
-        return error_set(err, -EINVAL, "lockstep: --tb-size %s: at most %d megabytes", arg, OPTIONS_MAX_TB_SIZE);
-    r->o.engine_memory = ret ? 0 : megabytes << 20;
-    return ret;
 }
 
 static int opt_memory_every(struct request *r, const char *arg, struct error *err)
@@ -145,12 +142,8 @@ static const struct row {
 
 static const struct row *find(const char *text)
 {
-    if (*text++ != '-')
-        return NULL;
-    if (*text == '-')
-        text++;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-        if (!strcmp(rows[i].name, text))
+        if (option_is(text, rows[i].name))
             return &rows[i];
     return NULL;
 }
@@ -165,7 +158,7 @@ static int check_guest(const struct run_options *o, struct error *err)
     if (o->gdb || o->stopped || o->daemonize || o->pidfile)
         return error_set(err, -EINVAL,
                          "lockstep: nobody attends to the machines; leave -gdb, -s, -S, -daemonize and -pidfile away");
-    if (o->accel_count)
+    if (o->accel.count)
         return error_set(err, -EINVAL, "lockstep: -accel: name the engines with -a and -b");
     for (unsigned i = 0; i < o->device_count; i++)
         if (o->device[i].kind == DEVICE_VIRTIO_SERIAL)
@@ -289,6 +282,7 @@ int cmd_lockstep(int argc, char **argv)
         if (r->log[i])
             fclose(r->log[i]);
     options_free(&r->o);
+    text_free(&r->pool);
     script_free(&r->script);
     free(r);
     return status;

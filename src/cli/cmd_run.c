@@ -131,13 +131,14 @@ static int open_log(struct run *r, struct error *err)
 static int create_board(struct run *r, struct error *err)
 {
     struct pc_options pc;
-    const struct engine_ops *engine = accel_choose(&r->o, r->why, sizeof(r->why), err);
+    const struct engine_ops *engine = accel_choose(&r->o.accel, r->why, sizeof(r->why), err);
     int ret = engine ? board_model(&r->o, r->host.host.tsc_hz, &r->model, err) : -EINVAL;
 
     if (ret)
         return ret;
     board_options(&r->o, &r->images, &r->model, &pc);
     pc.engine = engine;
+    pc.tuning = accel_tuning(&r->o.accel, engine);
     ret = consoles_open(&r->vm, &r->o, &pc, err);
     if (!ret)
         ret = monitors_open(&r->monitors, &r->vm, &r->o, err);

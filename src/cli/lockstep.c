@@ -36,10 +36,10 @@ struct pair {
 static int create(struct pair *p, struct error *err)
 {
     const struct lockstep_config *c = p->c;
-    int ret = side_create(&p->a, c->o, c->engine[0], c->script, c->log[0], err);
+    int ret = side_create(&p->a, c->o, c->engine[0], &c->tuning[0], c->script, c->log[0], err);
 
     memset(p->good, 0, sizeof(p->good));
-    return ret ? ret : side_create(&p->b, c->o, c->engine[1], c->script, c->log[1], err);
+    return ret ? ret : side_create(&p->b, c->o, c->engine[1], &c->tuning[1], c->script, c->log[1], err);
 }
 
 static void destroy(struct pair *p)

@@ -17,6 +17,7 @@
 struct lockstep_config {
     const struct run_options *o; // icount, and one processor
     const struct engine_ops *engine[2];
+    struct engine_tuning tuning[2];
     const struct script *script; // what is typed; NULL: nothing
     u64 every;                   // instructions; not 0
     u64 memory_every;            // pieces; not 0

@@ -151,51 +151,19 @@ static int opt_smp(struct run_options *o, const char *arg, struct error *err)
     return 0;
 }
 
-// "a:b:c" in order of preference; a second -accel goes on behind the first.
-static int add_accels(struct run_options *o, const char *list, struct error *err)
-{
-    while (*list) {
-        size_t len = strcspn(list, ":");
-        char *name = text_keep(&o->pool, list, len);
-
-        if (o->accel_count == OPTIONS_MAX_ACCELS || !name)
-            return error_set(err, -E2BIG, "-accel %s: more than %d engines", list, OPTIONS_MAX_ACCELS);
-        o->accel[o->accel_count++] = name;
-        list += len + (list[len] == ':');
-    }
-    return 0;
-}
-
 static int opt_enable_kvm(struct run_options *o, const char *arg, struct error *err)
 {
     (void)arg;
-    return add_accels(o, "kvm", err);
+    return accel_add(&o->accel, &o->pool, "kvm", err);
 }
 
 static int opt_accel(struct run_options *o, const char *arg, struct error *err)
 {
-    struct keyvals k;
-    int ret = keyvals_parse(&k, &o->pool, "accel", arg, "accel", err);
-    const char *list = ret ? NULL : keyvals_get(&k, "accel");
-
-    if (ret)
-        return ret;
-    if (asks(arg))
+    if (asks(arg)) {
         o->help_for = "accel";
-    if (!list || !*list)
-        return error_set(err, -EINVAL, "-accel %s: names no engine; '-accel help' lists them", arg);
-    // QEMU's way to ask for what is always so.
-    const char *thread = keyvals_get(&k, "thread");
-    if (thread && strcmp(thread, "multi"))
-        return error_set(err, -EINVAL, "-accel %s: thread=%s: must be multi: each processor has a thread of its own",
-                         list, thread);
-    u64 megabytes = 0;
-    ret = keyvals_number(&k, "tb-size", 1, OPTIONS_MAX_TB_SIZE, &megabytes, err);
-    if (megabytes)
-        o->engine_memory = megabytes << 20;
-    if (!ret)
-        ret = add_accels(o, list, err);
-    return ret ? ret : keyvals_done(&k, err);
+        return 0;
+    }
+    return accel_parse(&o->accel, &o->pool, "accel", arg, err);
 }
 
 static int opt_machine(struct run_options *o, const char *arg, struct error *err)
@@ -215,7 +183,7 @@ static int opt_machine(struct run_options *o, const char *arg, struct error *err
         return error_set(err, -EINVAL, "-machine %s: unknown board; must be pc", type);
     if (accel && !*accel)
         return error_set(err, -EINVAL, "-machine: accel= names no engine; '-accel help' lists them");
-    ret = accel ? add_accels(o, accel, err) : 0;
+    ret = accel ? accel_add(&o->accel, &o->pool, accel, err) : 0;
     // Parts of QEMU's pc that this board never has.
     static const char *const absent[] = {"usb", "graphics", "vmport"};
     for (size_t i = 0; i < ARRAY_LEN(absent) && !ret; i++) {
@@ -497,15 +465,15 @@ const struct option_row *option_at(unsigned n)
     return n < ARRAY_LEN(rows) ? &rows[n] : NULL;
 }
 
+bool option_is(const char *text, const char *name)
+{
+    return *text == '-' && !strcmp(text + 1 + (text[1] == '-'), name);
+}
+
 static const struct option_row *find_option(const char *text)
 {
-    // One dash or two, as in QEMU.
-    if (*text++ != '-')
-        return NULL;
-    if (*text == '-')
-        text++;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-        if (!strcmp(rows[i].name, text))
+        if (option_is(text, rows[i].name))
             return &rows[i];
     return NULL;
 }

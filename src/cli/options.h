@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "cli/accel.h"
 #include "cli/chars.h"
 #include "cli/devices.h"
 #include "cli/drives.h"
@@ -16,19 +17,14 @@
 #define OPTIONS_MAX_DEVICES 32
 #define OPTIONS_MAX_DRIVES 16
 #define OPTIONS_MAX_OBJECTS 8
-#define OPTIONS_MAX_ACCELS 8
-
-#define OPTIONS_MAX_TB_SIZE 4096 // megabytes
 
 struct run_options {
     struct text_pool pool;
     const char *kernel, *append, *initrd, *bios, *cpu, *log_file, *name, *process, *pidfile;
-    const char *boot;                      // letters of drives in the order to try them, or NULL
-    const char *gdb;                       // NULL: no debugger
-    const char *accel[OPTIONS_MAX_ACCELS]; // engines in order of preference; none: any
-    unsigned accel_count;
-    u64 engine_memory; // -accel ...,tb-size=: bytes that an engine may keep code in; 0: its own choice
-    u64 ram;           // bytes
+    const char *boot; // letters of drives in the order to try them, or NULL
+    const char *gdb;  // NULL: no debugger
+    struct accel_option accel;
+    u64 ram; // bytes
     unsigned cpus;
     struct char_use serial[OPTIONS_MAX_SERIALS], monitor[OPTIONS_MAX_MONITORS], debugcon;
     unsigned serial_count, monitor_count;
@@ -64,6 +60,8 @@ struct option_row {
     int (*set)(struct run_options *o, const char *arg, struct error *err);
 };
 
+// Is `text` this option? With one dash or two, as in QEMU.
+bool option_is(const char *text, const char *name);
 // n-th row, or NULL past the end.
 const struct option_row *option_at(unsigned n);
 // Print the list of options, for --help.

@@ -80,7 +80,7 @@ static void add_consoles(struct side *s, const struct run_options *o, struct pc_
 // --- life -----------------------------------------------------------------------------------------------------------------
 
 int side_create(struct side *s, const struct run_options *o, const struct engine_ops *engine,
-                const struct script *script, FILE *log, struct error *err)
+                const struct engine_tuning *tuning, const struct script *script, FILE *log, struct error *err)
 {
     struct pc_options pc;
     int ret;
@@ -98,6 +98,7 @@ int side_create(struct side *s, const struct run_options *o, const struct engine
         return ret;
     board_options(o, &s->images, &s->model, &pc);
     pc.engine = engine;
+    pc.tuning = *tuning;
     add_consoles(s, o, &pc);
     ret = pc_create(&s->host.host, &pc, &s->board, err);
     if (!ret && script && script_start(&s->player, script, s->board))

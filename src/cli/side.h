@@ -39,7 +39,7 @@ struct side {
 // Build the machine that `o` (with icount set) describes; `script` is played at its first serial port, unless it is NULL. Both stay the
 // caller's. `log` is where its log lines go. *s is all zeros. Returns 0 or a negative errno with *err set; side_destroy() in any case.
 int side_create(struct side *s, const struct run_options *o, const struct engine_ops *engine,
-                const struct script *script, FILE *log, struct error *err);
+                const struct engine_tuning *tuning, const struct script *script, FILE *log, struct error *err);
 void side_destroy(struct side *s);
 
 // Run until `target` instructions have retired since the start, or the guest ends. The state is in s->v->cpu then, at the boundary

@@ -37,8 +37,21 @@ struct vm_exit {
 
 #define ENGINE_NO_BUDGET (~0ull)
 
+// What an engine is asked to do differently from what it does by itself.
+struct engine_tuning {
+    u64 memory; // bytes to keep decoded or translated code in at most, per vCPU; 0: its own choice
+    u64 off;    // bit n: do without engine_ops.opts[n]
+    u32 block;  // instructions in a translated block at most; 0: its own choice
+};
+
+// Something that an engine does for speed and can do without. A table of them ends with a row without name; 64 at most.
+struct engine_opt {
+    const char *name, *help;
+};
+
 struct engine_ops {
     const char *name;
+    const struct engine_opt *opts; // NULL: there is nothing to switch off
     // 0 when usable here; else a negative errno, and *why says what is missing and what to do about it.
     int (*probe)(const char **why);
     int (*vcpu_create)(struct vcpu *v);

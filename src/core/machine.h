@@ -22,7 +22,7 @@ struct machine {
     _Atomic u64 a20_mask; // what each cpu.a20_mask is to become; see VCPU_REQ_A20
     struct vcpu *vcpu[MACHINE_MAX_VCPUS];
     unsigned vcpu_count;
-    u64 engine_memory; // bytes that an engine may keep decoded or translated code in, per vCPU; 0: its own choice
+    struct engine_tuning tuning;
     struct debug_points debug; // the debugger's; changed only while every vCPU is outside run()
     // A device asked for the machine to stop: engines return it as their exit when VCPU_REQ_EXIT is seen.
     _Atomic int stop_reason; // enum vm_exit_reason, or -1

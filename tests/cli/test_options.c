@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "cli/options.h"
+#include "engine/engines.h"
 
 static struct run_options o;
 static struct error err;
@@ -36,7 +37,7 @@ static void defaults(void **state)
     assert_int_equal(o.cpus, 1);
     assert_string_equal(o.cpu, "max");
     assert_string_equal(o.append, "");
-    assert_int_equal(o.accel_count, 0);
+    assert_int_equal(o.accel.count, 0);
     assert_int_equal(o.serial_count, 0);
 }
 
@@ -102,19 +103,51 @@ static void engines(void **state)
 {
     (void)state;
     assert_int_equal(parse("-accel kvm:bt -machine pc,accel=interp --accel auto"), 0);
-    assert_int_equal(o.accel_count, 4);
-    assert_string_equal(o.accel[0], "kvm");
-    assert_string_equal(o.accel[1], "bt");
-    assert_string_equal(o.accel[2], "interp");
-    assert_string_equal(o.accel[3], "auto");
+    assert_int_equal(o.accel.count, 4);
+    assert_string_equal(o.accel.name[0], "kvm");
+    assert_string_equal(o.accel.name[1], "bt");
+    assert_string_equal(o.accel.name[2], "interp");
+    assert_string_equal(o.accel.name[3], "auto");
     assert_true(parse("-accel a:b:c:d:e:f:g:h:i") < 0);
     assert_true(parse("-accel interp,frob=1") < 0);
-    assert_int_equal(o.engine_memory, 0);
+    assert_int_equal(o.accel.tuning.memory, 0);
     assert_int_equal(parse("-accel cache,tb-size=3"), 0);
-    assert_int_equal(o.engine_memory, 3 << 20);
+    assert_int_equal(o.accel.tuning.memory, 3 << 20);
     assert_true(parse("-accel cache,tb-size=0") < 0);
     assert_true(parse("-accel cache,tb-size=5000") < 0);
     assert_true(parse("-accel ,") < 0);
+    assert_int_equal(parse("-accel bt,tb-insns=5"), 0);
+    assert_int_equal(o.accel.tuning.block, 5);
+    assert_true(parse("-accel bt,tb-insns=0") < 0);
+    assert_true(parse("-accel bt,tb-insns=65") < 0);
+}
+
+static u64 off(const char *engine)
+{
+    return accel_tuning(&o.accel, engine_find(engine)).off;
+}
+
+static void optimisations(void **state)
+{
+    const struct engine_ops *bt = engine_find("bt");
+    char text[64];
+
+    (void)state;
+    for (unsigned i = 0; bt->opts[i].name; i++) {
+        snprintf(text, sizeof(text), "-accel bt,opt-%s=off", bt->opts[i].name);
+        assert_int_equal(parse(text), 0);
+        assert_int_equal(off("bt"), 1ull << i);
+        assert_int_equal(off("cache"), 0);
+    }
+    assert_int_equal(parse("-accel kvm:bt,opt-all=off,opt-ret=on"), 0);
+    assert_true(off("bt"));
+    assert_int_equal(parse("-accel auto,opt-ret=off"), 0);
+    assert_true(off("bt"));
+    assert_int_equal(parse("-accel bt,opt-ret=off -accel bt,opt-ret=on"), 0);
+    assert_int_equal(off("bt"), 0);
+    assert_true(parse("-accel bt,opt-frob=off") < 0);
+    assert_true(parse("-accel bt,opt-ret=7") < 0);
+    assert_true(parse("-accel interp,opt-ret=off") < 0);
 }
 
 static void lines(void **state)
@@ -338,10 +371,10 @@ static int cleanup(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults), cmocka_unit_test(memory),          cmocka_unit_test(processors),
-        cmocka_unit_test(engines),  cmocka_unit_test(lines),           cmocka_unit_test(devices),
-        cmocka_unit_test(drives),   cmocka_unit_test(device_tables),   cmocka_unit_test(times),
-        cmocka_unit_test(too_many), cmocka_unit_test(strange_strings),
+        cmocka_unit_test(defaults), cmocka_unit_test(memory),        cmocka_unit_test(processors),
+        cmocka_unit_test(engines),  cmocka_unit_test(optimisations), cmocka_unit_test(lines),
+        cmocka_unit_test(devices),  cmocka_unit_test(drives),        cmocka_unit_test(device_tables),
+        cmocka_unit_test(times),    cmocka_unit_test(too_many),      cmocka_unit_test(strange_strings),
     };
 
     return cmocka_run_group_tests(tests, NULL, cleanup);

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Run the bare-metal guests of guests.list on two engines in lockstep. Usage: tests/guest/lockstep.sh POGO ENGINE ENGINE [NAME...]
 #
+#   ENGINE   as for -accel: with properties behind commas
 #   EVERY=N  (environment) compare every N instructions
 #
 # One line per guest, the report under one on which the engines differ; ends with "N passed, N failed".
@@ -13,7 +14,7 @@ passed=0 failed=0
 while read -r name engines _ mem seconds _ options; do
     case $name in '' | '#'*) continue ;; esac
     [ $# -gt 0 ] && [[ " $* " != *" $name "* ]] && continue
-    [[ $engines == all || ",$engines," == *",$b,"* ]] || continue
+    [[ $engines == all || ",$engines," == *",${b%%,*},"* ]] || continue
     [[ $name == *+* ]] && continue         # the same image again
     [[ $options == *-smp* ]] && continue # virtual time follows one processor
     options=${options/icount/} # it does that anyway

@@ -41,7 +41,7 @@ while read -r name engines peers mem seconds want options; do
         differ=${differ#-}
         [ -n "$differ" ] && want=3
     else
-        [[ $engines == all || ",$engines," == *",$engine,"* ]] || continue
+        [[ $engines == all || ",$engines," == *",${engine%%,*},"* ]] || continue
         # Processors and disks race on guest memory, on purpose, and the thread sanitizer cannot tell that from a race of ours.
         if [ "${MODE:-}" = tsan ] && [[ $options == *-smp* || $options == *-drive* ]]; then
             echo "skipped: $name: several processors, or a disk, under the thread sanitizer"

@@ -122,7 +122,7 @@ void analyse(struct tr *t, const u8 *code, unsigned off)
     if (room > sizeof buf)
         room = sizeof buf;
     memcpy(buf, code, room); // a private copy: another processor may be writing these bytes
-    for (t->n = 0; t->n < BT_INSNS && !ends; t->n++) {
+    for (t->n = 0; t->n < t->b->limit && !ends; t->n++) {
         struct tr_insn *x = &t->insn[t->n];
         unsigned have = room - at < ISA_MAX_LEN ? room - at : ISA_MAX_LEN;
         if (isa_decode(buf + at, have, t->b->mode & 3, t->b->in.isa_options, &x->in) != ISA_OK)

@@ -152,7 +152,7 @@ static bool execute(struct bt *b)
         struct bt_link *l = bt_near(b, b->unlinked);
         const struct bt_block *from = bt_near(b, l->from);
         // The link is for a page that is mapped as it is now: the branch's own, or checked whenever the link is followed.
-        if (from->page && (l->far || from->page == k->page))
+        if (b->opts & BT_OPT_CHAIN && from->page && (l->far || from->page == k->page))
             link_make(b, l, k);
         if (bt_requested(b))
             return true;
@@ -317,7 +317,7 @@ static int bt_vcpu_create(struct vcpu *v)
         return -12; // -ENOMEM
     int err = interp_init(&b->in, v);
     if (!err) {
-        u64 size = v->machine->engine_memory;
+        u64 size = v->machine->tuning.memory;
         err = codecache_init(b, size ? size : CACHE_SIZE);
         if (err)
             interp_fini(&b->in);
@@ -326,6 +326,9 @@ static int bt_vcpu_create(struct vcpu *v)
         h->ops->mem_free(h->self, b, sizeof *b);
         return err;
     }
+    const struct engine_tuning *tuning = &v->machine->tuning;
+    b->opts = ~(u32)tuning->off;
+    b->limit = tuning->block && tuning->block < BT_INSNS ? tuning->block : BT_INSNS;
     b->ctx->gpr = (u64)v->cpu.gpr;
     study_host(b);
     v->engine_state = b;
@@ -371,8 +374,16 @@ static void bt_stats(struct vcpu *v, char *buf, size_t size)
 #undef N
 }
 
+static const struct engine_opt opts[] = {
+#define BT_OPT(id, name, help) {name, help},
+#include "engine/bt/opts.def"
+#undef BT_OPT
+    {NULL, NULL},
+};
+
 const struct engine_ops bt_engine = {
     .name = "bt",
+    .opts = opts,
     .probe = bt_probe,
     .vcpu_create = bt_vcpu_create,
     .run = bt_run,

@@ -177,16 +177,25 @@ struct bt_stats {
     u64 misses, refills, steps, inner_steps, polls, lookups;
 };
 
-// Optimisations that can be switched off: -accel bt,opt-NAME=off.
-#define BT_OPTS(x) \
-    x(RECIPE, recipe, "status flags rebuilt from registers where that does") \
-        x(POLL, poll, "polls where flags need not be saved")
+enum {
+#define BT_OPT(id, name, help) BT_OPT_NUMBER_##id,
+#include "engine/bt/opts.def"
+#undef BT_OPT
+};
+
+enum bt_opt {
+#define BT_OPT(id, name, help) BT_OPT_##id = 1u << BT_OPT_NUMBER_##id,
+#include "engine/bt/opts.def"
+#undef BT_OPT
+};
 
 struct bt {
     struct bt_ctx *ctx; // in the near memory
     struct bt_cache cache;
     u64 glue_enter, glue_ret; // executable addresses
     u64 glue[BT_WHYS], glue_link_host, glue_step_host;
+    u32 opts;  // enum bt_opt: those that are on
+    u32 limit; // instructions in a block, at most
     u8 mode;
     bool counting; // blocks count their instructions
     i64 chunk;     // ctx.left when the interpreter's counters were last exact

@@ -225,6 +225,12 @@ static void emit_push_return(struct tr *t)
     emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, -(i32)size);
 }
 
+// Do CALL and RET use the private stack?
+static bool pairs(const struct tr *t)
+{
+    return t->b->opts & BT_OPT_RET;
+}
+
 static void emit_stack_check(struct tr *t)
 {
     emit_rip(&t->e, 8, 0x3b, X86_RSP, &t->b->ctx->sp_limit, 0);
@@ -259,6 +265,11 @@ static void emit_call_direct(struct tr *t)
     flags_clobber(t);
     t->flags = FLAGS_SLOT;
     emit_push_return(t);
+    if (!pairs(t)) {
+        emit_edge(t, l, 0, goes_back(t, target));
+        emit_link_jump(t, l, emit_jmp(&t->e));
+        return;
+    }
     emit_stack_check(t);
     emit_edge(t, l, 0, goes_back(t, target));
     emit_link_jump(t, l, emit_call(&t->e));
@@ -272,6 +283,10 @@ static void emit_lookup(struct tr *t)
 {
     struct emit *e = &t->e;
     struct bt_ctx *c = t->b->ctx;
+    if (!(t->b->opts & BT_OPT_JUMP)) {
+        emit_jmp_to(e, t->b->glue[BT_LOOKUP]);
+        return;
+    }
     emit_mov_rr(e, 4, HOST_T1, HOST_T0);
     emit_alu_imm(e, 4, 4, HOST_T1, (BT_JUMPS - 1) << 4); // bt_jump_slot()
     emit_rip(e, 8, 0x03, HOST_T1, &c->jump[!t->wide], 0);
@@ -292,6 +307,7 @@ static void emit_lookup(struct tr *t)
     emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
     emit_store(e, 8, HOST_T0, &c->page_base);
     emit_load(e, 8, HOST_T0, &c->tmp[1]);
+    emit_rm(e, 4, 0xff, 4, HOST_T0, offsetof(struct bt_block, entry_slot)); // jmp
 }
 
 // Remember which instruction is going to ctx.target: its fault, if that is not canonical.
@@ -337,7 +353,6 @@ static void emit_jmp_indirect(struct tr *t)
     emit_target(t);
     emit_canonical_check(t);
     emit_lookup(t);
-    emit_rm(&t->e, 4, 0xff, 4, HOST_T0, offsetof(struct bt_block, entry_slot));
 }
 
 static void emit_call_indirect(struct tr *t)
@@ -349,6 +364,11 @@ static void emit_call_indirect(struct tr *t)
     emit_target(t);
     emit_canonical_check(t);
     emit_push_return(t);
+    if (!pairs(t)) {
+        emit_load(e, 8, HOST_T0, &c->target);
+        emit_lookup(t);
+        return;
+    }
     emit_stack_check(t);
     emit_load(e, 8, HOST_T0, &c->target);
     u8 *over =
@@ -356,7 +376,6 @@ static void emit_call_indirect(struct tr *t)
     u8 *skip = emit_jmp(e);
     emit_patch(e, over, emit_here(e));
     emit_lookup(t);
-    emit_rm(e, 4, 0xff, 4, HOST_T0, offsetof(struct bt_block, entry_slot));
     emit_patch(e, skip, emit_here(e));
     emit_return_here(t);
 }
@@ -377,7 +396,12 @@ static void emit_ret(struct tr *t)
     else
         emit_remember(t, pop);
     emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, (i32)pop);
-    emit1(e, 0xc3);
+    if (pairs(t)) {
+        emit1(e, 0xc3);
+    } else {
+        emit_store(e, 8, HOST_T0, &t->b->ctx->target);
+        emit_lookup(t);
+    }
 }
 
 bool tr_flow(struct tr *t)

@@ -354,7 +354,7 @@ static int cache_vcpu_create(struct vcpu *v)
         return -12; // -ENOMEM
     int err = interp_init(&e->in, v);
     if (!err) {
-        u64 size = v->machine->engine_memory;
+        u64 size = v->machine->tuning.memory;
         err = store_init(e, size ? size : STORE_SIZE);
         if (err)
             interp_fini(&e->in);
