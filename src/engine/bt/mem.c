@@ -101,6 +101,26 @@ void mem_probe(struct tr *t, u64 retry, unsigned size, bool write)
     tr_tail(t, TAIL_MISS, miss, s)->tag = (u8)tag;
 }
 
+static void service_if(struct tr *t, unsigned cc)
+{
+    struct bt_site *s = tr_site(t);
+    tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, cc), s)->why = BT_STEP;
+}
+
+// AMD processors want the offset canonical, even where adding the base makes it so.
+static void check_offset(struct tr *t)
+{
+    const struct insn *in = tr_in(t);
+    bool fixed = in->index == ISA_REG_NONE && (in->base == ISA_REG_NONE || in->base == ISA_REG_RIP);
+    if (!(t->b->in.isa_options & ISA_OPT_AMD) || in->adsize != 8 || fixed)
+        return;
+    emit_mov_rr(&t->e, 8, HOST_T1, HOST_T0);
+    EMIT(&t->e, 0x49, 0xc1, 0xe3, 16); // shl r11, 16
+    EMIT(&t->e, 0x49, 0xc1, 0xfb, 16); // sar r11, 16
+    EMIT(&t->e, 0x4d, 0x39, 0xd3);     // cmp r11, r10
+    service_if(t, CC_NE);
+}
+
 static void add_segment(struct tr *t)
 {
     const struct insn *in = tr_in(t);
@@ -109,13 +129,13 @@ static void add_segment(struct tr *t)
     if (in->seg < X86_FS)
         return;
     if (t->wide) {
+        check_offset(t);
         emit_rip(&t->e, 8, 0x03, HOST_T0, &c->seg_base[n], 0);
         return;
     }
     emit_rip(&t->e, 4, 0x83, 7, &c->seg_flat[n], 1); // cmp dword [seg_flat], 0
     emit1(&t->e, 0);
-    struct bt_site *s = tr_site(t);
-    tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, CC_E), s)->why = BT_STEP;
+    service_if(t, CC_E);
     emit_rip(&t->e, 4, 0x03, HOST_T0, &c->seg_base[n], 0);
 }
 
