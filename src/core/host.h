@@ -7,7 +7,7 @@
 
 #include "pogo/types.h"
 
-enum host_log { LOG_ERROR, LOG_WARN, LOG_INT, LOG_CPU, LOG_IO, LOG_ASM, LOG_UNIMP, LOG_GUEST_ERROR, LOG_COUNT };
+enum host_log { LOG_ERROR, LOG_WARN, LOG_INT, LOG_CPU, LOG_IO, LOG_ASM, LOG_UNIMP, LOG_GUEST_ERROR, LOG_BT, LOG_COUNT };
 
 // Memory for generated code, mapped twice so that no mapping is both writable and executable.
 struct host_code {

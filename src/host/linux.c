@@ -122,6 +122,7 @@ static void linux_futex_wake(void *host, _Atomic u32 *word)
 static const char *const log_names[LOG_COUNT] = {
     [LOG_ERROR] = "error", [LOG_WARN] = "warn",  [LOG_INT] = "int",     [LOG_CPU] = "cpu",
     [LOG_IO] = "io",       [LOG_ASM] = "in_asm", [LOG_UNIMP] = "unimp", [LOG_GUEST_ERROR] = "guest_errors",
+    [LOG_BT] = "bt",
 };
 
 const char *linux_host_log_name(enum host_log category)

@@ -33,7 +33,7 @@ struct tail *tr_tail(struct tr *t, enum tail_kind kind, u8 *from, const void *re
         t->tails++;
     else
         t->failed = true;
-    *l = (struct tail){.kind = (u8)kind, .from = from, .record = tr_distance(t, record)};
+    *l = (struct tail){.kind = (u8)kind, .from = from, .record = tr_distance(t, record), .insn = (u8)t->i};
     return l;
 }
 
@@ -137,13 +137,19 @@ static unsigned count_links(const struct tr *t)
     return n;
 }
 
+static u32 code_used(const struct tr *t)
+{
+    return (u32)(t->e.p - (t->e.end - TR_CODE_MAX));
+}
+
 static void emit_insns(struct tr *t)
 {
     if (t->b->counting)
         flow_count(t);
     for (t->i = 0; t->i < t->n && !t->failed; t->i++) {
         unsigned first = t->k->sites;
-        const struct tr_insn *x = tr_now(t);
+        struct tr_insn *x = tr_now(t);
+        x->at = code_used(t);
         if (x->step || !(tr_stack(t) || tr_flow(t) || tr_string(t) || tr_ident(t)))
             tr_step(t);
         for (unsigned s = first; s < t->k->sites && !x->ends; s++)
@@ -154,8 +160,13 @@ static void emit_insns(struct tr *t)
     t->i = t->n - 1;
     if (!last->ends)
         flow_end(t, last->next);
-    for (unsigned i = 0; i < t->tails; i++)
-        emit_tail(t, &t->tail[i]);
+    t->body = code_used(t);
+    for (unsigned i = 0; i < t->tails; i++) {
+        struct tail *l = &t->tail[i];
+        l->at = code_used(t);
+        t->i = l->insn;
+        emit_tail(t, l);
+    }
 }
 
 static bool may_read(struct bt *b, gpa phys)
@@ -198,7 +209,7 @@ static void keep(struct tr *t)
     struct bt *b = t->b;
     struct bt_part *p = &b->cache.part[b->cache.now];
     struct bt_block *k = t->k;
-    k->code_size = (u32)(t->e.p - (t->e.end - TR_CODE_MAX));
+    k->code_size = code_used(t);
     k->bytes = (u32)(sizeof *k + k->links * sizeof(struct bt_link) + k->sites * sizeof(struct bt_site) + 63) & ~63u;
     p->meta_used += k->bytes;
     p->code_used += (k->code_size + 63) & ~63u;
@@ -206,6 +217,11 @@ static void keep(struct tr *t)
     b->stats.blocks++;
     b->stats.insns += t->n;
     b->stats.code_bytes += k->code_size;
+}
+
+static void log_line(void *host, const char *text)
+{
+    host_logf(host, LOG_BT, "%s", text);
 }
 
 struct bt_block *translate(struct bt *b, hva page, gpa phys, unsigned off)
@@ -222,5 +238,7 @@ struct bt_block *translate(struct bt *b, hva page, gpa phys, unsigned off)
     if (t.failed)
         return NULL;
     keep(&t);
+    if (UNLIKELY(host_logs(b->in.v->machine->host, LOG_BT)))
+        dump_block(&t, b->ctx->page_base, true, log_line, b->in.v->machine->host);
     return t.k;
 }

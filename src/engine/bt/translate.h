@@ -11,6 +11,7 @@ struct tr_insn {
     struct insn in;
     u8 bytes[16];
     u16 off, next; // in the page
+    u32 at;        // its code, from the block's start
     bool step;     // goes to the interpreter
     bool ends;     // nothing is emitted after it
     u32 seen;      // status flags, as they are before it, that it or something after it may look at
@@ -28,6 +29,8 @@ struct tail {
     u8 tag;      // TAIL_MISS: offset of the tag in struct tlb_entry
     u16 skipped; // TAIL_EDGE: instructions of the block that are not run
     u64 back;    // TAIL_SP_RESET: where to go on
+    u32 at;      // its code, from the block's start
+    u8 insn;     // the instruction it belongs to
 };
 
 #define TAILS (BT_INSNS * 4)
@@ -42,6 +45,7 @@ struct tr {
     unsigned tails;
     bool wide;   // 64-bit mode
     bool failed; // out of room: give up
+    u32 body;    // bytes before the tails
     struct tr_insn insn[BT_INSNS];
     struct tail tail[TAILS];
 };
@@ -126,5 +130,10 @@ void flow_end(struct tr *t, unsigned off);
 void flow_tail(struct tr *t, const struct tail *l); // TAIL_EDGE
 // At the start of a block, in counting mode.
 void flow_count(struct tr *t);
+
+// --- dump.c -----------------------------------------------------------------------------------------------------------------------
+
+// The finished translation as text, line by line. `page`: guest address of the page, for what is shown; `offsets`: show those of host code.
+void dump_block(struct tr *t, u64 page, bool offsets, void (*line)(void *arg, const char *text), void *arg);
 
 #endif
