@@ -205,6 +205,11 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 # --- running
+expect 'translations' 43 'bt: 10[0-9a-f]*  .*/.*  +0' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel bt -d bt
+expect 'optimisations' 43 'engine bt' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel kvm:bt,opt-all=off,opt-ret=on,tb-insns=2,tb-size=1
+expect 'optimisations, listed' 0 '^  *opt-chain  *direct' run -accel help
+refuse 'unknown optimisation' 'opt-x: no such optimisation' run -kernel "$tmp/EXIT.elf" -accel bt,opt-x=off
+refuse 'optimisation of another engine' 'opt-ret: no such' run -kernel "$tmp/EXIT.elf" -accel interp,opt-ret=off
 truncate -s 1M "$tmp/disk"
 expect 'QEMU options that need no action' 43 'engine cache' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -nodefaults -no-user-config -display none \
     -vga none -nic none -net none -parallel none -boot order=cd,menu=off -rtc base=2020-01-02T03:04:05,clock=vm -name guest=a,process=b -M pc -smp 2,sockets=1,cores=2,threads=1 \
@@ -318,6 +323,7 @@ expect 'disasm file' 0 'jmp' disasm --16 --file "$tmp/rom"
 expect 'disasm help' 0 '^usage: pogo disasm' disasm --help
 expect 'lockstep help' 0 '^  --every N' lockstep --help
 expect 'lockstep' 0 'interp and interp are the same for' lockstep -b interp -kernel "$tmp/EXIT.elf" "${exit_dev[@]}"
+expect 'lockstep, tuned' 0 'interp and bt are the same for' lockstep -b bt,opt-all=off,tb-insns=1,tb-size=1 -kernel "$tmp/EXIT.elf" "${exit_dev[@]}"
 expect 'lockstep, limited' 0 'same for 5 instructions.*asked to stop' lockstep -b interp -kernel "$tmp/SPAM.elf" --limit 5 --dump-at 3
 expect 'lockstep through resets' 0 'same for 3000 instructions.*asked to stop' lockstep -b interp -kernel "$tmp/RESET.elf" --limit 3000
 expect 'lockstep without' 0 'asked for a reset' lockstep -b interp -kernel "$tmp/RESET.elf" --limit 20000 -no-reboot
@@ -326,7 +332,7 @@ printf 'sleep 3\nsend abc\\n\n# no line\nwait bc\nsend abd\nwait abd\nsend .' >"
 expect 'lockstep input' 0 '^abd\.$' lockstep -b interp -kernel "$tmp/ECHO.elf" "${exit_dev[@]}" --input "$tmp/script"
 echo 'type x' >"$tmp/script"
 expect 'lockstep bad input' 2 'line 1: must be' lockstep -b interp -kernel "$tmp/ECHO.elf" --input "$tmp/script"
-for bad in '' '-b nosuch' '-b interp -smp 2' '-b interp --every 0' '-b interp --limit -5' '-b interp -S' '-b' '-b interp -accel interp' \
+for bad in '' '-b nosuch' '-b interp -smp 2' '-b interp --every 0' '-b interp --limit -5' '-b interp -S' '-b' '-b bt:interp' '-b bt,x=y' '-b auto' '-b interp -accel interp' \
     '-b interp -device virtio-serial-pci'; do
     # shellcheck disable=SC2086
     expect "lockstep $bad" 2 '^pogo: ' lockstep -kernel "$tmp/EXIT.elf" $bad
