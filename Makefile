@@ -91,6 +91,7 @@ UNIT_TESTS += interp/test_int
 UNIT_TESTS += dev/test_fw_cfg board/test_pc_fw_cfg board/test_shadow board/test_acpi dev/test_pci dev/test_piix board/test_pc_pci
 UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/test_virtio_console host/test_blockio host/test_blockio_faults
 UNIT_TESTS += interp/test_debug gdb/test_gdb
+UNIT_TESTS += bt/golden
 UNIT_TESTS += host/test_chardev cli/test_options cli/test_lockstep
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES) $(G)/stress $(G)/trial64 $(G)/trial32
@@ -164,6 +165,7 @@ $(B)/tests/%.o: tests/%.S
 # What a test program needs beside its own file.
 $(B)/tests/isa/test_native $(B)/tests/interp/test_simd: $(B)/tests/isa/raw_run.o
 $(B)/tests/host/test_blockio_faults: ALL_LDFLAGS += $(addprefix -Wl$(comma)--wrap=,preadv pwritev pwrite fdatasync fallocate)
+$(B)/tests/bt/golden: $(B)/tests/bt/snippets.o
 $(B)/tests/board/test_shadow: $(B)/tests/board/shadow_rom.o
 $(B)/tests/oracle/oracle: $(ORACLE_OBJS) $(B)/libpogo.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lZydis
@@ -315,6 +317,14 @@ check-long: ## the long tests: whole decoder space, long oracle runs, large gues
 
 check-long-built: all $(addprefix $(B)/tests/,$(UNIT_TESTS)) $(CHECK_BUILDS)
 	@tests/run.sh $(B) $(MODE) long $(T)
+
+.PHONY: golden golden-built
+golden: ## take what the translator makes of the golden tests' code for right: tests/bt/golden (look at the difference)
+	@tools/setup.sh check
+	@$(MAKE) --no-print-directory golden-built
+
+golden-built: $(B)/tests/bt/golden
+	@tests/bt/golden.sh $(B) rebase
 
 FUZZ_SECONDS ?= 60
 fuzz: ## run every fuzz target for FUZZ_SECONDS (60) seconds

@@ -202,6 +202,7 @@ struct bt {
     u64 now;       // passes of time for struct bt_busy: entries from the loop
     u32 poll;      // requests that end a block
     u32 quiet_steps;
+    bool plain;   // dumps without offsets: golden tests
     bool step;    // on leaving: run the instruction at RIP in the interpreter
     u32 unlinked; // on leaving: a link that wants to lead to RIP
     struct bt_stats stats;

@@ -2,7 +2,7 @@
 //
 //     1000  add eax, [rbx]              9/41   lea r10, [rbx]
 //                                              mov r11d, r10d
-//     ...                                      jnbe miss.0
+//     ...                                      add r11, [ctx.tlb]
 //
 // "9/41" are host instructions and bytes. What is rarely run is behind the block, under the number of the instruction that it belongs to.
 // Addresses are shown by what is there, so that the same translation always gives the same text.
@@ -54,9 +54,9 @@ static bool name_context(u64 off, char *name)
         if (in >= context_fields[i].size)
             continue;
         if (context_fields[i].size > 8 || in)
-            snprintf(name, NAME, "%s[%llu]", context_fields[i].name, (unsigned long long)in);
+            snprintf(name, NAME, "ctx.%s[%llu]", context_fields[i].name, (unsigned long long)in);
         else
-            snprintf(name, NAME, "%s", context_fields[i].name);
+            snprintf(name, NAME, "ctx.%s", context_fields[i].name);
         return true;
     }
     snprintf(name, NAME, "ctx+%llu", (unsigned long long)off);
@@ -156,7 +156,7 @@ static bool name_address(const struct dump *d, u64 a, char *name)
 // Is this number the distance of a record? Those are loaded into one register, or left for a fault of RET.
 static bool holds_record(const char *text)
 {
-    return strncmp(text, "mov r11d, ", 10) == 0 || strstr(text, "[ret_site]");
+    return strncmp(text, "mov r11d, ", 10) == 0 || strstr(text, "[ctx.ret_site]");
 }
 
 // Addresses in the text become names.
@@ -234,16 +234,23 @@ static void mark(const struct dump *d, u32 at)
     }
 }
 
+// Host instructions in [at, end).
+static unsigned count(const struct dump *d, u32 at, u32 end)
+{
+    char text[TEXT];
+    unsigned n = 0;
+    for (; at < end; n++)
+        at += host_insn(d, at, text);
+    return n;
+}
+
 // Host code [at, end) beside `guest`.
 static void side_by_side(const struct dump *d, const char *guest, u32 at, u32 end)
 {
-    char host[TEXT], text[2 * TEXT], count[16];
-    unsigned n = 0;
-    for (u32 i = at; i < end; n++)
-        i += host_insn(d, i, host);
-    snprintf(count, sizeof count, "%u/%u", n, end - at);
+    char host[TEXT], text[2 * TEXT], size[16];
+    snprintf(size, sizeof size, "%u/%u", count(d, at, end), end - at);
     if (at == end) {
-        snprintf(text, sizeof text, "%-40.40s %7s", guest, count);
+        snprintf(text, sizeof text, "%-40.40s %7s", guest, size);
         d->line(d->arg, text);
     }
     for (const char *left = guest; at < end; left = "") {
@@ -252,7 +259,7 @@ static void side_by_side(const struct dump *d, const char *guest, u32 at, u32 en
         if (d->offsets)
             snprintf(where, sizeof where, "+%03x  ", at);
         u32 len = host_insn(d, at, host);
-        snprintf(text, sizeof text, "%-40.40s %7s  %s%s", left, *left ? count : "", where, host);
+        snprintf(text, sizeof text, "%-40.40s %7s  %s%s", left, *left ? size : "", where, host);
         d->line(d->arg, text);
         at += len;
     }
@@ -271,16 +278,20 @@ void dump_block(struct tr *t, u64 page, bool offsets, void (*line)(void *arg, co
     struct dump d = {.t = t, .page = page, .offsets = offsets, .line = line, .arg = arg};
     const struct bt_block *k = t->k;
     char text[TEXT], name[NAME];
-    snprintf(text, sizeof text, "block %llx: %u instructions of %u bytes, now %u bytes and %u in tails",
-             (unsigned long long)(page + k->off), k->n, (unsigned)(k->end - k->off), t->body, k->code_size - t->body);
+    snprintf(text, sizeof text,
+             "block %llx: %u instructions, %u bytes; now %u instructions, %u bytes; tails: %u instructions, %u bytes",
+             (unsigned long long)(page + k->off), k->n, (unsigned)(k->end - k->off), count(&d, 0, t->body), t->body,
+             count(&d, t->body, k->code_size), k->code_size - t->body);
     line(arg, text);
     find_labels(&d);
     if (t->insn[0].at)
         side_by_side(&d, "(entry)", 0, t->insn[0].at);
     for (unsigned i = 0; i < t->n; i++) {
         guest_insn(&d, i, text);
-        side_by_side(&d, text, t->insn[i].at, i + 1 < t->n ? t->insn[i + 1].at : t->body);
+        side_by_side(&d, text, t->insn[i].at, i + 1 < t->n ? t->insn[i + 1].at : t->done);
     }
+    if (t->done < t->body)
+        side_by_side(&d, "(end)", t->done, t->body);
     for (unsigned i = 0; i < t->tails; i++) {
         name_tail(t, i, name);
         side_by_side(&d, name, t->tail[i].at, i + 1 < t->tails ? t->tail[i + 1].at : k->code_size);

@@ -158,6 +158,7 @@ static void emit_insns(struct tr *t)
     }
     const struct tr_insn *last = &t->insn[t->n - 1];
     t->i = t->n - 1;
+    t->done = code_used(t);
     if (!last->ends)
         flow_end(t, last->next);
     t->body = code_used(t);
@@ -239,6 +240,6 @@ struct bt_block *translate(struct bt *b, hva page, gpa phys, unsigned off)
         return NULL;
     keep(&t);
     if (UNLIKELY(host_logs(b->in.v->machine->host, LOG_BT)))
-        dump_block(&t, b->ctx->page_base, true, log_line, b->in.v->machine->host);
+        dump_block(&t, b->ctx->page_base, !b->plain, log_line, b->in.v->machine->host);
     return t.k;
 }

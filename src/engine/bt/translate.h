@@ -45,7 +45,8 @@ struct tr {
     unsigned tails;
     bool wide;   // 64-bit mode
     bool failed; // out of room: give up
-    u32 body;    // bytes before the tails
+    u32 done;    // bytes up to the last instruction's end ...
+    u32 body;    // ... and up to the tails
     struct tr_insn insn[BT_INSNS];
     struct tail tail[TAILS];
 };
