@@ -37,7 +37,7 @@ machine() {
     local cpu qemu=
     cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
     ! command -v qemu-system-x86_64 >/dev/null || qemu=", QEMU $(qemu-system-x86_64 --version | sed -n '1s/.*version \([0-9.]*\).*/\1/p')"
-    echo "$cpu, $(nproc) processors, Linux $(uname -r)$qemu; $rounds rounds, $(date -u +%Y-%m-%d)"
+    echo "$cpu, $(nproc) processors, Linux $(uname -r)$qemu; $rounds rounds, $(date -u +%Y-%m-%d), load at the start $(cut -d ' ' -f 1 /proc/loadavg)"
 }
 
 monitor() { # env; sets `command`
@@ -170,13 +170,22 @@ everything() {
 
 # For somebody who changes an engine: the console as it comes, then the seconds.
 some_loads() { # names engine
+    local last=/dev/null
+    [ ! -e "$raw" ] || last=$raw
     loads=$1 raw=$work/raw console=/dev/stdout
     : >"$raw"
     prepare_loads
     loads_once "$2"
     echo
-    awk '$1 == "load" { printf "%-12s %8.3f s\n", $3, $5 } $1 == "failed" { print; bad = 1 } END { exit bad }' "$raw" ||
-        { cat "$logs/bench.$2.err" && exit 1; }
+    # Beside the quickest runs of the last whole one, if there was one.
+    awk '
+        function least(name, env) { return ((name, env) in last) ? sprintf("%9.3f", last[name, env]) : "        -" }
+        $1 == "failed" && FILENAME != ARGV[1] { print; bad = 1 }
+        $1 != "load" { next }
+        FILENAME == ARGV[1] { if (!(($3, $4) in last) || $5 + 0 < last[$3, $4]) last[$3, $4] = $5 + 0; next }
+        !shown++ { printf "%-12s %9s   last whole run: %9s %9s %9s\n", "load", "seconds", "native", "tcg", $4 }
+        { printf "%-12s %9.3f                   %s %s %s\n", $3, $5, least($3, "native"), least($3, "tcg"), least($3, $4) }
+        END { exit bad }' "$last" "$raw" || { cat "$logs/bench.$2.err" && exit 1; }
 }
 
 publish() {
