@@ -1,7 +1,7 @@
 // From guest bytes to a list of instructions, and which status flags matter where.
 //
 // A block ends at a branch that always leaves, at an instruction that may change modes, mappings or interrupts, at the end of the page, or
-// when it is long enough. An instruction that crosses the page's end is never in a block.
+// when it is long enough. An instruction that crosses the page's end is a block of its own.
 //
 // Walking backwards, a flag is *seen* before an instruction when that one or a later one may look at it before it is overwritten:
 // by reading it, by faulting (the frame shows it), or because the block is left.
@@ -96,7 +96,8 @@ static bool may_leave(const struct tr_insn *x)
 {
     const struct isa_form_info *f = &isa_forms[x->in.form];
     const u32 memory = ISA_IMPLICIT_MEM | ISA_IMPLICIT_STACK;
-    return x->step || bt_is_string(&x->in) || (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA) ||
+    return x->step || x->next > MEM_PAGE_SIZE || bt_is_string(&x->in) ||
+           (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA) ||
            (f->implicit_read | f->implicit_written) & memory || f->cls == ISA_CLASS_BRANCH || x->in.op == ISA_OP_DIV ||
            x->in.op == ISA_OP_IDIV;
 }
@@ -114,25 +115,23 @@ static void see(struct tr *t)
     }
 }
 
-void analyse(struct tr *t, const u8 *code, unsigned off)
+void analyse(struct tr *t, const u8 *code, unsigned room, unsigned off)
 {
-    u8 buf[BT_INSNS * ISA_MAX_LEN];
-    unsigned room = MEM_PAGE_SIZE - off, at = 0;
+    unsigned at = 0;
     bool ends = false;
-    if (room > sizeof buf)
-        room = sizeof buf;
-    memcpy(buf, code, room); // a private copy: another processor may be writing these bytes
     for (t->n = 0; t->n < t->b->limit && !ends; t->n++) {
         struct tr_insn *x = &t->insn[t->n];
         unsigned have = room - at < ISA_MAX_LEN ? room - at : ISA_MAX_LEN;
-        if (isa_decode(buf + at, have, t->b->mode & 3, t->b->in.isa_options, &x->in) != ISA_OK)
+        enum isa_status status = isa_decode(code + at, have, t->b->mode & 3, t->b->in.isa_options, &x->in);
+        t->cut = status == ISA_TRUNCATED;
+        if (status != ISA_OK)
             break;
-        memcpy(x->bytes, buf + at, have);
+        memcpy(x->bytes, code + at, have);
         x->off = (u16)(off + at);
         at += x->in.len;
         x->next = (u16)(off + at);
         classify(t, x);
-        ends = x->ends;
+        ends = x->ends || x->next > MEM_PAGE_SIZE;
     }
     see(t);
 }

@@ -93,6 +93,22 @@ static bool becomes_busy(struct bt *b, hva page)
 
 // --- blocks ---------------------------------------------------------------------------------------------------------------------
 
+static gva address_behind(const struct bt *b, gva lin)
+{
+    gva next = (lin | 4095) + 1;
+    return bt_mode_64(b->mode) ? next : (u32)next;
+}
+
+hva bt_page_behind(struct bt *b, gva lin, gpa *phys)
+{
+    struct mmu_fault f;
+    hva host;
+    gva next = address_behind(b, lin);
+    if (!next || !gva_canonical(next) || !mmu_fill(b->in.v, next, MMU_EXEC, b->in.view, &host, phys, &f) || !host)
+        return 0;
+    return is_busy(b, host) ? 0 : host;
+}
+
 // The block at RIP, translated if need be; NULL: the interpreter's business.
 static struct bt_block *find_block(struct bt *b)
 {
@@ -105,14 +121,15 @@ static struct bt_block *find_block(struct bt *b)
     hva page = h & ~4095ull;
     unsigned off = (unsigned)(lin & 4095);
     b->ctx->page_base = c->rip - off;
-    struct bt_block *k = codecache_find(b, page, off, b->mode);
+    hva page2 = off + ISA_MAX_LEN > 4096 ? tlb_exec(tlb, b->in.view, address_behind(b, lin)) : 0;
+    struct bt_block *k = codecache_find(b, page, off, b->mode, page2);
     b->stats.found += k != NULL;
     if (!k && is_busy(b, page)) {
         b->quiet_steps = BUSY_STEPS;
     } else if (!k) {
         gpa phys = tlb->cur[b->in.view].phys[tlb_index(lin)] & ~4095ull;
         u64 before = __builtin_ia32_rdtsc();
-        k = translate(b, page, phys, off);
+        k = translate(b, lin, page, phys);
         b->stats.cycles += __builtin_ia32_rdtsc() - before;
     }
     if (k)

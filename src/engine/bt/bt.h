@@ -128,8 +128,9 @@ enum flags_at {
 
 struct bt_block {
     u64 page;                               // host page; 0: forgotten
+    u64 page2;                              // that of the end of an instruction that crosses into it; 0: none does
     u64 entry_slot, entry_host, entry_both; // where to enter it: flags in the slot, in the host's, in both
-    u16 off, end;                           // in the page: first byte, after the last one
+    u16 off, end;                           // in the page: first byte, after the last one (also beyond the page)
     u8 mode;
     u8 n;             // instructions
     u16 links, sites; // how many follow, in this order
@@ -137,7 +138,7 @@ struct bt_block {
         links_in; // as in struct bt_link: next in the hash chain, next of the same page, first link to this block
     u32 code, code_size; // offset in the code memory, bytes
     u32 bytes;           // of near memory
-    u32 pad;
+    u32 peer2;           // next of the same page2: see codecache.c
 };
 
 struct bt_part {
@@ -254,6 +255,11 @@ static inline struct bt_jump *bt_jump_slot(struct bt *b, u64 rip)
     return &t[rip >> 4 & (BT_JUMPS - 1)];
 }
 
+// --- bt.c -------------------------------------------------------------------------------------------------------------------
+
+// Host page of the code at the start of the linear page behind that of `lin`, and where it is; 0: there is none to translate now.
+hva bt_page_behind(struct bt *b, gva lin, gpa *phys);
+
 // --- glue.c -----------------------------------------------------------------------------------------------------------------
 
 // Emit the code between C and translated code at the start of the code memory. Returns its size.
@@ -268,7 +274,8 @@ static inline void glue_enter(struct bt *b)
 
 int codecache_init(struct bt *b, u64 size);
 void codecache_fini(struct bt *b);
-struct bt_block *codecache_find(const struct bt *b, hva page, unsigned off, unsigned mode);
+// `page2`: the host page behind, where an instruction at `off` could cross into it.
+struct bt_block *codecache_find(const struct bt *b, hva page, unsigned off, unsigned mode, hva page2);
 // Room for one more block of any size in the current part; may evict the oldest part.
 void codecache_room(struct bt *b, u32 code, u32 meta);
 void codecache_add(struct bt *b, struct bt_block *k);
@@ -284,9 +291,9 @@ void link_cut_outgoing(struct bt *b, struct bt_block *k);
 
 // --- translate.c ----------------------------------------------------------------------------------------------------------------
 
-// Translate the code at offset `off` of host page `page` (guest-physical `phys`) in mode b->mode. NULL: nothing can be translated
-// there now.
-struct bt_block *translate(struct bt *b, hva page, gpa phys, unsigned off);
+// Translate the code at `lin`, which is in host page `page` (guest-physical `phys`), in mode b->mode. NULL: nothing can be
+// translated there now.
+struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys);
 
 // --- service.c ------------------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,9 @@
 // into that part.
 //
 // Records name each other by their distance from the start of the near memory, where struct bt_ctx is, so 0 is none of them.
+//
+// A block is in the list of its page; one with an instruction that crosses into a second page is in that page's list, too. Lists of pages
+// hold the distance of a block, with bit 0 set where it is there for its second page.
 #include "engine/bt/bt.h"
 
 #define HASH_BITS 15
@@ -110,22 +113,67 @@ static struct bt_block *block_at(const struct bt *b, u32 distance)
     return distance ? bt_near(b, distance) : NULL;
 }
 
-struct bt_block *codecache_find(const struct bt *b, hva page, unsigned off, unsigned mode)
+struct bt_block *codecache_find(const struct bt *b, hva page, unsigned off, unsigned mode, hva page2)
 {
     struct bt_block *k = block_at(b, b->cache.by_address[hash_address(page, off)]);
-    while (k && (k->page != page || k->off != off || k->mode != mode))
+    while (k && (k->page != page || k->off != off || k->mode != mode || (k->page2 && k->page2 != page2)))
         k = block_at(b, k->chain);
     return k;
 }
 
+// --- lists of pages -------------------------------------------------------------------------------------------------------------
+
+#define SECOND 1u
+
+static struct bt_block *block_of_member(const struct bt *b, u32 member)
+{
+    return bt_near(b, member & ~SECOND);
+}
+
+static u32 *member_peer(struct bt_block *k, u32 member)
+{
+    return member & SECOND ? &k->peer2 : &k->peer;
+}
+
+static hva member_page(const struct bt_block *k, u32 member)
+{
+    return member & SECOND ? k->page2 : k->page;
+}
+
+// Does it have bytes in [off, off+len) of that page?
+static bool member_overlaps(const struct bt_block *k, u32 member, unsigned off, unsigned len)
+{
+    if (member & SECOND)
+        return off + MEM_PAGE_SIZE < k->end;
+    return k->off < off + len && off < k->end;
+}
+
+static void put_on_page(struct bt *b, u32 member)
+{
+    struct bt_block *k = block_of_member(b, member);
+    u32 *head = &b->cache.by_page[hash_page(member_page(k, member))];
+    *member_peer(k, member) = *head;
+    *head = member;
+}
+
+static void take_off_page(struct bt *b, u32 member)
+{
+    struct bt_block *k = block_of_member(b, member);
+    u32 *at = &b->cache.by_page[hash_page(member_page(k, member))];
+    while (*at != member)
+        at = member_peer(block_of_member(b, *at), *at);
+    *at = *member_peer(k, member);
+}
+
 void codecache_add(struct bt *b, struct bt_block *k)
 {
+    u32 self = bt_distance(b, k);
     u32 *head = &b->cache.by_address[hash_address(k->page, k->off)];
     k->chain = *head;
-    *head = bt_distance(b, k);
-    head = &b->cache.by_page[hash_page(k->page)];
-    k->peer = *head;
-    *head = bt_distance(b, k);
+    *head = self;
+    put_on_page(b, self);
+    if (k->page2)
+        put_on_page(b, self | SECOND);
 }
 
 // --- forgetting -----------------------------------------------------------------------------------------------------------------
@@ -138,39 +186,36 @@ static void take_off_address(struct bt *b, struct bt_block *k)
     *at = k->chain;
 }
 
-static void take_off_page(struct bt *b, struct bt_block *k)
-{
-    u32 *at = &b->cache.by_page[hash_page(k->page)], self = bt_distance(b, k);
-    while (*at != self)
-        at = &block_at(b, *at)->peer;
-    *at = k->peer;
-}
-
 // The block is in no table any more; whoever still runs it finds its way out.
 static void kill(struct bt *b, struct bt_block *k)
 {
     take_off_address(b, k);
     link_cut_incoming(b, k);
     link_cut_outgoing(b, k);
-    k->page = 0;
+    k->page = k->page2 = 0;
 }
 
 bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len)
 {
-    u32 *at = &b->cache.by_page[hash_page(page)];
+    u32 *head = &b->cache.by_page[hash_page(page)], *at = head;
     bool left = false;
     while (*at) {
-        struct bt_block *k = block_at(b, *at);
-        if (k->page != page) {
-            at = &k->peer;
-        } else if (k->off < off + len && off < k->end) {
-            *at = k->peer;
-            kill(b, k);
-            b->stats.dropped++;
-        } else {
-            left = true;
-            at = &k->peer;
+        u32 member = *at;
+        struct bt_block *k = block_of_member(b, member);
+        bool here = member_page(k, member) == page;
+        if (!here || !member_overlaps(k, member, off, len)) {
+            left |= here;
+            at = member_peer(k, member);
+            continue;
         }
+        *at = *member_peer(k, member);
+        if (k->page2) {
+            take_off_page(b, member ^ SECOND);
+            at = head; // that may have been where we were
+            left = false;
+        }
+        kill(b, k);
+        b->stats.dropped++;
     }
     return left;
 }
@@ -182,7 +227,9 @@ static void evict(struct bt *b, struct bt_part *p)
         at += k->bytes;
         if (!k->page)
             continue;
-        take_off_page(b, k);
+        take_off_page(b, bt_distance(b, k));
+        if (k->page2)
+            take_off_page(b, bt_distance(b, k) | SECOND);
         kill(b, k);
     }
     p->code_used = p->meta_used = 0;

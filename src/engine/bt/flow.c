@@ -34,11 +34,11 @@ bool flow_can(const struct tr *t, const struct insn *in)
     if (in->opsize != natural(t))
         return false;
     switch (in->op) {
-    case ISA_OP_JCC: return target_fits(in->imm + 4096) && target_fits(in->imm - 4096);
+    case ISA_OP_JCC: return target_fits(in->imm + 2 * 4096) && target_fits(in->imm - 4096);
     case ISA_OP_JMP:
     case ISA_OP_CALL:
         if (kind == ISA_OPND_REL)
-            return target_fits(in->imm + 4096) && target_fits(in->imm - 4096);
+            return target_fits(in->imm + 2 * 4096) && target_fits(in->imm - 4096);
         return kind == ISA_OPND_GPR || (kind == ISA_OPND_MEM && (t->wide || in->seg != X86_CS));
     case ISA_OP_RET: return true;
     default: return false;
@@ -152,6 +152,24 @@ void flow_count(struct tr *t)
     emit4(e, t->n);
     struct bt_site *s = tr_site(t);
     emit_service_if(t, CC_S, BT_BUDGET, s);
+}
+
+void flow_check_page2(struct tr *t)
+{
+    struct emit *e = &t->e;
+    struct bt_site *s = tr_site(t);
+    flags_clobber(t);
+    emit_load(e, 8, HOST_T0, &t->b->ctx->page_base);
+    emit_rr(e, natural(t), 0x81, 0, HOST_T0); // add
+    emit4(e, MEM_PAGE_SIZE);
+    if (!t->wide)
+        emit_service_if(t, CC_E, BT_LEAVE, s); // 32-bit code does not run on at 0
+    emit_entry(t);
+    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
+    emit_service_if(t, CC_NE, BT_LEAVE, s);
+    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
+    emit_rip(e, 8, 0x3b, HOST_T0, &t->k->page2, 0);
+    emit_service_if(t, CC_NE, BT_LEAVE, s);
 }
 
 void flow_end(struct tr *t, unsigned off)

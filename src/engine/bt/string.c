@@ -4,7 +4,7 @@
 // operand are done at once by the host's instruction of the same name on host addresses, which overlap as the guest's do, so that
 // overlapping operands come out as the architecture says. RSI, RDI and RCX are exact before each round, so a miss of the TLB, a
 // fault or a request in the middle needs nothing undone: whatever is unusual goes to the interpreter, which carries on from there. So
-// do elements that cross a page's end, and all that is done with DF set.
+// do elements that cross a page's end, and all that is done with DF set or with a source in FS or GS.
 #include "engine/bt/translate.h"
 
 bool bt_is_string(const struct insn *in)
@@ -24,7 +24,7 @@ bool string_can(const struct tr *t, const struct insn *in)
         return true;
     if (!bt_is_string(in) || in->adsize == 2 || (in->op == ISA_OP_LODS && is_repeated(in)))
         return false;
-    return t->wide || (in->seg != X86_CS && in->seg < X86_FS);
+    return in->seg < X86_FS && (t->wide || in->seg != X86_CS);
 }
 
 // --- pieces -----------------------------------------------------------------------------------------------------------------
@@ -52,20 +52,11 @@ static void emit_df_check(struct tr *t)
     step_from(t, emit_jcc(e, CC_NE));
 }
 
-// Linear address of the element at RSI or RDI into HOST_T0.
-static void emit_element(struct tr *t, bool dst)
-{
-    const struct insn *in = tr_in(t);
-    emit_mov_rr(&t->e, in->adsize, HOST_T0, dst ? X86_RDI : X86_RSI);
-    if (!dst && in->seg >= X86_FS)
-        emit_rip(&t->e, 8, 0x03, HOST_T0, &t->b->ctx->seg_base[in->seg - X86_FS], 0);
-}
-
-// Its host address.
+// Host address of the element at RSI or RDI into HOST_T0.
 static void emit_probe(struct tr *t, u64 retry, bool dst)
 {
     unsigned op = tr_in(t)->op;
-    emit_element(t, dst);
+    emit_mov_rr(&t->e, tr_in(t)->adsize, HOST_T0, dst ? X86_RDI : X86_RSI);
     mem_probe(t, retry, tr_in(t)->opnd[0].size, dst && (op == ISA_OP_MOVS || op == ISA_OP_STOS));
 }
 
@@ -168,7 +159,7 @@ static void emit_round(struct tr *t)
     emit_mov_rr(e, 4, HOST_T1, X86_RDI);
     emit_alu_imm(e, 4, 4, HOST_T1, 4095);
     if (has_src(in)) {
-        emit_element(t, false);
+        emit_mov_rr(e, 4, HOST_T0, X86_RSI);
         emit_alu_imm(e, 4, 4, HOST_T0, 4095);
         emit_rr(e, 4, 0x3b, HOST_T1, HOST_T0);
         emit_rr(e, 4, 0x140 | CC_B, HOST_T1, HOST_T0); // cmovb: what is nearer to its page's end

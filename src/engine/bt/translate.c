@@ -87,7 +87,7 @@ static void emit_tail(struct tr *t, const struct tail *l)
 // Where the flags should be at the block's start: where what comes first wants them.
 static enum flags_at wanted_at_start(struct tr *t)
 {
-    if (t->b->counting)
+    if (t->b->counting || t->k->page2)
         return FLAGS_SLOT;
     for (t->i = 0; t->i < t->n; t->i++) {
         const struct tr_insn *x = tr_now(t);
@@ -146,6 +146,8 @@ static void emit_insns(struct tr *t)
 {
     if (t->b->counting)
         flow_count(t);
+    if (t->k->page2)
+        flow_check_page2(t);
     for (t->i = 0; t->i < t->n && !t->failed; t->i++) {
         unsigned first = t->k->sites;
         struct tr_insn *x = tr_now(t);
@@ -182,7 +184,7 @@ static bool may_read(struct bt *b, gpa phys)
     return true;
 }
 
-static struct bt_block *new_block(struct tr *t, hva page, unsigned off)
+static struct bt_block *new_block(struct tr *t, hva page, hva page2)
 {
     struct bt *b = t->b;
     unsigned links = count_links(t);
@@ -193,7 +195,8 @@ static struct bt_block *new_block(struct tr *t, hva page, unsigned off)
     u8 *code = b->cache.mem.write + p->code + p->code_used;
     memset(k, 0, sizeof *k + links * sizeof(struct bt_link));
     k->page = page;
-    k->off = (u16)off;
+    k->page2 = page2;
+    k->off = t->insn[0].off;
     k->end = t->insn[t->n - 1].next;
     k->mode = b->mode;
     k->n = (u8)t->n;
@@ -225,15 +228,38 @@ static void log_line(void *host, const char *text)
     host_logf(host, LOG_BT, "%s", text);
 }
 
-struct bt_block *translate(struct bt *b, hva page, gpa phys, unsigned off)
+// Bytes of a block are decoded from a private copy: another processor may be writing them.
+static bool copy_code(struct bt *b, hva from, gpa phys, u8 *to, unsigned len)
+{
+    if (!may_read(b, phys))
+        return false;
+    memcpy(to, (const void *)from, len);
+    return true;
+}
+
+struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys)
 {
     struct tr t = {.b = b, .wide = bt_mode_64(b->mode)};
-    if (!may_read(b, phys))
+    u8 code[BT_INSNS * ISA_MAX_LEN + ISA_MAX_LEN];
+    unsigned off = (unsigned)(lin & 4095), room = MEM_PAGE_SIZE - off;
+    hva page2 = 0;
+    if (room > BT_INSNS * ISA_MAX_LEN)
+        room = BT_INSNS * ISA_MAX_LEN;
+    if (!copy_code(b, page + off, phys, code, room))
         return NULL;
-    analyse(&t, (const u8 *)page + off, off);
+    analyse(&t, code, room, off);
+    if (!t.n && t.cut) {
+        page2 = bt_page_behind(b, lin, &phys);
+        struct bt_block *k = page2 ? codecache_find(b, page, off, b->mode, page2) : NULL;
+        if (!page2 || k)
+            return k;
+        if (!copy_code(b, page2, phys, code + room, ISA_MAX_LEN))
+            return NULL;
+        analyse(&t, code, room + ISA_MAX_LEN, off);
+    }
     if (!t.n)
         return NULL;
-    new_block(&t, page, off);
+    new_block(&t, page, page2);
     emit_entries(&t);
     emit_insns(&t);
     if (t.failed)

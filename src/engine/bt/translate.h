@@ -44,6 +44,7 @@ struct tr {
     unsigned links; // used
     unsigned tails;
     bool wide;   // 64-bit mode
+    bool cut;    // the bytes end inside the instruction after the last one
     bool failed; // out of room: give up
     u32 done;    // bytes up to the last instruction's end ...
     u32 body;    // ... and up to the tails
@@ -66,8 +67,9 @@ static inline const struct insn *tr_in(const struct tr *t)
 
 // --- analyse.c ------------------------------------------------------------------------------------------------------------------
 
-// Decode from `code` (host address of the byte at `off`). Fills t->insn and t->n.
-void analyse(struct tr *t, const u8 *code, unsigned off);
+// Decode `room` bytes, which nobody else changes, of the code at page offset `off`, to an instruction that crosses the page's
+// end at most. Fills t->insn, t->n and t->cut.
+void analyse(struct tr *t, const u8 *code, unsigned room, unsigned off);
 // Number of the operand that is the ModRM or moffs memory operand, or -1.
 int bt_memory_operand(const struct insn *in);
 // MOVS, CMPS, STOS, LODS, SCAS.
@@ -131,6 +133,8 @@ void flow_end(struct tr *t, unsigned off);
 void flow_tail(struct tr *t, const struct tail *l); // TAIL_EDGE
 // At the start of a block, in counting mode.
 void flow_count(struct tr *t);
+// At the start of a block with an instruction that crosses its page's end: see that the bytes behind are where they were.
+void flow_check_page2(struct tr *t);
 
 // --- dump.c -----------------------------------------------------------------------------------------------------------------------
 
