@@ -23,12 +23,12 @@ trap 'exit 130' INT TERM
 di=usr/lib/debian-installer/images/12
 
 # Set `kernel` and `initrd` (files, separated by commas).
-fetch_kernel() { # kernel
-    local dir modules
+fetch_kernel() { # kernel[+set...]
+    local dir modules sets=${1#"${1%%+*}"}
     initrd=
-    case $1 in
+    case ${1%%+*} in
     cloud | full | pvh)
-        dir=linux-image-$([ "$1" = cloud ] && echo cloud-)amd64
+        dir=linux-image-$([[ $1 = cloud* ]] && echo cloud-)amd64
         dir=$(tools/guest/kernel.sh "$dir") || return 1
         { read -r kernel && read -r modules; } <<<"$dir"
         tools/guest/initramfs.sh "$work/initrd" || return 1
@@ -57,6 +57,11 @@ fetch_kernel() { # kernel
         return 1
         ;;
     esac
+    if [ -n "$sets" ]; then
+        # shellcheck disable=SC2086
+        tests/linux/programs.sh "$work/programs" ${sets//+/ } || return 1
+        initrd=$initrd,$work/programs
+    fi
 }
 
 # The ELF image inside a bzImage: payload_offset and payload_length say where (boot protocol 2.08). In front of the last 4 bytes, its size.
@@ -152,6 +157,7 @@ make_tests_archive() { # scripts
     mkdir -p "$work/tree/tests"
     cp tests/linux/scripts/*.sh "$work/tree/tests/"
     [[ ,$1, != *,stress,* ]] || cp build/guests/stress "$work/tree/tests/"
+    [[ ,$1, != *,userland,* ]] || cp -r tests/linux/scripts/work "$work/tree/tests/"
     [[ ,$1, != *,trial,* ]] || cp build/guests/trial{32,64} "$work/tree/tests/"
     # shellcheck disable=SC2086
     printf 'sh /tests/%s.sh || bad=1\n' ${1//,/ } >"$work/tree/tests/all.sh"
