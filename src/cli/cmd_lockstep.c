@@ -158,6 +158,8 @@ static int check_guest(const struct run_options *o, struct error *err)
     if (o->gdb || o->stopped || o->daemonize || o->pidfile)
         return error_set(err, -EINVAL,
                          "lockstep: nobody attends to the machines; leave -gdb, -s, -S, -daemonize and -pidfile away");
+    if (o->perf_map)
+        return error_set(err, -EINVAL, "lockstep: -perfmap: what takes time here is the comparison; use pogo run");
     if (o->accel.count)
         return error_set(err, -EINVAL, "lockstep: -accel: name the engines with -a and -b");
     for (unsigned i = 0; i < o->device_count; i++)

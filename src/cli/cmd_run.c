@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "board/pc.h"
 #include "cli/accel.h"
@@ -174,6 +175,9 @@ static int build(struct run *r, struct error *err)
     if (ret)
         return ret;
     linux_host_init(&r->host, r->o.log_mask, r->log, &started);
+    ret = r->o.perf_map ? linux_host_perf_map(&r->host) : 0;
+    if (ret)
+        return error_set(err, ret, "-perfmap: /tmp/perf-%d.map cannot be created: %s", (int)getpid(), strerror(-ret));
     ret = create_board(r, err);
     if (!ret)
         ret = disks_create(&r->disks, &r->o, r->vm.board, err);
@@ -206,6 +210,7 @@ static void run_free(struct run *r)
         pc_destroy(r->vm.board);
     vm_fini(&r->vm);
     images_close(&r->images);
+    linux_host_fini(&r->host);
     options_free(&r->o);
     if (r->log && r->log != stderr)
         fclose(r->log);

@@ -53,6 +53,7 @@ FLAG(no_reboot, no_reboot)
 FLAG(no_shutdown, no_shutdown)
 FLAG(stopped, stopped)
 FLAG(daemonize, daemonize)
+FLAG(perf_map, perf_map)
 
 static int opt_no_user_config(struct run_options *o, const char *arg, struct error *err)
 {

@@ -42,7 +42,7 @@ struct run_options {
     bool rtc_slew;   // driftfix=slew
     bool icount, icount_sleep;
     unsigned icount_shift; // 1 << icount_shift ns for each instruction
-    bool boot_menu, nographic, nodefaults, no_reboot, no_shutdown, stopped, daemonize;
+    bool boot_menu, nographic, nodefaults, no_reboot, no_shutdown, stopped, daemonize, perf_map;
     u32 log_mask;
     bool help;             // --help was asked for
     const char *help_for;  // an option whose argument was 'help': "cpu", "accel"...

@@ -41,6 +41,8 @@ struct host_ops {
     int (*code_alloc)(void *host, const char *name, u64 size, u64 near, void (*fault)(struct host_fault *f),
                       struct host_code *code);
     void (*code_free)(void *host, struct host_code *code);
+    // For profilers: the `size` bytes at `at` in code memory stand for `name`. Only called when host.names_code is set.
+    void (*code_name)(void *host, const void *at, u64 size, const char *name);
     // Monotonic time in nanoseconds, and the host's time-stamp counter.
     u64 (*now_ns)(void *host);
     u64 (*tsc)(void *host);
@@ -64,6 +66,7 @@ struct host {
     void *self;   // first argument of every operation
     u32 log_mask; // bits 1 << enum host_log
     u64 tsc_hz;   // frequency of ops->tsc
+    bool names_code;
 };
 
 static inline bool host_logs(const struct host *h, enum host_log category)

@@ -8,6 +8,7 @@
 
 #include <cpuid.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <sched.h>
@@ -175,11 +176,57 @@ static void linux_yield(void *host)
     sched_yield();
 }
 
+// --- names of generated code --------------------------------------------------------------------------------------------------
+
+#define PERF_NAMES_MAX (1u << 20) // some 50 MB
+
+static int linux_code_alloc(void *host, const char *name, u64 size, u64 near, void (*fault)(struct host_fault *f),
+                            struct host_code *code)
+{
+    struct linux_host *h = host;
+
+    return h->perf_map ? native_arena_alloc_anonymous(size, near, fault, code)
+                       : native_arena_alloc(host, name, size, near, fault, code);
+}
+
+// Code that takes the place of other code is named again: perf goes by the last line.
+static void linux_code_name(void *host, const void *at, u64 size, const char *name)
+{
+    struct linux_host *h = host;
+
+    if (h->perf_map && atomic_fetch_add(&h->perf_names, 1) < PERF_NAMES_MAX)
+        fprintf(h->perf_map, "%llx %llx %s\n", (unsigned long long)(uintptr_t)at, (unsigned long long)size, name);
+}
+
+int linux_host_perf_map(struct linux_host *h)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid());
+    unlink(path); // of an earlier process of this number; not through a link of somebody else's
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    h->perf_map = fd < 0 ? NULL : fdopen(fd, "w");
+    if (!h->perf_map)
+        return -errno;
+    setvbuf(h->perf_map, NULL, _IOLBF, 0); // whatever becomes of this process
+    h->host.names_code = true;
+    return 0;
+}
+
+void linux_host_fini(struct linux_host *h)
+{
+    if (h->perf_map)
+        fclose(h->perf_map);
+    h->perf_map = NULL;
+    h->host.names_code = false;
+}
+
 static const struct host_ops linux_ops = {
     .mem_alloc = linux_mem_alloc,
     .mem_free = linux_mem_free,
     .ram_alloc = linux_ram_alloc,
-    .code_alloc = native_arena_alloc,
+    .code_alloc = linux_code_alloc,
+    .code_name = linux_code_name,
     .code_free = native_arena_free,
     .now_ns = linux_now_ns,
     .tsc = linux_tsc,

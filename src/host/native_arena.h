@@ -9,6 +9,8 @@
 // See host_ops. `host` is not used.
 int native_arena_alloc(void *host, const char *name, u64 size, u64 near, void (*fault)(struct host_fault *f),
                        struct host_code *code);
+// The same in memory that perf takes for a translator's.
+int native_arena_alloc_anonymous(u64 size, u64 near, void (*fault)(struct host_fault *f), struct host_code *code);
 void native_arena_free(void *host, struct host_code *code);
 
 // Call `fault` for SIGFPE at [exec, exec + size), from the thread that raised it. Installs the process's handler if it is

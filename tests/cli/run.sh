@@ -206,6 +206,21 @@ fi
 
 # --- running
 expect 'translations' 43 'bt: 10[0-9a-f]*  .*/.*  +0' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel bt -d bt
+
+# The map for perf: "ADDRESS SIZE NAME", numbers in hexadecimal. A file of that name is replaced, a link is not followed.
+perf_map() { # accel
+    timeout 20 bash -c 'echo $$ >"$1"; ln -s "$2" /tmp/perf-$$.map; shift 2; exec "$@"' - "$tmp/pid" "$tmp/victim" "$pogo" run -perfmap -accel "$1" \
+        -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" >"$tmp/out" 2>"$tmp/err" </dev/null
+    [ $? -eq 43 ] || echo 'wrong exit status'
+    [ -e "$tmp/victim" ] && echo 'followed a link'
+    mv "/tmp/perf-$(cat "$tmp/pid").map" "$tmp/map" || echo 'no map'
+}
+problem=$(perf_map bt)
+grep -Evq '^[0-9a-f]+ [0-9a-f]+ bt:[0-9a-z]+$' "$tmp/map" && problem="$problem; a bad line"
+grep -q ' bt:glue$' "$tmp/map" && grep -q ' bt:1000[0-9a-f]*$' "$tmp/map" || problem="$problem; a name is missing"
+verdict 'map for perf' "$problem"
+verdict 'map for perf, no code' "$(perf_map interp; [ -s "$tmp/map" ] && echo 'names nothing')"
+expect 'lockstep, map for perf' 2 'leave\|use pogo run' lockstep -b bt -perfmap -kernel "$tmp/EXIT.elf"
 expect 'optimisations' 43 'engine bt' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel kvm:bt,opt-all=off,opt-ret=on,tb-insns=2,tb-size=1
 expect 'optimisations, listed' 0 '^  *opt-chain  *direct' run -accel help
 refuse 'unknown optimisation' 'opt-x: no such optimisation' run -kernel "$tmp/EXIT.elf" -accel bt,opt-x=off

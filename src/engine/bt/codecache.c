@@ -67,6 +67,8 @@ int codecache_init(struct bt *b, u64 size)
     b->ctx->sp_limit = where + STACK_RESERVE;
     b->ctx->sp_top = where + STACK_SIZE - 64;
     u32 glue = glue_emit(b);
+    if (h->names_code)
+        h->ops->code_name(h->self, m->mem.exec, glue, "bt:glue");
     *(u64 *)b->ctx->sp_top = b->glue_ret;
     m->code_part = (u32)(code / BT_PARTS) & ~63u;
     m->meta_part = (u32)((m->mem.near_size - at) / BT_PARTS) & ~63u;

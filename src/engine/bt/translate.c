@@ -7,6 +7,8 @@
 //
 // Which of the two entries has something to do depends on what comes first in the block, a need for the flags or code that destroys
 // them.
+#include <stdio.h>
+
 #include "engine/bt/translate.h"
 
 u32 tr_distance(const struct tr *t, const void *record)
@@ -223,6 +225,14 @@ static void keep(struct tr *t)
     b->stats.code_bytes += k->code_size;
 }
 
+static void name_code(struct bt *b, const struct bt_block *k)
+{
+    struct host *h = b->in.v->machine->host;
+    char name[32];
+    snprintf(name, sizeof name, "bt:%llx", (unsigned long long)(b->ctx->page_base + k->off));
+    h->ops->code_name(h->self, (const void *)bt_exec(b, k->code), k->code_size, name);
+}
+
 static void log_line(void *host, const char *text)
 {
     host_logf(host, LOG_BT, "%s", text);
@@ -265,6 +275,8 @@ struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys)
     if (t.failed)
         return NULL;
     keep(&t);
+    if (UNLIKELY(b->in.v->machine->host->names_code))
+        name_code(b, t.k);
     if (UNLIKELY(host_logs(b->in.v->machine->host, LOG_BT)))
         dump_block(&t, b->ctx->page_base, !b->plain, log_line, b->in.v->machine->host);
     return t.k;
