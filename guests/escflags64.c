@@ -1,5 +1,7 @@
 // The flags in the frames of exceptions: every kind of instruction that sets flags, then up to three that leave them alone but overwrite
 // what they were made of, then one that traps. The frame must have what PUSHF right after the first would have given.
+//
+// QEMU's TCG is no peer: it faults where a jump has gone to, and not at the jump.
 #include "code.h"
 
 const char guest_name[] = "escflags64";
