@@ -90,16 +90,21 @@ static void classify(struct tr *t, struct tr_insn *x)
     x->step = !offered(t, in) || !(ident_can(t, in) || stack_can(t, in) || string_can(t, in) || flow_can(t, in));
     x->ends = x->step ? !is_callable(in) : in->op == ISA_OP_JMP || in->op == ISA_OP_CALL || in->op == ISA_OP_RET;
     x->kills = x->step ? 0 : flags_killed(t->b, in);
+    x->shares = !x->step && in->op != ISA_OP_LEA && in->op != ISA_OP_NOP &&
+                (ident_can(t, in) || stack_can(t, in) || flow_can(t, in));
 }
 
 static bool may_leave(const struct tr_insn *x)
 {
     const struct isa_form_info *f = &isa_forms[x->in.form];
-    const u32 memory = ISA_IMPLICIT_MEM | ISA_IMPLICIT_STACK;
-    return x->step || x->next > MEM_PAGE_SIZE || bt_is_string(&x->in) ||
-           (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA) ||
-           (f->implicit_read | f->implicit_written) & memory || f->cls == ISA_CLASS_BRANCH || x->in.op == ISA_OP_DIV ||
-           x->in.op == ISA_OP_IDIV;
+    u32 implicit = f->implicit_read | f->implicit_written;
+    bool operand = bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP;
+    if (x->step || x->next > MEM_PAGE_SIZE || bt_is_string(&x->in) || f->cls >= ISA_CLASS_BRANCH ||
+        x->in.op == ISA_OP_DIV || x->in.op == ISA_OP_IDIV || x->in.op == ISA_OP_CMPXCHG16B ||
+        implicit & ISA_IMPLICIT_MEM)
+        return true;
+    return (operand && x->access[ACCESS_OPERAND].role != ACCESS_MEMBER) ||
+           (implicit & ISA_IMPLICIT_STACK && x->access[ACCESS_STACK].role != ACCESS_MEMBER);
 }
 
 static void see(struct tr *t)
@@ -133,5 +138,7 @@ void analyse(struct tr *t, const u8 *code, unsigned room, unsigned off)
         classify(t, x);
         ends = x->ends || x->next > MEM_PAGE_SIZE;
     }
+    if (t->share)
+        share_probes(t);
     see(t);
 }

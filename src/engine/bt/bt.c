@@ -383,11 +383,11 @@ static void bt_stats(struct vcpu *v, char *buf, size_t size)
              "blocks translated %llu, of %llu instructions, to %llu bytes, in %llu cycles per instruction\n"
              "entered from the loop %llu times, found there %llu times; links made %llu\n"
              "dropped by writes to code %llu; pages left alone for that %llu; parts evicted %llu; emptied %llu times\n"
-             "TLB misses %llu, of which filled %llu; indirect branches looked up %llu\n"
+             "TLB misses %llu, of which filled %llu; of groups that failed %llu; indirect branches looked up %llu\n"
              "instructions run by the interpreter %llu, and %llu from inside blocks\n",
              N(s->blocks), N(s->insns), N(s->code_bytes), N(s->insns ? s->cycles / s->insns : 0), N(s->entries),
              N(s->found), N(s->links), N(s->dropped), N(s->left_alone), N(s->evictions), N(s->flushes), N(s->misses),
-             N(s->refills), N(s->lookups), N(s->steps), N(s->inner_steps));
+             N(s->refills), N(s->unshared), N(s->lookups), N(s->steps), N(s->inner_steps));
 #undef N
 }
 

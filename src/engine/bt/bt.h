@@ -39,6 +39,7 @@
 #include "engine/interp/interp.h"
 
 #define BT_INSNS 64 // in a block, at most
+#define BT_DELTAS 8
 #define BT_JUMP_BITS 12
 #define BT_JUMPS (1u << BT_JUMP_BITS)
 #define BT_PARTS 8
@@ -74,9 +75,10 @@ struct bt_ctx {
     u64 gpr;     // the guest's other registers: struct cpu.gpr
     u64 jump[2]; // struct bt_jump *, of 64-bit code and of 32-bit code
     u64 tmp[4];
-    u64 seg_base[2]; // FS and GS
-    u32 seg_flat[2]; // outside 64-bit mode: they are usable, writable and have no limit
-    u64 scratch;     // of the glue
+    u64 delta[BT_DELTAS]; // from guest to host addresses, of groups of accesses (share.c)
+    u64 seg_base[2];      // FS and GS
+    u32 seg_flat[2];      // outside 64-bit mode: they are usable, writable and have no limit
+    u64 scratch;          // of the glue
 };
 
 // Why translated code calls service().
@@ -99,9 +101,10 @@ struct bt_site {
     u32 block;     // distance from the start of the near memory
     u16 off, next; // of the instruction in its page, and of the following one
     u8 idx;        // number of the instruction in its block
-    u8 access, size;
-    u8 pop;    // RET: bytes taken off the stack, to undo it
-    u32 flags; // how to get at the status flags: FLAGS_*
+    u8 access;     // SITE_*
+    u16 size;      // bytes that the probe is for
+    u8 pop;        // RET: bytes taken off the stack, to undo it
+    bool shared;   // the probe is for a group of accesses
 };
 
 struct bt_link {
@@ -175,7 +178,7 @@ struct bt_busy {
 struct bt_stats {
     u64 blocks, insns, code_bytes, cycles; // translated
     u64 entries, found, links, evictions, dropped, flushes, left_alone;
-    u64 misses, refills, steps, inner_steps, polls, lookups;
+    u64 misses, refills, unshared, steps, inner_steps, polls, lookups;
 };
 
 enum {
@@ -189,6 +192,9 @@ enum bt_opt {
 #include "engine/bt/opts.def"
 #undef BT_OPT
 };
+
+#define BT_UNSHARED 4096
+#define BT_UNSHARE_AFTER 4
 
 struct bt {
     struct bt_ctx *ctx; // in the near memory
@@ -210,6 +216,7 @@ struct bt {
     struct bt_writes writes;
     struct bt_busy busy[BT_BUSY];
     bool shifts_clean, imul_clean; // see isa/alu.h and study_host()
+    u8 unshared[BT_UNSHARED];      // how often groups of accesses did not work out, by hash of a block's place
     struct interp in;
 };
 
@@ -241,6 +248,11 @@ static inline struct bt_link *bt_links(struct bt_block *k)
 static inline struct bt_site *bt_sites(struct bt_block *k)
 {
     return (struct bt_site *)(void *)(bt_links(k) + k->links);
+}
+
+static inline u8 *bt_unshared(struct bt *b, hva page, unsigned off)
+{
+    return &b->unshared[((page >> 12) * 0x9e3779b97f4a7c15ull + off * 0xc2b2ae3d27d4eb4full) >> 52];
 }
 
 static inline bool bt_requested(const struct bt *b)
@@ -282,6 +294,8 @@ void codecache_add(struct bt *b, struct bt_block *k);
 // Forget blocks that overlap [off, off+len) of a host page. Returns whether any block of that page is left.
 bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len);
 void codecache_flush(struct bt *b);
+// Forget one block.
+void codecache_kill(struct bt *b, struct bt_block *k);
 
 // --- link.c -------------------------------------------------------------------------------------------------------------------
 

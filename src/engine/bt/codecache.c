@@ -197,6 +197,16 @@ static void kill(struct bt *b, struct bt_block *k)
     k->page = k->page2 = 0;
 }
 
+void codecache_kill(struct bt *b, struct bt_block *k)
+{
+    if (!k->page)
+        return;
+    take_off_page(b, bt_distance(b, k));
+    if (k->page2)
+        take_off_page(b, bt_distance(b, k) | SECOND);
+    kill(b, k);
+}
+
 bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len)
 {
     u32 *head = &b->cache.by_page[hash_page(page)], *at = head;
@@ -227,12 +237,7 @@ static void evict(struct bt *b, struct bt_part *p)
     for (u32 at = 0; at < p->meta_used;) {
         struct bt_block *k = bt_near(b, p->meta + at);
         at += k->bytes;
-        if (!k->page)
-            continue;
-        take_off_page(b, bt_distance(b, k));
-        if (k->page2)
-            take_off_page(b, bt_distance(b, k) | SECOND);
-        kill(b, k);
+        codecache_kill(b, k);
     }
     p->code_used = p->meta_used = 0;
     b->unlinked = 0;

@@ -235,9 +235,7 @@ static void emit_push_return(struct tr *t)
 {
     struct emit *e = &t->e;
     unsigned size = natural(t);
-    u64 retry = emit_here(e);
-    emit_lea(e, size, HOST_T0, HOST_SP, X86_RSP, 0, -(i32)size);
-    mem_probe(t, retry, size, true);
+    mem_stack(t, X86_RSP, -(i32)size, true);
     emit_rip_of(t, HOST_T1, tr_now(t)->next);
     emit_rm(e, size, 0x89, HOST_T1, HOST_T0, 0);
     emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, -(i32)size);
@@ -405,9 +403,7 @@ static void emit_ret(struct tr *t)
     unsigned size = natural(t), pop = size + (in->nopnd ? (u16)in->imm : 0);
     flags_save(t);
     t->flags = FLAGS_SLOT;
-    u64 retry = emit_here(e);
-    emit_lea(e, size, HOST_T0, HOST_SP, X86_RSP, 0, 0);
-    mem_probe(t, retry, size, false);
+    mem_stack(t, X86_RSP, 0, false);
     emit_rm(e, size, 0x8b, HOST_T0, HOST_T0, 0);
     if (pop > 255)
         emit_canonical_check(t); // too much for a site to undo

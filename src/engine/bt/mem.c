@@ -97,7 +97,7 @@ void mem_probe(struct tr *t, u64 retry, unsigned size, bool write)
     struct bt_site *s = tr_site(t);
     s->retry = (u32)(retry - (u64)t->b->cache.mem.exec);
     s->access = write ? SITE_WRITE : SITE_READ;
-    s->size = (u8)size;
+    s->size = (u16)size;
     tr_tail(t, TAIL_MISS, miss, s)->tag = (u8)tag;
 }
 
@@ -139,8 +139,77 @@ static void add_segment(struct tr *t)
     emit_rip(&t->e, 4, 0x03, HOST_T0, &c->seg_base[n], 0);
 }
 
+// --- groups -----------------------------------------------------------------------------------------------------------------------
+
+// Where an access is: base + index << scale + disp.
+struct place {
+    unsigned base, index, scale;
+    i32 disp;
+};
+
+// Linear address of a place into a scratch register.
+static void linear(struct tr *t, unsigned to, const struct place *p, i32 disp)
+{
+    unsigned base = reg_or_load(t, p->base, to);
+    unsigned index = p->index == ISA_REG_NONE ? X86_RSP : (unsigned)host_reg(p->index);
+    emit_lea(&t->e, t->wide ? 8 : 4, to, base, index, p->scale, disp);
+}
+
+static void member(struct tr *t, const struct tr_access *a, const struct place *p)
+{
+    emit_load(&t->e, 8, HOST_T0, &t->b->ctx->delta[a->slot]);
+    if (t->wide && p->index == ISA_REG_NONE) {
+        unsigned base = reg_or_load(t, p->base, HOST_T1);
+        emit_lea(&t->e, 8, HOST_T0, HOST_T0, base, 0, p->disp);
+        return;
+    }
+    linear(t, HOST_T1, p, p->disp);
+    emit_lea(&t->e, 8, HOST_T0, HOST_T0, HOST_T1, 0, 0);
+}
+
+static void leader(struct tr *t, const struct tr_access *a, const struct place *p, bool write)
+{
+    struct emit *e = &t->e;
+    flags_clobber(t);
+    u64 retry = emit_here(e);
+    linear(t, HOST_T0, p, a->lo);
+    mem_probe(t, retry, a->size, write);
+    bt_sites(t->k)[t->k->sites - 1].shared = true;
+    linear(t, HOST_T1, p, a->lo);
+    EMIT(e, 0x49, 0xf7, 0xdb);             // neg r11
+    emit_rr(e, 8, 0x03, HOST_T1, HOST_T0); // add r11, r10
+    emit_store(e, 8, HOST_T1, &t->b->ctx->delta[a->slot]);
+    if (p->disp != a->lo)
+        emit_lea(e, 8, HOST_T0, HOST_T0, X86_RSP, 0, p->disp - a->lo);
+}
+
+static bool grouped(struct tr *t, const struct tr_access *a, const struct place *p, bool write)
+{
+    switch (a->role) {
+    case ACCESS_MEMBER: member(t, a, p); return true;
+    case ACCESS_LEADER: leader(t, a, p, write); return true;
+    default: return false;
+    }
+}
+
+void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write)
+{
+    unsigned size = t->wide ? 8 : 4;
+    struct place p = {.base = reg, .index = ISA_REG_NONE, .disp = disp};
+    if (grouped(t, &tr_now(t)->access[ACCESS_STACK], &p, write))
+        return;
+    flags_clobber(t);
+    u64 retry = emit_here(&t->e);
+    linear(t, HOST_T0, &p, disp);
+    mem_probe(t, retry, size, write);
+}
+
 void mem_operand(struct tr *t, unsigned size, bool write)
 {
+    const struct insn *in = tr_in(t);
+    struct place p = {.base = in->base, .index = in->index, .scale = in->scale, .disp = (i32)in->disp};
+    if (grouped(t, &tr_now(t)->access[ACCESS_OPERAND], &p, write))
+        return;
     flags_clobber(t);
     u64 retry = emit_here(&t->e);
     mem_ea(t, HOST_T0);

@@ -73,6 +73,14 @@ static u64 step(struct bt *b, const struct bt_site *s)
     return bt_exec(b, s->resume);
 }
 
+// A group of accesses is not in one page of plain memory.
+static void unshare(struct bt *b, struct bt_block *k)
+{
+    b->stats.unshared++;
+    if (k->page && ++*bt_unshared(b, k->page, k->off) >= BT_UNSHARE_AFTER)
+        codecache_kill(b, k);
+}
+
 static u64 miss(struct bt *b, const struct bt_site *s)
 {
     struct vcpu *v = b->in.v;
@@ -81,13 +89,15 @@ static u64 miss(struct bt *b, const struct bt_site *s)
     hva host;
     gpa phys;
     b->stats.misses++;
-    if ((a & 4095) + s->size > 4096 || !gva_canonical(a))
-        return step(b, s);
     enum mmu_access access = s->access == SITE_WRITE ? MMU_WRITE : MMU_READ;
-    if (!mmu_fill(v, a, access, b->in.view, &host, &phys, &f) || !host)
-        return step(b, s);
-    b->stats.refills++;
-    return bt_exec(b, s->retry);
+    if ((a & 4095) + s->size <= 4096 && gva_canonical(a) && mmu_fill(v, a, access, b->in.view, &host, &phys, &f) &&
+        host) {
+        b->stats.refills++;
+        return bt_exec(b, s->retry);
+    }
+    if (s->shared)
+        unshare(b, bt_near(b, s->block));
+    return step(b, s);
 }
 
 static u64 unlinked(struct bt *b, const struct bt_link *l)

@@ -22,15 +22,6 @@ bool stack_can(const struct tr *t, const struct insn *in)
     }
 }
 
-// Host address of [reg + disp] into HOST_T0.
-static void probe_at(struct tr *t, unsigned reg, i32 disp, bool write)
-{
-    flags_clobber(t);
-    u64 retry = emit_here(&t->e);
-    emit_lea(&t->e, natural(t), HOST_T0, reg, X86_RSP, 0, disp);
-    mem_probe(t, retry, natural(t), write);
-}
-
 static void emit_push(struct tr *t)
 {
     const struct insn *in = tr_in(t);
@@ -42,7 +33,7 @@ static void emit_push(struct tr *t)
         emit_rm(e, size, 0x8b, HOST_T0, HOST_T0, 0);
         emit_store(e, 8, HOST_T0, &t->b->ctx->tmp[0]);
     }
-    probe_at(t, HOST_SP, -(i32)size, true);
+    mem_stack(t, X86_RSP, -(i32)size, true);
     if (o->kind == ISA_OPND_IMM) {
         emit_rm(e, size, 0xc7, 0, HOST_T0, 0);
         emit4(e, (u32)in->imm);
@@ -62,7 +53,7 @@ static void emit_pop(struct tr *t)
 {
     unsigned g = tr_in(t)->opnd[0].reg, size = natural(t);
     struct emit *e = &t->e;
-    probe_at(t, HOST_SP, 0, false);
+    mem_stack(t, X86_RSP, 0, false);
     if (host_reg(g) < 0) {
         emit_rm(e, size, 0x8b, HOST_T1, HOST_T0, 0);
         emit_store(e, 8, HOST_T1, context_reg(t, g));
@@ -80,7 +71,7 @@ bool tr_stack(struct tr *t)
     case ISA_OP_PUSH: emit_push(t); return true;
     case ISA_OP_POP: emit_pop(t); return true;
     case ISA_OP_LEAVE:
-        probe_at(t, X86_RBP, 0, false);
+        mem_stack(t, X86_RBP, 0, false);
         emit_lea(&t->e, size, HOST_SP, X86_RBP, X86_RSP, 0, (i32)size);
         emit_rm(&t->e, size, 0x8b, X86_RBP, HOST_T0, 0);
         return true;

@@ -154,9 +154,13 @@ static void emit_insns(struct tr *t)
         unsigned first = t->k->sites;
         struct tr_insn *x = tr_now(t);
         x->at = code_used(t);
-        if (x->step || !(tr_stack(t) || tr_flow(t) || tr_string(t) || tr_ident(t)))
+        bool leads = x->access[ACCESS_OPERAND].role == ACCESS_LEADER || x->access[ACCESS_STACK].role == ACCESS_LEADER;
+        if (x->step || !(tr_stack(t) || tr_flow(t) || tr_string(t) || tr_ident(t))) {
+            t->failed = t->failed || leads; // others wait for its probe
             tr_step(t);
-        for (unsigned s = first; s < t->k->sites && !x->ends; s++)
+        }
+        // After a step by the interpreter there is no distance for the leader's group.
+        for (unsigned s = first; s < t->k->sites && !x->ends && !leads; s++)
             bt_sites(t->k)[s].resume = (u32)(t->e.p - t->b->cache.mem.write);
         t->failed = t->failed || (u64)(t->e.end - t->e.p) < TR_CODE_MAX / 2;
     }
@@ -253,6 +257,7 @@ struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys)
     u8 code[BT_INSNS * ISA_MAX_LEN + ISA_MAX_LEN];
     unsigned off = (unsigned)(lin & 4095), room = MEM_PAGE_SIZE - off;
     hva page2 = 0;
+    t.share = b->opts & BT_OPT_SHARE && *bt_unshared(b, page, off) < BT_UNSHARE_AFTER;
     if (room > BT_INSNS * ISA_MAX_LEN)
         room = BT_INSNS * ISA_MAX_LEN;
     if (!copy_code(b, page + off, phys, code, room))

@@ -7,6 +7,21 @@
 
 #include "engine/bt/bt.h"
 
+// How an access gets at its host address (share.c).
+enum access_role {
+    ACCESS_ALONE,  // by a probe of its own
+    ACCESS_LEADER, // by a probe for [base + lo, base + lo + size) for the whole group
+    ACCESS_MEMBER, // by the leader's
+};
+
+enum { ACCESS_OPERAND, ACCESS_STACK, ACCESSES };
+
+struct tr_access {
+    u8 role, slot; // slot: of ctx.delta
+    u16 size;
+    i32 lo;
+};
+
 struct tr_insn {
     struct insn in;
     u8 bytes[16];
@@ -14,8 +29,10 @@ struct tr_insn {
     u32 at;        // its code, from the block's start
     bool step;     // goes to the interpreter
     bool ends;     // nothing is emitted after it
-    u32 seen;      // status flags, as they are before it, that it or something after it may look at
-    u32 kills;     // those that it overwrites in any case
+    bool shares;   // its memory operand may be one of a group: it is emitted by mem_operand()
+    struct tr_access access[ACCESSES];
+    u32 seen;  // status flags, as they are before it, that it or something after it may look at
+    u32 kills; // those that it overwrites in any case
 };
 
 // Code that is put behind the block, out of the way.
@@ -48,6 +65,7 @@ struct tr {
     bool failed; // out of room: give up
     u32 done;    // bytes up to the last instruction's end ...
     u32 body;    // ... and up to the tails
+    bool share;  // groups of accesses are looked for
     struct tr_insn insn[BT_INSNS];
     struct tail tail[TAILS];
 };
@@ -74,6 +92,11 @@ void analyse(struct tr *t, const u8 *code, unsigned room, unsigned off);
 int bt_memory_operand(const struct insn *in);
 // MOVS, CMPS, STOS, LODS, SCAS.
 bool bt_is_string(const struct insn *in);
+
+// --- share.c --------------------------------------------------------------------------------------------------------------------
+
+// Find groups of accesses.
+void share_probes(struct tr *t);
 
 // --- translate.c ----------------------------------------------------------------------------------------------------------------
 
@@ -107,6 +130,8 @@ u64 *context_reg(const struct tr *t, unsigned g);
 // Host address of the current instruction's memory operand into HOST_T0; destroys HOST_T1 and flags. Code that does not get there
 // leaves through a site.
 void mem_operand(struct tr *t, unsigned size, bool write);
+// The same for the stack access of the current instruction, at guest register `reg` plus `disp`.
+void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write);
 // The same for the linear address in HOST_T0. `retry`: where its computation began.
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
 // Effective address of the memory operand into a host register, without segment.
