@@ -55,7 +55,7 @@ static void print(struct testvm *t, const struct snippet *s)
     memset(t->ram + PAGE, 0x90, 2 * 4096);
     memcpy(t->ram + PAGE + s->off, s->code, (size_t)(s->end - s->code));
     fprintf(out, "=== %s%s%s\n", s->name, s->bits == 64 ? "" : ", 32-bit", s->counting ? ", counting" : "");
-    if (!translate(b, (hva)t->ram + PAGE, PAGE, s->off))
+    if (!translate(b, s->off, (hva)t->ram + PAGE, PAGE))
         fprintf(out, "not translated\n");
     fprintf(out, "\n");
 }
