@@ -10,6 +10,7 @@
 #include "isa/alu.h"
 
 #define CACHE_SIZE (96ull << 20)
+#define STEPPED_SHOWN 10
 
 // --- what blocks rely on ------------------------------------------------------------------------------------------------------
 
@@ -47,11 +48,6 @@ static bool refresh(struct bt *b)
         k->seg_flat[i] =
             s->limit == ~0u && !(s->attr & (X86_SEG_UNUSABLE | X86_SEG_CODE | X86_SEG_E)) && s->attr & X86_SEG_W;
     }
-    b->poll = ~0u;
-    if (!(c->rflags & X86_FL_IF))
-        b->poll &= ~VCPU_REQ_INTR;
-    if (c->nmi_blocked)
-        b->poll &= ~VCPU_REQ_NMIS;
     return true;
 }
 
@@ -109,18 +105,35 @@ hva bt_page_behind(struct bt *b, gva lin, gpa *phys)
     return is_busy(b, host) ? 0 : host;
 }
 
+// Host address of the code at RIP, which may have to be entered into the TLB; 0: the interpreter's business.
+static hva code_at_rip(struct bt *b, gva lin)
+{
+    struct vcpu *v = b->in.v;
+    struct mmu_fault f;
+    gpa phys;
+    hva h = tlb_exec(&v->tlb, b->in.view, lin);
+    if (LIKELY(h))
+        return h;
+    if (!gva_canonical(lin) || !mmu_fill(v, lin, MMU_EXEC, b->in.view, &h, &phys, &f))
+        return 0;
+    return h;
+}
+
 // The block at RIP, translated if need be; NULL: the interpreter's business.
 static struct bt_block *find_block(struct bt *b)
 {
     const struct cpu *c = b->in.c;
-    struct tlb *tlb = &b->in.v->tlb;
+    const struct tlb *tlb = &b->in.v->tlb;
     gva lin = b->in.mode == ISA_MODE_64 ? c->rip : (u32)c->rip;
-    hva h = tlb_exec(tlb, b->in.view, lin);
+    hva h = code_at_rip(b, lin);
     if (UNLIKELY(!h))
         return NULL;
     hva page = h & ~4095ull;
     unsigned off = (unsigned)(lin & 4095);
     b->ctx->page_base = c->rip - off;
+    struct bt_jump *j = bt_jump_slot(b, c->rip);
+    if (LIKELY(j->rip == c->rip && j->block->page == page && !j->block->page2))
+        return (struct bt_block *)j->block;
     hva page2 = off + ISA_MAX_LEN > 4096 ? tlb_exec(tlb, b->in.view, address_behind(b, lin)) : 0;
     struct bt_block *k = codecache_find(b, page, off, b->mode, page2);
     b->stats.found += k != NULL;
@@ -135,45 +148,6 @@ static struct bt_block *find_block(struct bt *b)
     if (k)
         *bt_jump_slot(b, c->rip) = (struct bt_jump){.rip = c->rip, .block = k};
     return k;
-}
-
-static void enter(struct bt *b, const struct bt_block *k)
-{
-    const struct cpu *c = b->in.c;
-    struct bt_ctx *x = b->ctx;
-    const u64 all = 1ull << 62;
-    x->r10 = c->gpr[X86_R10];
-    x->r11 = c->gpr[X86_R11];
-    x->r15 = c->gpr[X86_R15];
-    x->slot = alu_flags_pack(c->rflags);
-    x->go = k->entry_slot;
-    b->chunk = x->left = (i64)(b->in.budget < all ? b->in.budget : all);
-    b->stats.entries++;
-    b->unlinked = 0;
-    glue_enter(b);
-}
-
-// Run from RIP on as long as blocks lead to blocks. False: run nothing but one instruction in the interpreter.
-static bool execute(struct bt *b)
-{
-    struct bt_block *k = find_block(b);
-    for (;;) {
-        if (!k || (b->counting && b->in.budget < k->n))
-            return false;
-        enter(b, k);
-        if (!b->unlinked)
-            return true;
-        k = find_block(b);
-        if (!k || !b->unlinked)
-            return true;
-        struct bt_link *l = bt_near(b, b->unlinked);
-        const struct bt_block *from = bt_near(b, l->from);
-        // The link is for a page that is mapped as it is now: the branch's own, or checked whenever the link is followed.
-        if (b->opts & BT_OPT_CHAIN && from->page && (l->far || from->page == k->page))
-            link_make(b, l, k);
-        if (bt_requested(b))
-            return true;
-    }
 }
 
 // --- writes to code -----------------------------------------------------------------------------------------------------------
@@ -241,6 +215,63 @@ static bool blocks_allowed(const struct interp *x)
            !(c->rflags & (X86_FL_TF | X86_FL_RF)) && !c->pending_dr6;
 }
 
+// From struct cpu to where translated code has it.
+static void load_context(struct bt *b)
+{
+    const struct cpu *c = b->in.c;
+    struct bt_ctx *x = b->ctx;
+    const u64 all = 1ull << 62;
+    x->r10 = c->gpr[X86_R10];
+    x->r11 = c->gpr[X86_R11];
+    x->r15 = c->gpr[X86_R15];
+    x->slot = alu_flags_pack(c->rflags);
+    b->chunk = x->left = (i64)(b->in.budget < all ? b->in.budget : all);
+}
+
+// The block at RIP, when it may be entered now.
+static struct bt_block *enterable(struct bt *b)
+{
+    // Without budget nothing may be touched, not even the accessed bits of the code's pages.
+    if (!blocks_allowed(&b->in) || !b->in.budget || !refresh(b))
+        return NULL;
+    struct bt_block *k = find_block(b);
+    if (!k || (b->counting && b->in.budget < k->n))
+        return NULL;
+    load_context(b);
+    return k;
+}
+
+bool bt_undisturbed(const struct bt *b)
+{
+    const struct interp *x = &b->in;
+    const struct cpu *c = x->c;
+    return LIKELY(!(x->stop | c->nmi_pending) && c->event.type == CPU_EVENT_NONE && c->activity == CPU_RUNNING &&
+                  !bt_requested(b) && blocks_allowed(x));
+}
+
+// What is due at an instruction boundary, as in run_loop(); budget is not touched. False: leave.
+static bool serve(struct bt *b)
+{
+    struct interp *x = &b->in;
+    if (atomic_load_explicit(&x->v->request, memory_order_acquire) & VCPU_REQ_CODE)
+        drop_written(b);
+    if (!interp_ready(x))
+        return false;
+    x->budget++;
+    b->unlinked = 0; // that was for another RIP
+    return true;
+}
+
+const struct bt_block *bt_go_on(struct bt *b)
+{
+    b->now++;
+    if (UNLIKELY(atomic_load_explicit(&b->ctx->doorbell, memory_order_relaxed)))
+        atomic_exchange(&b->ctx->doorbell, 0);
+    if (UNLIKELY(b->quiet_steps) || (!bt_undisturbed(b) && !serve(b)))
+        return NULL;
+    return enterable(b);
+}
+
 static void run_loop(struct bt *b)
 {
     struct interp *x = &b->in;
@@ -253,10 +284,15 @@ static void run_loop(struct bt *b)
             return;
         if (UNLIKELY(b->quiet_steps)) {
             b->quiet_steps--;
-        } else if (LIKELY(blocks_allowed(x) && refresh(b))) {
+        } else {
             x->budget++; // interp_ready() took it for one instruction
-            if (execute(b))
+            const struct bt_block *k = enterable(b);
+            if (LIKELY(k != NULL)) {
+                b->stats.entries++;
+                b->ctx->go = k->entry_slot;
+                glue_enter(b);
                 continue;
+            }
             // Something may have become due meanwhile.
             if (atomic_load_explicit(&x->v->request, memory_order_acquire) & VCPU_REQ_CODE)
                 drop_written(b);
@@ -264,7 +300,7 @@ static void run_loop(struct bt *b)
                 return;
         }
         b->stats.steps++;
-        interp_step(x);
+        b->stepped[interp_step(x)].loop++;
     }
 }
 
@@ -374,22 +410,62 @@ static void bt_kick(struct vcpu *v)
     vcpu_request(v, VCPU_REQ_EXIT);
 }
 
+#define N(x) ((unsigned long long)(x))
+
+static const char *operation_name(unsigned op)
+{
+    for (unsigned f = 0; f < ISA_FORM_COUNT; f++)
+        if (isa_forms[f].op == op)
+            return isa_forms[f].name;
+    return "?";
+}
+
+// The operations that were stepped most often.
+static size_t report_stepped(const struct bt *b, char *buf, size_t size)
+{
+    u64 below = ~0ull;
+    unsigned last = ISA_OP_COUNT;
+    size_t n = 0;
+    for (unsigned rank = 0; rank < STEPPED_SHOWN && n < size; rank++) {
+        unsigned best = ISA_OP_COUNT;
+        u64 most = 0;
+        for (unsigned op = 0; op < ISA_OP_COUNT; op++) {
+            u64 k = b->stepped[op].loop + b->stepped[op].inside;
+            bool shown = k > below || (k == below && op <= last);
+            if (!shown && k > most) {
+                best = op;
+                most = k;
+            }
+        }
+        if (!most)
+            break;
+        n += (size_t)snprintf(buf + n, size - n, "  %-10s %llu, of which outside blocks %llu\n", operation_name(best),
+                              N(most), N(b->stepped[best].loop));
+        below = most;
+        last = best;
+    }
+    return n < size ? n : size;
+}
+
 static void bt_stats(struct vcpu *v, char *buf, size_t size)
 {
     const struct bt *b = v->engine_state;
     const struct bt_stats *s = &b->stats;
-#define N(x) ((unsigned long long)(x))
-    snprintf(buf, size,
-             "blocks translated %llu, of %llu instructions, to %llu bytes, in %llu cycles per instruction\n"
-             "entered from the loop %llu times, found there %llu times; links made %llu\n"
-             "dropped by writes to code %llu; pages left alone for that %llu; parts evicted %llu; emptied %llu times\n"
-             "TLB misses %llu, of which filled %llu; of groups that failed %llu; indirect branches looked up %llu\n"
-             "instructions run by the interpreter %llu, and %llu from inside blocks\n",
-             N(s->blocks), N(s->insns), N(s->code_bytes), N(s->insns ? s->cycles / s->insns : 0), N(s->entries),
-             N(s->found), N(s->links), N(s->dropped), N(s->left_alone), N(s->evictions), N(s->flushes), N(s->misses),
-             N(s->refills), N(s->unshared), N(s->lookups), N(s->steps), N(s->inner_steps));
-#undef N
+    size_t n = (size_t)snprintf(
+        buf, size,
+        "blocks translated %llu, of %llu instructions, to %llu bytes, in %llu cycles per instruction\n"
+        "entered from the loop %llu times, found in the index %llu times; links made %llu\n"
+        "dropped by writes to code %llu; pages left alone for that %llu; parts evicted %llu; emptied %llu times\n"
+        "TLB misses %llu, of which filled %llu; of groups that failed %llu; indirect branches looked up %llu\n"
+        "instructions run by the interpreter %llu, and %llu from inside blocks\n",
+        N(s->blocks), N(s->insns), N(s->code_bytes), N(s->insns ? s->cycles / s->insns : 0), N(s->entries), N(s->found),
+        N(s->links), N(s->dropped), N(s->left_alone), N(s->evictions), N(s->flushes), N(s->misses), N(s->refills),
+        N(s->unshared), N(s->lookups), N(s->steps), N(s->inner_steps));
+    if (n < size)
+        report_stepped(b, buf + n, size - n);
 }
+
+#undef N
 
 static const struct engine_opt opts[] = {
 #define BT_OPT(id, name, help) {name, help},

@@ -105,6 +105,15 @@ struct bt_site {
     u16 size;      // bytes that the probe is for
     u8 pop;        // RET: bytes taken off the stack, to undo it
     bool shared;   // the probe is for a group of accesses
+    u16 op;        // enum isa_op
+    u32 call;      // BT_STEP: distance of a struct bt_call, or 0
+};
+
+// An instruction for the interpreter that need not be decoded again.
+struct bt_call {
+    interp_fn *fn;
+    struct insn in;
+    u8 bytes[16];
 };
 
 struct bt_link {
@@ -196,6 +205,11 @@ enum bt_opt {
 #define BT_UNSHARED 4096
 #define BT_UNSHARE_AFTER 4
 
+// Instructions that the interpreter ran, by operation.
+struct bt_stepped {
+    u64 loop, inside;
+};
+
 struct bt {
     struct bt_ctx *ctx; // in the near memory
     struct bt_cache cache;
@@ -207,12 +221,11 @@ struct bt {
     bool counting; // blocks count their instructions
     i64 chunk;     // ctx.left when the interpreter's counters were last exact
     u64 now;       // passes of time for struct bt_busy: entries from the loop
-    u32 poll;      // requests that end a block
     u32 quiet_steps;
     bool plain;   // dumps without offsets: golden tests
-    bool step;    // on leaving: run the instruction at RIP in the interpreter
-    u32 unlinked; // on leaving: a link that wants to lead to RIP
+    u32 unlinked; // a link that wants to lead to RIP, or 0
     struct bt_stats stats;
+    struct bt_stepped stepped[ISA_OP_COUNT + 1];
     struct bt_writes writes;
     struct bt_busy busy[BT_BUSY];
     bool shifts_clean, imul_clean; // see isa/alu.h and study_host()
@@ -255,9 +268,14 @@ static inline u8 *bt_unshared(struct bt *b, hva page, unsigned off)
     return &b->unshared[((page >> 12) * 0x9e3779b97f4a7c15ull + off * 0xc2b2ae3d27d4eb4full) >> 52];
 }
 
+// Has somebody asked for something that can be had now?
 static inline bool bt_requested(const struct bt *b)
 {
-    return atomic_load_explicit(&b->in.v->request, memory_order_relaxed) & b->poll;
+    const struct cpu *c = b->in.c;
+    u32 req = atomic_load_explicit(&b->in.v->request, memory_order_relaxed);
+    if (LIKELY(!req))
+        return false;
+    return req & ~((c->rflags & X86_FL_IF ? 0 : VCPU_REQ_INTR) | (c->nmi_blocked ? VCPU_REQ_NMIS : 0));
 }
 
 // Hash of the jump table.
@@ -271,6 +289,11 @@ static inline struct bt_jump *bt_jump_slot(struct bt *b, u64 rip)
 
 // Host page of the code at the start of the linear page behind that of `lin`, and where it is; 0: there is none to translate now.
 hva bt_page_behind(struct bt *b, gva lin, gpa *phys);
+// Can the instruction at RIP just be run: is nothing due before it, and nothing switched on that needs the interpreter?
+bool bt_undisturbed(const struct bt *b);
+// All that is due before the instruction at RIP, then the block to enter there by its entry_slot, the context loaded; NULL: leave. May
+// leave by longjmp, and may evict blocks. With b->unlinked set, and still set afterwards, the block is where that link leads.
+const struct bt_block *bt_go_on(struct bt *b);
 
 // --- glue.c -----------------------------------------------------------------------------------------------------------------
 

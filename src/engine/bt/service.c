@@ -49,28 +49,34 @@ static void unsync(struct bt *b)
     b->ctx->seg_base[1] = c->seg[X86_GS].base;
 }
 
-// After an instruction that the interpreter ran: can the block go on with the next? Device accesses may have asked for anything.
-static bool goes_on(const struct bt *b, u64 next)
+// On to the block at RIP.
+static u64 go_on(struct bt *b)
 {
-    const struct interp *x = &b->in;
-    const struct cpu *c = x->c;
-    return LIKELY(c->rip == next && !x->stop && c->event.type == CPU_EVENT_NONE && !c->shadow && !bt_requested(b));
+    const struct bt_block *k = bt_go_on(b);
+    return k ? k->entry_slot : 0;
 }
 
+// Run the instruction at a site in the interpreter. Device accesses may have asked for anything.
 static u64 step(struct bt *b, const struct bt_site *s)
 {
+    const struct bt_call *call = bt_near(b, s->call);
+    u32 resume = s->resume;
     u64 next = b->ctx->page_base + s->next;
     if (!bt_mode_64(b->mode))
         next = (u32)next;
     b->stats.inner_steps++;
+    b->stepped[s->op].inside++;
     service_sync(b, s);
     b->in.budget--;
     b->chunk--;
-    interp_step(&b->in);
-    if (!s->resume || !goes_on(b, next))
-        return 0;
+    if (s->call)
+        interp_call(&b->in, call->fn, &call->in, call->bytes);
+    else
+        interp_step(&b->in);
+    if (!resume || b->in.c->rip != next || !bt_undisturbed(b))
+        return go_on(b);
     unsync(b);
-    return bt_exec(b, s->resume);
+    return bt_exec(b, resume);
 }
 
 // A group of accesses is not in one page of plain memory.
@@ -104,7 +110,19 @@ static u64 unlinked(struct bt *b, const struct bt_link *l)
 {
     service_sync_at(b, b->ctx->page_base + (u64)(i64)l->disp, b->ctx->left);
     b->unlinked = bt_distance(b, l);
-    return 0;
+    struct bt_block *k = (struct bt_block *)bt_go_on(b);
+    if (!k)
+        return 0;
+    if (b->unlinked) {
+        struct bt_link *link = bt_near(b, b->unlinked);
+        const struct bt_block *from = bt_near(b, link->from);
+        // The link is for a page that is mapped as it is now: the branch's own, or checked whenever the link is followed.
+        if (b->opts & BT_OPT_CHAIN && from->page && link->to != bt_distance(b, k) &&
+            (link->far || from->page == k->page))
+            link_make(b, link, k);
+        b->unlinked = 0;
+    }
+    return k->entry_slot;
 }
 
 // The fault of a RET to an address that is not canonical: as if it had not been run yet.
@@ -128,7 +146,8 @@ u64 service(struct bt *b)
         if (bt_mode_64(b->mode) && UNLIKELY(!gva_canonical(c->target)))
             return bad_return(b);
         service_sync_at(b, c->target, c->left);
-        return 0;
+        return go_on(b);
+    case BT_LEAVE: service_sync(b, record); return go_on(b);
     default: service_sync(b, record); return 0;
     }
 }

@@ -24,7 +24,8 @@ struct bt_site *tr_site(struct tr *t)
         t->k->sites++;
     else
         t->failed = true;
-    *s = (struct bt_site){.block = tr_distance(t, t->k), .off = x->off, .next = x->next, .idx = (u8)t->i};
+    *s = (struct bt_site){
+        .block = tr_distance(t, t->k), .off = x->off, .next = x->next, .idx = (u8)t->i, .op = x->in.op};
     return s;
 }
 
@@ -42,6 +43,7 @@ struct tail *tr_tail(struct tr *t, enum tail_kind kind, u8 *from, const void *re
 void tr_step(struct tr *t)
 {
     struct bt_site *s = tr_site(t);
+    s->call = tr_now(t)->call ? t->i + 1 : 0;
     emit_mov_imm32(&t->e, HOST_T1, tr_distance(t, s));
     emit_jmp_to(&t->e, t->flags == FLAGS_HOST ? t->b->glue_step_host : t->b->glue[BT_STEP]);
     t->flags = FLAGS_BOTH;
@@ -194,7 +196,8 @@ static struct bt_block *new_block(struct tr *t, hva page, hva page2)
 {
     struct bt *b = t->b;
     unsigned links = count_links(t);
-    u32 meta = (u32)(sizeof(struct bt_block) + links * sizeof(struct bt_link) + TR_SITES_MAX * sizeof(struct bt_site));
+    u32 meta = (u32)(sizeof(struct bt_block) + links * sizeof(struct bt_link) + TR_SITES_MAX * sizeof(struct bt_site) +
+                     BT_INSNS * sizeof(struct bt_call) + 8);
     codecache_room(b, TR_CODE_MAX, meta);
     struct bt_part *p = &b->cache.part[b->cache.now];
     struct bt_block *k = bt_near(b, p->meta + p->meta_used);
@@ -214,13 +217,29 @@ static struct bt_block *new_block(struct tr *t, hva page, hva page2)
     return k;
 }
 
+// Instructions that need not be decoded again each time: their records follow the sites.
+static u32 keep_calls(struct tr *t)
+{
+    struct bt_call *call = bt_near(t->b, (tr_distance(t, bt_sites(t->k) + t->k->sites) + 7) & ~7u);
+    for (unsigned i = 0; i < t->k->sites; i++) {
+        struct bt_site *s = &bt_sites(t->k)[i];
+        if (!s->call)
+            continue;
+        const struct tr_insn *x = &t->insn[s->call - 1];
+        *call = (struct bt_call){.fn = interp_handler(x->in.form), .in = x->in};
+        memcpy(call->bytes, x->bytes, sizeof call->bytes);
+        s->call = tr_distance(t, call++);
+    }
+    return (u32)((u8 *)call - (u8 *)t->k);
+}
+
 static void keep(struct tr *t)
 {
     struct bt *b = t->b;
     struct bt_part *p = &b->cache.part[b->cache.now];
     struct bt_block *k = t->k;
     k->code_size = code_used(t);
-    k->bytes = (u32)(sizeof *k + k->links * sizeof(struct bt_link) + k->sites * sizeof(struct bt_site) + 63) & ~63u;
+    k->bytes = (keep_calls(t) + 63) & ~63u;
     p->meta_used += k->bytes;
     p->code_used += (k->code_size + 63) & ~63u;
     codecache_add(b, k);

@@ -27,7 +27,8 @@ struct tr_insn {
     u8 bytes[16];
     u16 off, next; // in the page
     u32 at;        // its code, from the block's start
-    bool step;     // goes to the interpreter
+    bool step;     // goes to the interpreter ...
+    bool call;     // ... decoded
     bool ends;     // nothing is emitted after it
     bool shares;   // its memory operand may be one of a group: it is emitted by mem_operand()
     struct tr_access access[ACCESSES];

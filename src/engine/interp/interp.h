@@ -94,8 +94,12 @@ void interp_enter(struct interp *x, u64 budget);
 // All that is due before the next instruction: events, requests, the clock. True when one is to be run, for which budget has
 // been spent; false: return x->exit.
 bool interp_ready(struct interp *x);
-// Run one instruction. Faults leave by longjmp to x->fault.
-void interp_step(struct interp *x);
+// Run one instruction. Faults leave by longjmp to x->fault. Returns its operation, or ISA_OP_COUNT: a breakpoint of the debugger's
+// came first.
+unsigned interp_step(struct interp *x);
+// The same for the instruction at RIP that the caller has decoded, where neither breakpoints nor tracing are on. `fn`:
+// interp_handler() of its form, which the processor offers in this mode. `bytes` live as long as the call.
+void interp_call(struct interp *x, interp_fn *fn, const struct insn *in, const u8 *bytes);
 // After that longjmp: a handler or a delivery raised x->raised; make it the pending event.
 void interp_take_fault(struct interp *x);
 

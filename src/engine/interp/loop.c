@@ -457,24 +457,17 @@ static void debug_traps(struct interp *x, bool single_step)
         c->event = (struct cpu_event){.type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_DB, .dr6 = dr6};
 }
 
-void interp_step(struct interp *x)
+// From the handler to the traps after it. RIP and restart_rsp are set, the bytes in x->insn_bytes.
+static inline void run_handler(struct interp *x, interp_fn *fn, const struct insn *in)
 {
     struct cpu *c = x->c;
-    x->restart_rsp = c->gpr[X86_RSP];
-    if (UNLIKELY(x->break_on) && !check_code_breakpoints(x))
-        return;
-    struct interp_memo *m = fetch(x);
-    u64 next = c->rip + m->insn.len;
+    u64 next = c->rip + in->len;
     if (x->mode != ISA_MODE_64)
         next = (u32)next;
     x->next_rip = next;
-    if (UNLIKELY(m->pmode_only) && !cpu_pmode(c))
-        interp_ud(x);
-    if (UNLIKELY(x->trace))
-        interp_trace_insn(x, &m->insn);
     bool tf = c->rflags & X86_FL_TF;
     x->tf_cleared = false;
-    m->fn(x, &m->insn);
+    fn(x, in);
     if (UNLIKELY(x->rep_more)) {
         // Between iterations RIP stays and RF is seen as set. SDM 3B 18.3.1.1. Single-step traps of AMD processors show it clear.
         x->rep_more = false;
@@ -492,6 +485,28 @@ void interp_step(struct interp *x)
     x->shadow_next = 0;
     if (UNLIKELY(tf || x->dr6_trap || c->pending_dr6))
         debug_traps(x, tf && !x->tf_cleared && (x->next_rip != next || !(c->msr.debugctl & DEBUGCTL_BTF)));
+}
+
+unsigned interp_step(struct interp *x)
+{
+    struct cpu *c = x->c;
+    x->restart_rsp = c->gpr[X86_RSP];
+    if (UNLIKELY(x->break_on) && !check_code_breakpoints(x))
+        return ISA_OP_COUNT;
+    struct interp_memo *m = fetch(x);
+    if (UNLIKELY(m->pmode_only) && !cpu_pmode(c))
+        interp_ud(x);
+    if (UNLIKELY(x->trace))
+        interp_trace_insn(x, &m->insn);
+    run_handler(x, m->fn, &m->insn);
+    return m->insn.op;
+}
+
+void interp_call(struct interp *x, interp_fn *fn, const struct insn *in, const u8 *bytes)
+{
+    x->restart_rsp = x->c->gpr[X86_RSP];
+    x->insn_bytes = bytes;
+    run_handler(x, fn, in);
 }
 
 bool interp_ready(struct interp *x)
