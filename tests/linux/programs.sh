@@ -54,7 +54,7 @@ add_base() {
 add_gcc() {
     add_libraries libgmp10 libisl23 libmpc3 libmpfr6 libbinutils libctf0 libctf-nobfd0 libjansson4
     add cpp-12 "usr/lib/gcc/$lib/12/cc1"
-    add binutils-$lib "usr/bin/$lib-as" "usr/bin/$lib-ld.bfd"
+    add binutils-x86-64-linux-gnu "usr/bin/$lib-as" "usr/bin/$lib-ld.bfd"
     add libgcc-12-dev "usr/lib/gcc/$lib/12/include" "usr/lib/gcc/$lib/12/crt*.o" "usr/lib/gcc/$lib/12/libgcc.a"
 }
 
@@ -80,7 +80,7 @@ check_libraries() {
             [ -n "$(find "$root" -name "$name" -print -quit)" ] || echo "$name"
         done)
     [ -z "$missing" ] || {
-        echo "programs.sh: nothing brings" $missing >&2
+        echo "programs.sh: nothing brings $(tr "\n" " " <<<"$missing")" >&2
         exit 1
     }
 }

@@ -64,7 +64,13 @@ tmp=$(mktemp -d "$top/.new.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 size=$(apt-cache "${apt[@]}" show "$real" 2>/dev/null | sed -n 's/^Size: //p' | head -n 1)
 say "downloading $what ($(((${size:-0} + 999999) / 1000000)) MB)"
-download() { (cd "$tmp" && apt-get "${apt[@]}" download -qq "$real") >>"$tmp/log" 2>&1; }
+# The version that is installed may be from elsewhere; then it is the newest that an archive has.
+download() {
+    local version
+    (cd "$tmp" && apt-get "${apt[@]}" download -qq "$real") >>"$tmp/log" 2>&1 && return
+    version=$(apt-cache "${apt[@]}" madison "$real" 2>/dev/null | awk -F ' *[|] *' '$3 ~ /Packages/ { print $2; exit }')
+    [ -n "$version" ] && (cd "$tmp" && apt-get "${apt[@]}" download -qq "$real=$version") >>"$tmp/log" 2>&1
+}
 if ! download; then
     # Lists that are too old name versions that are gone from the mirror.
     [ -z "$may_update" ] || apt-get "${apt[@]}" update -qq >>"$tmp/log" 2>&1 || true

@@ -90,6 +90,7 @@ int main(void)
             crc = crc & 1 ? crc >> 1 ^ 0xedb88320u : crc >> 1;
     }
     printf("tree %u, sorted %u %u %u, kinds %u\n", depth(root), values[0], values[2500], values[4999], kinds);
-    printf("crc %08x, series %.9f, power %llu, signed %d %d\n", ~crc, series(20000), power(3, 1000003, 1000000007), -7 / 2, -7 % 3);
+    printf("crc %08x, series %.9f, power %llu, signed %d %d\n", ~crc, series(20000), power(3, 1000003, 1000000007),
+           -7 / 2, -7 % 3);
     return 0;
 }
