@@ -20,7 +20,7 @@
         if (UNLIKELY(!cond_known(e, 0x##cc_))) \
             PASS(slow_flags); \
         if (cond_now(c, e, 0x##cc_)) \
-            FOLLOW_FAR(o, (i64)o->rest - 1); \
+            FOLLOW_FAR(o, (i64)o->rest - 1, true); \
         NEXT; \
     }
 EACH_CC(DEFINE_JCC, )
@@ -37,7 +37,7 @@ static HANDLER(jmp_near)
 
 static HANDLER(jmp_far)
 {
-    FOLLOW_FAR(o, 0);
+    FOLLOW_FAR(o, 0, true);
 }
 
 HANDLER(next_run)
@@ -47,8 +47,13 @@ HANDLER(next_run)
 
 HANDLER(next_page)
 {
-    FOLLOW_FAR(o, 0);
+    FOLLOW_FAR(o, 0, false);
 }
+
+// Before anything has happened.
+#define CHECK_TARGET(target, size) \
+    if (size == 8 && UNLIKELY(!gva_canonical(target))) \
+    PASS(slow_branch)
 
 // The return address goes to the stack first; when that faults, nothing has happened.
 #define PUSH_RETURN(size) \
@@ -70,9 +75,10 @@ HANDLER(next_page)
     } \
     static HANDLER(call_far_##size) \
     { \
+        CHECK_TARGET(e->page_rip + (u64)(i64)o->disp, size); \
         PUSH_RETURN(size); \
         COMMIT_RETURN(size); \
-        FOLLOW_FAR(o, 0); \
+        FOLLOW_FAR(o, 0, false); \
     }
 DEFINE_CALL(4)
 DEFINE_CALL(8)
@@ -98,10 +104,6 @@ static HANDLER(leave_at_rip)
     sync_at(e, c->rip, left);
     DONE;
 }
-
-#define CHECK_TARGET(target, size) \
-    if (size == 8 && UNLIKELY(!gva_canonical(target))) \
-    PASS(slow_branch)
 
 #define DEFINE_INDIRECT_MEM(kind, size) \
     static HANDLER(jmp_m_##size##_##kind) \

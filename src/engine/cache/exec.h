@@ -173,8 +173,9 @@ _Static_assert(offsetof(struct vcpu, cpu) == 0, "must_stop() relies on it");
         ENTER(r_); \
     } while (0)
 
-// The same into another page: the link holds while that page is what it was.
-#define FOLLOW_FAR(b, skipped) \
+// The same into another page: the link holds while that page is what it was. `branch`: it is the fault of the branch itself when that is
+// no canonical address; not when code only runs on to it.
+#define FOLLOW_FAR(b, skipped, branch) \
     do { \
         const struct cell *b_ = (b); \
         struct run *r_ = b_->link; \
@@ -182,9 +183,13 @@ _Static_assert(offsetof(struct vcpu, cpu) == 0, "must_stop() relies on it");
         if (!in_64bit(e)) \
             rip_ = (u32)rip_; \
         const struct tlb_entry *t_ = tlb_slot(e, rip_); \
-        left += (i64)(skipped); \
-        if (UNLIKELY(!r_ || rip_ - t_->tag_x > 4095 || t_->page != r_->page)) \
+        if (UNLIKELY(!r_ || rip_ - t_->tag_x > 4095 || t_->page != r_->page)) { \
+            if ((branch) && in_64bit(e) && !gva_canonical(rip_)) \
+                TO(slow_branch, b_); \
+            left += (i64)(skipped); \
             TO(slow_link, b_); \
+        } \
+        left += (i64)(skipped); \
         e->page_rip = rip_ & ~4095ull; \
         ENTER(r_); \
     } while (0)
