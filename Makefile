@@ -118,7 +118,7 @@ GUESTS64 += escintr64 escflags64 escret64 escpage64
 GUESTS32 += smcreal16
 GUESTS32 += smcseg32
 GUESTS64 += smcdma64 smcrom64
-GUESTS64 += smcjit64
+GUESTS64 += smcjit64 string64
 GUESTS64 += nano64
 GUESTS64 += hello
 

@@ -52,10 +52,12 @@ static void emit_df_check(struct tr *t)
     step_from(t, emit_jcc(e, CC_NE));
 }
 
-// Host address of the element at RSI or RDI into HOST_T0.
-static void emit_probe(struct tr *t, u64 retry, bool dst)
+// Host address of the element at RSI or RDI into HOST_T0. After a miss only this probe runs again: two operands may want the same
+// entry of the TLB.
+static void emit_probe(struct tr *t, bool dst)
 {
     unsigned op = tr_in(t)->op;
+    u64 retry = emit_here(&t->e);
     emit_mov_rr(&t->e, tr_in(t)->adsize, HOST_T0, dst ? X86_RDI : X86_RSI);
     mem_probe(t, retry, tr_in(t)->opnd[0].size, dst && (op == ISA_OP_MOVS || op == ISA_OP_STOS));
 }
@@ -87,26 +89,26 @@ static void emit_string_op(struct tr *t, bool repeat)
 
 // --- one ----------------------------------------------------------------------------------------------------------------------
 
-static void emit_movs(struct tr *t, u64 retry)
+static void emit_movs(struct tr *t)
 {
     struct emit *e = &t->e;
-    emit_probe(t, retry, false);
+    emit_probe(t, false);
     emit_sized(t, 0x8b, HOST_T0);
     emit_store(e, 8, HOST_T0, &t->b->ctx->tmp[0]);
-    emit_probe(t, retry, true);
+    emit_probe(t, true);
     emit_load(e, 8, HOST_T1, &t->b->ctx->tmp[0]);
     emit_sized(t, 0x89, HOST_T1);
     emit_advance(t, X86_RSI);
     emit_advance(t, X86_RDI);
 }
 
-static void emit_cmps(struct tr *t, u64 retry)
+static void emit_cmps(struct tr *t)
 {
     struct emit *e = &t->e;
-    emit_probe(t, retry, true); // the order that interp/string.c tells
+    emit_probe(t, true); // the order that interp/string.c tells
     emit_sized(t, 0x8b, HOST_T0);
     emit_store(e, 8, HOST_T0, &t->b->ctx->tmp[0]);
-    emit_probe(t, retry, false);
+    emit_probe(t, false);
     emit_load(e, 8, HOST_T1, &t->b->ctx->tmp[0]);
     emit_sized(t, 0x39, HOST_T1);
     emit_advance(t, X86_RSI);
@@ -116,23 +118,22 @@ static void emit_cmps(struct tr *t, u64 retry)
 static void emit_one(struct tr *t)
 {
     flags_clobber(t);
-    u64 retry = emit_here(&t->e);
     emit_df_check(t);
     switch (tr_in(t)->op) {
-    case ISA_OP_MOVS: emit_movs(t, retry); break;
-    case ISA_OP_CMPS: emit_cmps(t, retry); break;
+    case ISA_OP_MOVS: emit_movs(t); break;
+    case ISA_OP_CMPS: emit_cmps(t); break;
     case ISA_OP_LODS:
-        emit_probe(t, retry, false);
+        emit_probe(t, false);
         emit_sized(t, 0x8b, X86_RAX);
         emit_advance(t, X86_RSI);
         break;
     case ISA_OP_STOS:
-        emit_probe(t, retry, true);
+        emit_probe(t, true);
         emit_sized(t, 0x89, X86_RAX);
         emit_advance(t, X86_RDI);
         break;
     default:
-        emit_probe(t, retry, true);
+        emit_probe(t, true);
         emit_sized(t, 0x3b, X86_RAX);
         emit_advance(t, X86_RDI);
         break;
@@ -177,18 +178,18 @@ static void emit_round(struct tr *t)
 }
 
 // Host addresses of the current elements: of the source into ctx.tmp[0], of the destination into HOST_T0.
-static void emit_addresses(struct tr *t, u64 retry)
+static void emit_addresses(struct tr *t)
 {
     const struct insn *in = tr_in(t);
     struct emit *e = &t->e;
     bool src_first = in->op == ISA_OP_MOVS || (in->opnd[0].size == 1 && in->prefix & ISA_PFX_REP);
     if (!has_src(in)) {
-        emit_probe(t, retry, true);
+        emit_probe(t, true);
         return;
     }
-    emit_probe(t, retry, !src_first);
+    emit_probe(t, !src_first);
     emit_store(e, 8, HOST_T0, &t->b->ctx->tmp[src_first ? 0 : 3]);
-    emit_probe(t, retry, src_first);
+    emit_probe(t, src_first);
     if (!src_first) {
         emit_store(e, 8, HOST_T0, &t->b->ctx->tmp[0]);
         emit_load(e, 8, HOST_T0, &t->b->ctx->tmp[3]);
@@ -224,12 +225,12 @@ static void emit_bulk(struct tr *t)
 }
 
 // The next round, unless somebody wants the processor. Flags are in the slot.
-static void emit_again(struct tr *t, u64 retry)
+static void emit_again(struct tr *t, u64 again)
 {
     struct emit *e = &t->e;
     emit_rip(e, 4, 0x83, 7, (const void *)&t->b->ctx->doorbell, 1); // cmp dword [doorbell], 0
     emit1(e, 0);
-    emit_jcc_to(e, CC_E, retry);
+    emit_jcc_to(e, CC_E, again);
     step_from(t, emit_jmp(e));
 }
 
@@ -238,16 +239,16 @@ static void emit_repeated(struct tr *t)
     const struct insn *in = tr_in(t);
     struct emit *e = &t->e;
     flags_clobber(t);
-    u64 retry = emit_here(e);
+    u64 again = emit_here(e);
     emit_df_check(t);
     emit_rr(e, in->adsize, 0x85, X86_RCX, X86_RCX); // test
     u8 *none = emit_jcc(e, CC_E);
     emit_round(t);
-    emit_addresses(t, retry);
+    emit_addresses(t);
     emit_bulk(t);
     emit_rr(e, in->adsize, 0x85, X86_RCX, X86_RCX);
     u8 *done = emit_jcc(e, CC_E);
-    emit_again(t, retry);
+    emit_again(t, again);
     emit_patch(e, none, emit_here(e));
     emit_patch(e, done, emit_here(e));
 }
@@ -258,7 +259,7 @@ static void emit_repeated_compare(struct tr *t)
     const struct insn *in = tr_in(t);
     struct emit *e = &t->e;
     flags_clobber(t);
-    u64 retry = emit_here(e);
+    u64 again = emit_here(e);
     emit_df_check(t);
     emit_rr(e, in->adsize, 0x85, X86_RCX, X86_RCX);
     u8 *some = emit_jcc(e, CC_NE);
@@ -266,7 +267,7 @@ static void emit_repeated_compare(struct tr *t)
     u8 *none = emit_jmp(e);
     emit_patch(e, some, emit_here(e));
     emit_round(t);
-    emit_addresses(t, retry);
+    emit_addresses(t);
     emit_bulk(t);
     u8 *ended = emit_jcc(e, in->prefix & ISA_PFX_REP ? CC_NE : CC_E);
     if (in->adsize == 4)
@@ -274,7 +275,7 @@ static void emit_repeated_compare(struct tr *t)
     EMIT(e, 0xe3, 0); // jrcxz
     u8 *done = e->p;
     flags_emit_save(e, t->b->ctx);
-    emit_again(t, retry);
+    emit_again(t, again);
     done[-1] = (u8)(e->p - done);
     emit_patch(e, ended, emit_here(e));
     emit_patch(e, none, emit_here(e));
