@@ -103,6 +103,18 @@ static inline void emit_rm(struct emit *e, unsigned size, unsigned opcode, unsig
     emit_modrm_base(e, reg, base, disp);
 }
 
+// ModRM, SIB and displacement for [base + index + disp].
+static inline void emit_sib(struct emit *e, unsigned reg, unsigned base, unsigned index, i32 disp)
+{
+    unsigned mod = disp == 0 && (base & 7) != X86_RBP ? 0 : disp >= -128 && disp <= 127 ? 1 : 2;
+    emit1(e, mod << 6 | (reg & 7) << 3 | 4);
+    emit1(e, (index & 7) << 3 | (base & 7));
+    if (mod == 1)
+        emit1(e, (u8)disp);
+    else if (mod == 2)
+        emit4(e, (u32)disp);
+}
+
 // lea to, [base + index << scale + disp]; index X86_RSP: none. `size` truncates the sum.
 static inline void emit_lea(struct emit *e, unsigned size, unsigned to, unsigned base, unsigned index, unsigned scale,
                             i32 disp)
@@ -120,6 +132,21 @@ static inline void emit_lea(struct emit *e, unsigned size, unsigned to, unsigned
         emit1(e, (u8)disp);
     else if (mod == 2)
         emit4(e, (u32)disp);
+}
+
+// An instruction with [base + index + disp] as its operand; `index` 0xff: no index.
+static inline void emit_ref(struct emit *e, unsigned size, unsigned opcode, unsigned reg, unsigned base, unsigned index,
+                            i32 disp)
+{
+    if (index == 0xff) {
+        emit_rm(e, size, opcode, reg, base, disp);
+        return;
+    }
+    unsigned rex = (size == 8 ? REX_W : 0) | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3;
+    if (rex)
+        emit1(e, REX_BASE | rex);
+    emit1(e, opcode);
+    emit_sib(e, reg, base, index, disp);
 }
 
 // lea to, [index << scale + disp]

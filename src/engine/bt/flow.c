@@ -235,9 +235,10 @@ static void emit_push_return(struct tr *t)
 {
     struct emit *e = &t->e;
     unsigned size = natural(t);
-    mem_stack(t, X86_RSP, -(i32)size, true);
+    struct mem_ref r;
+    mem_stack(t, X86_RSP, -(i32)size, true, &r);
     emit_rip_of(t, HOST_T1, tr_now(t)->next);
-    emit_rm(e, size, 0x89, HOST_T1, HOST_T0, 0);
+    emit_ref(e, size, 0x89, HOST_T1, HOST_T0, r.index, r.disp);
     emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, -(i32)size);
 }
 
@@ -403,8 +404,9 @@ static void emit_ret(struct tr *t)
     unsigned size = natural(t), pop = size + (in->nopnd ? (u16)in->imm : 0);
     flags_save(t);
     t->flags = FLAGS_SLOT;
-    mem_stack(t, X86_RSP, 0, false);
-    emit_rm(e, size, 0x8b, HOST_T0, HOST_T0, 0);
+    struct mem_ref r;
+    mem_stack(t, X86_RSP, 0, false, &r);
+    emit_ref(e, size, 0x8b, HOST_T0, HOST_T0, r.index, r.disp);
     if (pop > 255)
         emit_canonical_check(t); // too much for a site to undo
     else

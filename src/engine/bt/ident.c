@@ -16,6 +16,7 @@ struct shape {
     unsigned scratches;
     u8 guest[2], host[2]; // guest registers in scratch registers
     bool load[2], store[2];
+    struct mem_ref ref; // the memory operand: [HOST_T0 + ref.index + ref.disp]
     bool ok;
 };
 
@@ -167,7 +168,8 @@ static void place_operand(struct shape *s, unsigned i)
 
 static struct shape shape_of(const struct insn *in)
 {
-    struct shape s = {.in = in, .f = &isa_forms[in->form], .ok = true, .mem = bt_memory_operand(in)};
+    struct shape s = {
+        .in = in, .f = &isa_forms[in->form], .ok = true, .mem = bt_memory_operand(in), .ref.index = MEM_NO_INDEX};
     s.vex = in->enc != ISA_ENC_LEGACY;
     s.reg = in->has_modrm ? in->modrm >> 3 & 7 : 0; // an opcode's digit
     s.opr = 0xff;
@@ -214,13 +216,19 @@ static bool has_mandatory(const struct insn *in)
     }
 }
 
+static bool has_index(const struct shape *s)
+{
+    return s->mem >= 0 && s->ref.index != MEM_NO_INDEX;
+}
+
 static void emit_vex(struct emit *e, const struct shape *s, const u8 *bytes)
 {
     const struct insn *in = s->in;
     unsigned pp = bytes[in->opcode_off - 1] & 3, rm = s->mem >= 0 ? HOST_T0 : s->rm;
     unsigned vvvv = s->vvvv;
     bool w = in->rex & ISA_REX_W && in->mode == ISA_MODE_64;
-    EMIT(e, 0xc4, (u8)((s->reg & 8 ? 0 : 0x80) | 0x40 | (rm & 8 ? 0 : 0x20) | in->map),
+    unsigned x = has_index(s) && s->ref.index & 8 ? 0 : 0x40;
+    EMIT(e, 0xc4, (u8)((s->reg & 8 ? 0 : 0x80) | x | (rm & 8 ? 0 : 0x20) | in->map),
          (u8)((w ? 0x80 : 0) | (~vvvv & 15) << 3 | (in->vl == 32 ? 4 : 0) | pp), in->opcode);
 }
 
@@ -248,6 +256,8 @@ static void emit_opcode(struct emit *e, const struct shape *s, unsigned rm)
     unsigned rex = (in->rex & ISA_REX_W) | (s->reg & 8) >> 1 | (rm & 8) >> 3;
     if (s->opr != 0xff)
         rex |= s->opr >> 3;
+    if (has_index(s))
+        rex |= (s->ref.index & 8) >> 2;
     if (in->prefix & ISA_PFX_LOCK)
         emit1(e, 0xf0);
     if (in->prefix & ISA_PFX_OPSIZE)
@@ -278,6 +288,8 @@ static void emit_insn(struct tr *t, const struct shape *s)
         emit_opcode(e, s, in->has_modrm || moffs ? rm : 0);
     if (moffs)
         emit1(e, HOST_T0 & 7);
+    else if (has_index(s))
+        emit_sib(e, s->reg, HOST_T0, s->ref.index, s->ref.disp);
     else if (in->has_modrm)
         emit1(e, (s->mem >= 0 ? 0 : in->modrm & 0xc0) | (s->reg & 7) << 3 | (rm & 7));
     if (!moffs)
@@ -369,8 +381,13 @@ bool tr_ident(struct tr *t)
     bool wanted = flags_wanted(t);
     if (s.mem >= 0) {
         bool write = f->access[s.mem] & ISA_ACC_W;
-        mem_operand(t, in->opnd[s.mem].size, write);
+        bool plain = is_division(in) || in->op == ISA_OP_CMPXCHG16B;
+        if (plain)
+            mem_operand(t, in->opnd[s.mem].size, write);
+        else
+            mem_operand_ref(t, in->opnd[s.mem].size, write, &s.ref);
         if (in->op == ISA_OP_CMPXCHG16B) {
+            flags_clobber(t);
             EMIT(&t->e, 0x41, 0xf6, 0xc2, 15); // test r10b, 15
             step_if(t, CC_NE);
         }

@@ -155,12 +155,11 @@ static void linear(struct tr *t, unsigned to, const struct place *p, i32 disp)
     emit_lea(&t->e, t->wide ? 8 : 4, to, base, index, p->scale, disp);
 }
 
-static void member(struct tr *t, const struct tr_access *a, const struct place *p)
+static void member(struct tr *t, const struct tr_access *a, const struct place *p, struct mem_ref *r)
 {
     emit_load(&t->e, 8, HOST_T0, &t->b->ctx->delta[a->slot]);
-    if (t->wide && p->index == ISA_REG_NONE) {
-        unsigned base = reg_or_load(t, p->base, HOST_T1);
-        emit_lea(&t->e, 8, HOST_T0, HOST_T0, base, 0, p->disp);
+    if (t->wide && p->index == ISA_REG_NONE && host_reg(p->base) >= 0) {
+        *r = (struct mem_ref){.index = (u8)host_reg(p->base), .disp = p->disp};
         return;
     }
     linear(t, HOST_T1, p, p->disp);
@@ -183,20 +182,21 @@ static void leader(struct tr *t, const struct tr_access *a, const struct place *
         emit_lea(e, 8, HOST_T0, HOST_T0, X86_RSP, 0, p->disp - a->lo);
 }
 
-static bool grouped(struct tr *t, const struct tr_access *a, const struct place *p, bool write)
+static bool grouped(struct tr *t, const struct tr_access *a, const struct place *p, bool write, struct mem_ref *r)
 {
+    *r = (struct mem_ref){.index = MEM_NO_INDEX};
     switch (a->role) {
-    case ACCESS_MEMBER: member(t, a, p); return true;
+    case ACCESS_MEMBER: member(t, a, p, r); return true;
     case ACCESS_LEADER: leader(t, a, p, write); return true;
     default: return false;
     }
 }
 
-void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write)
+void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref *r)
 {
     unsigned size = t->wide ? 8 : 4;
     struct place p = {.base = reg, .index = ISA_REG_NONE, .disp = disp};
-    if (grouped(t, &tr_now(t)->access[ACCESS_STACK], &p, write))
+    if (grouped(t, &tr_now(t)->access[ACCESS_STACK], &p, write, r))
         return;
     flags_clobber(t);
     u64 retry = emit_here(&t->e);
@@ -206,9 +206,17 @@ void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write)
 
 void mem_operand(struct tr *t, unsigned size, bool write)
 {
+    struct mem_ref r;
+    mem_operand_ref(t, size, write, &r);
+    if (r.index != MEM_NO_INDEX)
+        emit_lea(&t->e, 8, HOST_T0, HOST_T0, r.index, 0, r.disp);
+}
+
+void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r)
+{
     const struct insn *in = tr_in(t);
     struct place p = {.base = in->base, .index = in->index, .scale = in->scale, .disp = (i32)in->disp};
-    if (grouped(t, &tr_now(t)->access[ACCESS_OPERAND], &p, write))
+    if (grouped(t, &tr_now(t)->access[ACCESS_OPERAND], &p, write, r))
         return;
     flags_clobber(t);
     u64 retry = emit_here(&t->e);

@@ -15,99 +15,116 @@
 
 #define RANGE 256 // bytes that a group may cover
 
-struct base {
-    bool valid, write;
+struct group {
+    bool write;
     u8 leader, leader_access; // which instruction
-    u8 members;
-    i32 adjust; // what has been added to the register since the leader
-    i32 lo, hi; // relative to the register's value at the leader
     u8 index, scale;
+    u8 members;
+    i32 lo, hi; // relative to the base register's value at the leader
+};
+
+// What a register points into: its value is that of the group's base register at the leader plus `adjust`.
+struct pointer {
+    bool valid;
+    u8 group;
+    i32 adjust;
 };
 
 struct groups {
-    struct base base[X86_GPR_COUNT];
-    unsigned slots;
+    struct group group[BT_INSNS * ACCESSES];
+    struct pointer reg[X86_GPR_COUNT];
+    unsigned count, slots;
 };
 
-static struct tr_access *leader_of(struct tr *t, const struct base *g)
+static struct tr_access *leader_of(struct tr *t, const struct group *g)
 {
     return &t->insn[g->leader].access[g->leader_access];
-}
-
-static void forget(struct base *g)
-{
-    g->valid = false;
 }
 
 static void forget_all(struct groups *s)
 {
     for (unsigned g = 0; g < X86_GPR_COUNT; g++)
-        forget(&s->base[g]);
+        s->reg[g].valid = false;
 }
 
-// A register has changed.
-static void changed(struct groups *s, unsigned reg)
+// Groups with this index register are over.
+static void index_changed(struct groups *s, unsigned reg)
 {
     for (unsigned g = 0; g < X86_GPR_COUNT; g++) {
-        if (g == reg || s->base[g].index == reg)
-            forget(&s->base[g]);
+        if (s->reg[g].valid && s->group[s->reg[g].group].index == reg)
+            s->reg[g].valid = false;
     }
+}
+
+static void changed(struct groups *s, unsigned reg)
+{
+    s->reg[reg].valid = false;
+    index_changed(s, reg);
 }
 
 static void moved(struct groups *s, unsigned reg, i64 by)
 {
-    struct base *g = &s->base[reg];
-    for (unsigned i = 0; i < X86_GPR_COUNT; i++) {
-        if (s->base[i].index == reg)
-            forget(&s->base[i]);
-    }
-    if (g->valid && by > -RANGE && by < RANGE && g->adjust > -RANGE && g->adjust < RANGE && g->index == ISA_REG_NONE)
-        g->adjust += (i32)by;
+    struct pointer *p = &s->reg[reg];
+    index_changed(s, reg);
+    if (p->valid && s->group[p->group].index == ISA_REG_NONE && by > -RANGE && by < RANGE && p->adjust > -RANGE &&
+        p->adjust < RANGE)
+        p->adjust += (i32)by;
     else
-        forget(g);
+        p->valid = false;
 }
 
-static bool joins(const struct base *g, i32 at, unsigned size, bool write, unsigned index, unsigned scale)
+static void copied(struct groups *s, unsigned to, unsigned from)
+{
+    struct pointer p = s->reg[from];
+    changed(s, to);
+    if (p.valid && s->group[p.group].index == ISA_REG_NONE)
+        s->reg[to] = p;
+}
+
+static bool joins(const struct group *g, i32 at, unsigned size, bool write, unsigned index, unsigned scale)
 {
     i32 lo = at < g->lo ? at : g->lo, hi = at + (i32)size > g->hi ? at + (i32)size : g->hi;
-    return g->valid && g->index == index && g->scale == scale && (!write || g->write) && hi - lo <= RANGE;
+    return g->index == index && g->scale == scale && (!write || g->write) && hi - lo <= RANGE;
 }
 
-// An access of `size` bytes at [reg + index << scale + disp].
+static void join(struct tr *t, struct groups *s, struct group *g, struct tr_access *a, i32 at, unsigned size)
+{
+    struct tr_access *l = leader_of(t, g);
+    if (!g->members && s->slots == BT_DELTAS)
+        return; // no more room: a probe of its own
+    if (!g->members)
+        l->slot = (u8)s->slots++;
+    l->role = ACCESS_LEADER;
+    g->members++;
+    g->lo = at < g->lo ? at : g->lo;
+    g->hi = at + (i32)size > g->hi ? at + (i32)size : g->hi;
+    l->lo = g->lo;
+    l->size = (u16)(g->hi - g->lo);
+    a->role = ACCESS_MEMBER;
+    a->slot = l->slot;
+}
+
+// An access of `size` bytes, number `n` of its instruction, at [reg + index << scale + disp].
 static void add(struct tr *t, struct groups *s, unsigned n, unsigned reg, unsigned index, unsigned scale, i64 disp,
                 unsigned size, bool write)
 {
-    struct base *g = &s->base[reg];
-    struct tr_access *a = &t->insn[t->i].access[n];
+    struct pointer *p = &s->reg[reg];
     if (disp < -(1 << 30) || disp > 1 << 30 || !size || size > RANGE) {
-        forget(g);
+        p->valid = false;
         return;
     }
-    i32 at = (i32)disp + (g->valid ? g->adjust : 0);
-    if (joins(g, at, size, write, index, scale)) {
-        struct tr_access *l = leader_of(t, g);
-        if (!g->members && s->slots == BT_DELTAS)
-            return; // no more room: a probe of its own
-        if (!g->members)
-            l->slot = (u8)s->slots++;
-        l->role = ACCESS_LEADER;
-        g->members++;
-        g->lo = at < g->lo ? at : g->lo;
-        g->hi = at + (i32)size > g->hi ? at + (i32)size : g->hi;
-        l->lo = g->lo;
-        l->size = (u16)(g->hi - g->lo);
-        a->role = ACCESS_MEMBER;
-        a->slot = l->slot;
+    if (p->valid && joins(&s->group[p->group], (i32)disp + p->adjust, size, write, index, scale)) {
+        join(t, s, &s->group[p->group], &t->insn[t->i].access[n], (i32)disp + p->adjust, size);
         return;
     }
-    *g = (struct base){.valid = true,
-                       .write = write,
-                       .leader = (u8)t->i,
-                       .leader_access = (u8)n,
-                       .index = (u8)index,
-                       .scale = (u8)scale,
-                       .lo = (i32)disp,
-                       .hi = (i32)disp + (i32)size};
+    s->group[s->count] = (struct group){.write = write,
+                                        .leader = (u8)t->i,
+                                        .leader_access = (u8)n,
+                                        .index = (u8)index,
+                                        .scale = (u8)scale,
+                                        .lo = (i32)disp,
+                                        .hi = (i32)disp + (i32)size};
+    *p = (struct pointer){.valid = true, .group = (u8)s->count++};
 }
 
 static bool groupable(const struct tr *t, const struct insn *in)
@@ -139,6 +156,8 @@ static void follow_registers(const struct tr *t, struct groups *s, const struct 
         else if (in->op == ISA_OP_LEA && in->opsize == size && in->adsize == size && in->base == o[0].reg &&
                  in->index == ISA_REG_NONE)
             moved(s, o[0].reg, in->disp);
+        else if (in->op == ISA_OP_MOV && i == 0 && o[0].size == size && o[1].kind == ISA_OPND_GPR)
+            copied(s, o[0].reg, o[1].reg);
         else if (i == 0 && in->nopnd == 1 && o[0].size == size && (in->op == ISA_OP_INC || in->op == ISA_OP_DEC))
             moved(s, o[0].reg, in->op == ISA_OP_INC ? 1 : -1);
         else
@@ -167,8 +186,6 @@ static void stack_access(struct tr *t, struct groups *s, const struct insn *in)
 void share_probes(struct tr *t)
 {
     struct groups s = {.slots = 0};
-    for (unsigned g = 0; g < X86_GPR_COUNT; g++)
-        s.base[g].index = ISA_REG_NONE;
     for (t->i = 0; t->i < t->n; t->i++) {
         const struct tr_insn *x = tr_now(t);
         const struct insn *in = &x->in;

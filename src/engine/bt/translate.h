@@ -131,8 +131,15 @@ u64 *context_reg(const struct tr *t, unsigned g);
 // Host address of the current instruction's memory operand into HOST_T0; destroys HOST_T1 and flags. Code that does not get there
 // leaves through a site.
 void mem_operand(struct tr *t, unsigned size, bool write);
+// The same, but the operand is [HOST_T0 + r->index + r->disp], where there is an index.
+struct mem_ref {
+    u8 index; // host register or MEM_NO_INDEX
+    i32 disp;
+};
+#define MEM_NO_INDEX 0xffu
+void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r);
 // The same for the stack access of the current instruction, at guest register `reg` plus `disp`.
-void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write);
+void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref *r);
 // The same for the linear address in HOST_T0. `retry`: where its computation began.
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
 // Effective address of the memory operand into a host register, without segment.
