@@ -98,7 +98,7 @@ static void emit_rip_of(struct tr *t, unsigned to, i32 disp)
 }
 
 // See that the link's page is mapped where it was, and make it the current page. Leaves by the link's service.
-static void emit_page_change(struct tr *t, struct bt_link *l)
+static void emit_page_change(struct tr *t, struct bt_link *l, bool poll)
 {
     struct emit *e = &t->e;
     struct bt_ctx *c = t->b->ctx;
@@ -110,8 +110,10 @@ static void emit_page_change(struct tr *t, struct bt_link *l)
     emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
     emit_rip(e, 8, 0x3b, HOST_T0, &l->page, 0);
     emit_service_if(t, CC_NE, BT_LINK, l);
-    emit_doorbell(t);
-    emit_service_if(t, CC_NE, BT_LINK, l);
+    if (poll) {
+        emit_doorbell(t);
+        emit_service_if(t, CC_NE, BT_LINK, l);
+    }
     emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
     emit_store(e, 8, HOST_T0, &c->page_base);
 }
@@ -130,7 +132,7 @@ static void emit_edge(struct tr *t, struct bt_link *l, unsigned skipped, bool ba
 {
     emit_uncount(t, skipped);
     if (l->far) {
-        emit_page_change(t, l);
+        emit_page_change(t, l, back || !t->wide); // 32-bit addresses wrap, so that forward branches make a loop
     } else if (back) {
         emit_doorbell(t);
         emit_service_if(t, CC_NE, BT_LINK, l);
@@ -139,7 +141,38 @@ static void emit_edge(struct tr *t, struct bt_link *l, unsigned skipped, bool ba
 
 static bool goes_back(const struct tr *t, i64 target)
 {
-    return target <= tr_now((struct tr *)t)->off;
+    return target <= t->insn[t->i].off;
+}
+
+bool flow_frees_flags(const struct tr_insn *x)
+{
+    i64 target = target_of(x);
+    switch (x->in.op) {
+    case ISA_OP_CALL:
+    case ISA_OP_RET: return true;
+    case ISA_OP_JMP: return x->in.opnd[0].kind != ISA_OPND_REL || target <= x->off || target > 4095;
+    default: return false;
+    }
+}
+
+// One poll in a block does for all branches in it that go back in the page: where the flags are in the slot before the next
+// instruction, it costs nothing more.
+void flow_poll(struct tr *t)
+{
+    if (t->polled || t->flags != FLAGS_SLOT)
+        return;
+    for (unsigned i = t->i; i < t->n; i++) {
+        const struct tr_insn *x = &t->insn[i];
+        unsigned op = x->in.op;
+        if (x->step || (op != ISA_OP_JCC && op != ISA_OP_JMP) || x->in.opnd[0].kind != ISA_OPND_REL)
+            continue;
+        if (target_of(x) < 0 || target_of(x) > x->off)
+            continue;
+        emit_doorbell(t);
+        emit_service_if(t, CC_NE, BT_LEAVE, tr_site(t));
+        t->polled = true;
+        return;
+    }
 }
 
 // --- the block's start and end ----------------------------------------------------------------------------------------------------
@@ -200,7 +233,7 @@ static void emit_jcc_insn(struct tr *t)
 {
     const struct tr_insn *x = tr_now(t);
     struct bt_link *l = new_link(t, target_of(x));
-    bool back = goes_back(t, target_of(x));
+    bool back = goes_back(t, target_of(x)) && !t->polled;
     unsigned skipped = t->n - t->i - 1;
     flags_need(t);
     u8 *jump = emit_jcc(&t->e, x->in.opcode & 15);
@@ -219,7 +252,7 @@ static void emit_jmp_direct(struct tr *t)
 {
     i64 target = target_of(tr_now(t));
     struct bt_link *l = new_link(t, target);
-    bool back = goes_back(t, target);
+    bool back = goes_back(t, target) && !t->polled;
     if (l->far || back) {
         flags_clobber(t);
         emit_edge(t, l, 0, back);

@@ -97,8 +97,7 @@ static enum flags_at wanted_at_start(struct tr *t)
         const struct tr_insn *x = tr_now(t);
         if (!x->seen)
             return FLAGS_NONE;
-        if (x->step || bt_is_string(&x->in) || x->in.op == ISA_OP_CALL || x->in.op == ISA_OP_RET ||
-            isa_forms[x->in.form].cls > ISA_CLASS_BRANCH)
+        if (x->step || bt_is_string(&x->in) || isa_forms[x->in.form].cls > ISA_CLASS_BRANCH || flow_frees_flags(x))
             return FLAGS_SLOT;
         if (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP)
             return FLAGS_SLOT;
@@ -153,6 +152,7 @@ static void emit_insns(struct tr *t)
     if (t->k->page2)
         flow_check_page2(t);
     for (t->i = 0; t->i < t->n && !t->failed; t->i++) {
+        flow_poll(t);
         unsigned first = t->k->sites;
         struct tr_insn *x = tr_now(t);
         x->at = code_used(t);

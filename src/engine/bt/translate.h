@@ -66,6 +66,7 @@ struct tr {
     bool failed; // out of room: give up
     u32 done;    // bytes up to the last instruction's end ...
     u32 body;    // ... and up to the tails
+    bool polled; // the doorbell has been looked at in this block
     bool share;  // groups of accesses are looked for
     struct tr_insn insn[BT_INSNS];
     struct tail tail[TAILS];
@@ -161,6 +162,10 @@ bool string_can(const struct tr *t, const struct insn *in);
 bool stack_can(const struct tr *t, const struct insn *in);
 bool flow_can(const struct tr *t, const struct insn *in);
 
+// Is it a branch that has the flags in the slot?
+bool flow_frees_flags(const struct tr_insn *x);
+// Before each instruction: a poll, where there has to be one and this is a good place for it.
+void flow_poll(struct tr *t);
 // The block goes on at page offset `off`, with nothing emitted after this.
 void flow_end(struct tr *t, unsigned off);
 void flow_tail(struct tr *t, const struct tail *l); // TAIL_EDGE
