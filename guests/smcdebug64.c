@@ -241,7 +241,7 @@ static void timer_storm(void)
     counter = 0;
     __asm__ volatile("sti");
     u32 rounds = 0;
-    for (; rounds < 2000 && ticks < 3000; rounds++)
+    for (; (rounds < 2000 && ticks < 3000) || (ticks <= 20 && rounds < 2000000); rounds++) // an engine may be fast
         wrong += run_loop(LOOPS) != SUM(LOOPS);
     __asm__ volatile("cli");
     lapic_write(0x320, 0x10000);
