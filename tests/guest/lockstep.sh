@@ -2,7 +2,9 @@
 # Run the bare-metal guests of guests.list on two engines in lockstep. Usage: tests/guest/lockstep.sh POGO ENGINE ENGINE [NAME...]
 #
 #   ENGINE   as for -accel: with properties behind commas
-#   EVERY=N  (environment) compare every N instructions
+#   EVERY=N     (environment) compare every N instructions
+#   SEED=N      choose at random, for each guest, how often to compare, how long blocks of translated code are and whether much of it
+#               is forgotten; `SEED=` takes a seed of its own. What was chosen is printed, and `SEED=N` repeats it
 #
 # One line per guest, the report under one on which the engines differ; ends with "N passed, N failed".
 set -u
@@ -10,6 +12,25 @@ cd "$(dirname "$0")/../.." || exit 1
 pogo=$1 a=$2 b=$3
 shift 3
 passed=0 failed=0
+if [ -n "${SEED+set}" ]; then
+    SEED=${SEED:-$(date +%N | sed 's/^0*//')}
+    echo "SEED=$SEED"
+fi
+
+# Options of `pogo lockstep`, by the seed and the guest's name. Short strides take long: not all of the guest is run with them.
+draw() { # engine name
+    [ -n "${SEED+set}" ] || { echo "-b $1 ${EVERY:+--every $EVERY}" && return; }
+    RANDOM=$(cksum <<<"$SEED $2" | cut -d' ' -f1)
+    local every insns=$((RANDOM % 2 ? RANDOM % 6 + 1 : RANDOM % 64 + 1)) b=$1
+    case $((RANDOM % 4)) in
+        0) every="$((RANDOM % 4 + 1)) --limit 1M" ;;
+        1) every="$((RANDOM % 60 + 5)) --limit 10M" ;;
+        *) every=$((RANDOM % 4000 + 65)) ;;
+    esac
+    [ "$1" != interp ] && [ $((RANDOM % 2)) = 0 ] && b=$b,tb-size=1
+    [ "$1" = bt ] && [ $((RANDOM % 3)) != 0 ] && b=$b,tb-insns=$insns
+    echo "-b $b --every $every --memory-every $((RANDOM % 200 + 1))"
+}
 
 while read -r name engines _ mem seconds _ options; do
     case $name in '' | '#'*) continue ;; esac
@@ -19,16 +40,17 @@ while read -r name engines _ mem seconds _ options; do
     [[ $options == *-smp* ]] && continue # virtual time follows one processor
     options=${options/icount/} # it does that anyway
     # Slow time makes delays short: a guest that waits for a millisecond executes a thousand instructions.
+    how=$(draw "$b" "$name")
     # shellcheck disable=SC2086
-    output=$(timeout $((seconds * 3)) "$pogo" lockstep -a "$a" -b "$b" ${EVERY:+--every "$EVERY"} --quiet -icount 10 \
+    output=$(timeout $((seconds * 3)) "$pogo" lockstep -a "$a" $how --quiet -icount 10 \
         -kernel "build/guests/${name%%+*}.elf" -m "$mem" -device isa-debug-exit,iobase=0xf4,iosize=4 $options 2>&1 </dev/null)
     status=$?
     if [ $status -eq 0 ] && grep -q 'are the same for [1-9]' <<<"$output"; then
         passed=$((passed + 1))
-        echo "ok   $name: ${output#*are }"
+        echo "ok   $name: ${SEED+$how: }${output#*are }"
     else
         failed=$((failed + 1))
-        echo "FAIL $name: exit status $status"
+        echo "FAIL $name: ${SEED+$how: }exit status $status"
         sed 's/^/     /' <<<"$output" | head -n 150
     fi
 done <tests/guest/guests.list
