@@ -1,10 +1,10 @@
-# Tables and JSON from what bench/bt.sh has measured. Usage: awk -v json=FILE -f bench/report.awk bench/bt.goals RAW
+# Tables and JSON from what bench/bt.sh has measured. Usage: awk [-v clock=cpu] -v json=FILE -f bench/report.awk bench/bt.goals RAW
 #
 # Lines of RAW:
 #
 #   machine TEXT                       what it was measured on
 #   nano NAME ENV MINIMUM MEDIAN P95   cycles per operation; a - where ENV does not have it
-#   load GROUP NAME ENV SECONDS        one run
+#   load GROUP NAME ENV SECONDS CPU    one run: the time it took, and processor time (used with clock=cpu)
 #   sum NAME ENV SUM                   of what a load printed
 #   failed ENV TEXT                    what went wrong
 #
@@ -92,7 +92,7 @@ $1 == "load" {
         is_load[$3] = 1
         members[$2] = members[$2] " " $3
     }
-    seconds[$3, $4] = seconds[$3, $4] " " $5
+    seconds[$3, $4] = seconds[$3, $4] " " (clock == "cpu" ? $6 : $5)
     next
 }
 
@@ -273,6 +273,8 @@ function write_json(i, k, n, v, separator) {
 }
 
 END {
+    if (clock == "cpu")
+        machine = machine ", seconds are processor time"
     print machine "\n"
     if (ops)
         nano_table()
