@@ -3,8 +3,10 @@
 // Physical memory: page tables, GDT, IDT, TSS, LDT, a HLT for each vector, a ring-0 stack, and the arena. Supervisor memory is
 // mapped in the upper half, as a kernel's is. A case is run for one instruction; when an exception becomes pending it is
 // delivered through the IDT to the vector's HLT, and the frame on the ring-0 stack gives what a signal frame gives on the host.
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 
 #include "core/cpuid.h"
 #include "lib/testvm.h"
@@ -38,6 +40,7 @@ struct orc_guest {
     struct cpu base; // the state before each case, but for what the case says
     bool modified;   // the last sequence changed its code
     bool runs_on;    // past single instructions
+    bool uncounted;  // without a budget: engines may do something else when they need not count
     struct cpu_model model;
 };
 
@@ -319,6 +322,32 @@ static bool code_is_intact(const struct orc_guest *g, const struct orc_case *k)
     return !memcmp(g->t->ram + PHYS_ARENA + k->code_off, k->code, k->len);
 }
 
+// What runs without a budget may never come to an end. A timer looks whether the same run is still there.
+#define TICK_US 200000
+#define PATIENCE 5 // ticks
+
+static struct vcpu *watched;
+static volatile sig_atomic_t ticks;
+
+static void on_tick(int sig)
+{
+    (void)sig;
+    if (++ticks >= PATIENCE && watched)
+        watched->engine->kick(watched);
+}
+
+static void watch(struct vcpu *v)
+{
+    if (!watched) {
+        struct sigaction sa = {.sa_handler = on_tick, .sa_flags = SA_RESTART};
+        struct itimerval t = {{0, TICK_US}, {0, TICK_US}};
+        sigaction(SIGALRM, &sa, NULL);
+        setitimer(ITIMER_REAL, &t, NULL);
+    }
+    watched = v;
+    ticks = 0;
+}
+
 void orc_guest_run_sequence(struct orc_guest *g, const struct orc_case *k, bool fresh, u64 slices, struct orc_result *r)
 {
     struct vcpu *v = g->t->v;
@@ -333,8 +362,13 @@ void orc_guest_run_sequence(struct orc_guest *g, const struct orc_case *k, bool 
     r->hang = 4;
     v->engine->push_state(v);
     u64 end = v->insns + ORC_SEQUENCE_STEPS;
-    for (unsigned i = 0; i < ORC_SEQUENCE_STEPS && v->insns < end; i++) {
-        struct vm_exit e = v->engine->run(v, slices ? 1 + orc_below(&rng, 6) : end - v->insns);
+    if (g->uncounted)
+        watch(v);
+    for (unsigned i = 0; i < ORC_SEQUENCE_STEPS && (g->uncounted || v->insns < end); i++) {
+        u64 budget = g->uncounted ? ENGINE_NO_BUDGET : slices ? 1 + orc_below(&rng, 6) : end - v->insns;
+        struct vm_exit e = v->engine->run(v, budget);
+        if (g->uncounted && ticks >= PATIENCE)
+            break;
         if (e.reason == VM_EXIT_HALT)
             r->hang = 0;
         if (e.reason == VM_EXIT_SHUTDOWN || e.reason == VM_EXIT_ERROR)
@@ -429,6 +463,11 @@ void orc_guest_restore(struct orc_guest *g, const struct orc_snapshot *s)
     memcpy(g->t->ram + PHYS_ARENA, s->arena, ORC_ARENA_SIZE);
     v->engine->invalidate(v, PHYS_ARENA, ORC_ARENA_SIZE);
     v->engine->push_state(v);
+}
+
+void orc_guest_uncounted(struct orc_guest *g)
+{
+    g->uncounted = true;
 }
 
 struct orc_guest *orc_guest_create(const struct engine_ops *ops, const char **why)
