@@ -1,4 +1,4 @@
-// From a seed to a sequence: instructions in a row, with forward branches, counted loops, calls, jumps through registers and stores into
+// From a seed to a sequence: instructions in a row, with forward branches, counted loops, functions, jumps through registers and stores into
 // the sequence itself.
 //
 // It grows while it runs, in the reference engine: an instruction is drawn and aimed at the state that the processor is in by then;
@@ -32,7 +32,7 @@ struct builder {
     struct orc_sequence *q;
     struct orc_guest *guest;
     const struct orc_sequence_options *o;
-    struct orc_snapshot *before, *pool[MAX_FIXUPS];
+    struct orc_snapshot *before, *pool[MAX_FIXUPS], *outer; // outer: before a function and its call
     struct fixup fix[MAX_FIXUPS];
     unsigned fixups, draws, cells;
     u16 start[ORC_MAX_ITEMS]; // of each draw, in the code
@@ -363,6 +363,77 @@ static void resolve(struct builder *b, bool all)
     orc_guest_jump(b->guest, here(b));
 }
 
+// --- functions ----------------------------------------------------------------------------------------------------------
+
+// A step that must lead to `there`.
+static bool goes_to(struct builder *b, u64 there)
+{
+    return orc_guest_step(b->guest) && orc_guest_cpu(b->guest)->rip == there;
+}
+
+// RET, RET with some bytes to drop, or POP reg; JMP reg. It must go to `back`.
+static bool emit_return(struct builder *b, u64 back)
+{
+    unsigned x = orc_below(&b->g.r, 10), reg = orc_below(&b->g.r, 8);
+    u8 ret[3] = {0xc3}, pop = (u8)(0x58 | reg), jump[2] = {0xff, (u8)(0xe0 | reg)};
+    if (x < 7) {
+        emit(b, ret, 1);
+    } else if (x < 8) {
+        ret[0] = 0xc2;
+        ret[1] = (u8)(8 * orc_below(&b->g.r, 3));
+        emit(b, ret, 3);
+    } else {
+        emit(b, &pop, 1);
+        if (reg == X86_RSP || !advance(b))
+            return false;
+        emit(b, jump, 2);
+    }
+    return goes_to(b, back);
+}
+
+// A stack pointer that is good for something, in pages 4 and 5.
+static void emit_stack(struct builder *b)
+{
+    const struct x86_seg *ss = &orc_guest_cpu(b->guest)->seg[X86_SS];
+    u64 base = b->q->c.mode == ISA_MODE_64 ? 0 : ss->base;
+    u8 p[12];
+    u32 off = orc_chance(&b->g.r, 70) ? 0x5000 + 8 * orc_below(&b->g.r, 5) : 0x4800 + orc_below(&b->g.r, 0x1000);
+    emit(b, p, put_mov(b->q->c.mode, X86_RSP, (u32)(ORC_ARENA + off - base), p));
+}
+
+// CALL F; JMP END; F: some instructions; RET; END.
+static bool draw_function(struct builder *b)
+{
+    unsigned word = b->q->c.mode == ISA_MODE_16 ? 2 : 4;
+    u8 call[5] = {0xe8, (u8)(1 + word)}, jump[5] = {0xe9};
+    orc_guest_save(b->guest, b->outer);
+    struct mark m = {b->q->c.len, b->q->items, b->cells};
+    bool ok = true;
+    if (orc_chance(&b->g.r, 80)) {
+        emit_stack(b);
+        ok = advance(b);
+    }
+    emit(b, call, 1 + word);
+    u64 back = here(b);
+    unsigned at = b->q->c.len + 1;
+    emit(b, jump, 1 + word);
+    ok = ok && goes_to(b, here(b));
+    for (unsigned i = orc_below(&b->g.r, 4); i > 0 && ok && !b->ended; i--)
+        draw_ordinary(b);
+    if (b->ended)
+        return true;
+    if (ok && emit_return(b, back)) {
+        rewrite(b, at, b->q->c.len - (at + word), word);
+        if (goes_to(b, here(b)))
+            return true;
+    }
+    orc_guest_restore(b->guest, b->outer);
+    b->q->c.len = m.len;
+    b->q->items = m.items;
+    b->cells = m.cells;
+    return false;
+}
+
 // --- loops --------------------------------------------------------------------------------------------------------------
 
 static void emit_change(struct builder *b, u32 off);
@@ -522,6 +593,8 @@ static void draw(struct builder *b)
         done = draw_loop(b);
     else if (x < 32 && b->o->modify)
         done = draw_change(b);
+    else if (x < 42)
+        done = draw_function(b);
     if (!done)
         draw_ordinary(b);
 }
@@ -535,8 +608,8 @@ void orc_sequence_generate(struct orc_guest *interp, const struct orc_sequence_o
         if (!b)
             abort();
         memset(b, 0, sizeof *b);
-        for (unsigned i = 0; i <= MAX_FIXUPS; i++) {
-            struct orc_snapshot **s = i < MAX_FIXUPS ? &b->pool[i] : &b->before;
+        for (unsigned i = 0; i < MAX_FIXUPS + 2; i++) {
+            struct orc_snapshot **s = i < MAX_FIXUPS ? &b->pool[i] : i == MAX_FIXUPS ? &b->before : &b->outer;
             *s = aligned_alloc(64, (sizeof **s + 63) & ~63ull);
             if (!*s)
                 abort();
