@@ -11,7 +11,7 @@
 //   link.c        branches from block to block
 //   analyse.c     decoding, and which status flags somebody may look at
 //   translate.c   one block
-//   flags.c, mem.c, ident.c, stack.c, string.c, flow.c    what the code of a block is made of; emit.h encodes it
+//   flags.c, mem.c, ident.c, stack.c, string.c, bits.c, flow.c    what the code of a block is made of; emit.h encodes it
 //
 // While translated code runs:
 //

@@ -35,6 +35,10 @@ bool flow_can(const struct tr *t, const struct insn *in)
         return false;
     switch (in->op) {
     case ISA_OP_JCC: return target_fits(in->imm + 2 * 4096) && target_fits(in->imm - 4096);
+    case ISA_OP_LOOP:
+    case ISA_OP_LOOPE:
+    case ISA_OP_LOOPNE:
+    case ISA_OP_JCXZ: return in->adsize >= 4 && !(in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE)); // see interp/branch.c
     case ISA_OP_JMP:
     case ISA_OP_CALL:
         if (kind == ISA_OPND_REL)
@@ -229,14 +233,13 @@ void flow_tail(struct tr *t, const struct tail *l)
 
 // --- jumps ------------------------------------------------------------------------------------------------------------------------
 
-static void emit_jcc_insn(struct tr *t)
+// The current instruction's jump, whose displacement is at `jump`, and which goes on behind itself when it is not taken.
+static void emit_taken(struct tr *t, u8 *jump)
 {
-    const struct tr_insn *x = tr_now(t);
-    struct bt_link *l = new_link(t, target_of(x));
-    bool back = goes_back(t, target_of(x)) && !t->polled;
+    i64 target = target_of(tr_now(t));
+    struct bt_link *l = new_link(t, target);
+    bool back = goes_back(t, target) && !t->polled;
     unsigned skipped = t->n - t->i - 1;
-    flags_need(t);
-    u8 *jump = emit_jcc(&t->e, x->in.opcode & 15);
     if (!l->far && !back && !(t->b->counting && skipped)) {
         l->flags = t->flags;
         emit_link_jump(t, l, jump);
@@ -246,6 +249,47 @@ static void emit_jcc_insn(struct tr *t)
     s->host = t->flags == FLAGS_HOST;
     s->skipped = (u16)skipped;
     s->tag = back;
+}
+
+static void emit_jcc_insn(struct tr *t)
+{
+    flags_need(t);
+    emit_taken(t, emit_jcc(&t->e, tr_in(t)->opcode & 15));
+}
+
+static u8 *emit_jrcxz(struct tr *t)
+{
+    if (tr_in(t)->adsize == 4)
+        emit1(&t->e, 0x67);
+    EMIT(&t->e, 0xe3, 0);
+    return t->e.p;
+}
+
+// JCXZ and LOOPs look at no flag but ZF and change none.
+static void emit_count_jump(struct tr *t)
+{
+    const struct insn *in = tr_in(t);
+    struct emit *e = &t->e;
+    u8 *over[2] = {NULL, NULL};
+    if (in->op == ISA_OP_LOOPE || in->op == ISA_OP_LOOPNE)
+        flags_need(t);
+    if (in->op == ISA_OP_JCXZ) {
+        u8 *zero = emit_jrcxz(t);
+        EMIT(e, 0xeb, 0);
+        over[0] = e->p;
+        zero[-1] = (u8)(e->p - zero);
+    } else {
+        emit_lea(e, in->adsize, X86_RCX, X86_RCX, X86_RSP, 0, -1);
+        over[0] = emit_jrcxz(t);
+        if (in->op != ISA_OP_LOOP) {
+            EMIT(e, in->op == ISA_OP_LOOPE ? 0x75 : 0x74, 0);
+            over[1] = e->p;
+        }
+    }
+    u8 *jump = emit_jmp(e);
+    for (unsigned i = 0; i < 2 && over[i]; i++)
+        over[i][-1] = (u8)(e->p - over[i]);
+    emit_taken(t, jump);
 }
 
 static void emit_jmp_direct(struct tr *t)
@@ -458,6 +502,10 @@ bool tr_flow(struct tr *t)
     bool direct = tr_in(t)->opnd[0].kind == ISA_OPND_REL;
     switch (tr_in(t)->op) {
     case ISA_OP_JCC: emit_jcc_insn(t); return true;
+    case ISA_OP_LOOP:
+    case ISA_OP_LOOPE:
+    case ISA_OP_LOOPNE:
+    case ISA_OP_JCXZ: emit_count_jump(t); return true;
     case ISA_OP_JMP: direct ? emit_jmp_direct(t) : emit_jmp_indirect(t); return true;
     case ISA_OP_CALL: direct ? emit_call_direct(t) : emit_call_indirect(t); return true;
     case ISA_OP_RET: emit_ret(t); return true;

@@ -2,8 +2,8 @@
 // the memory operand.
 //
 // Guest registers that live in the context are loaded into a scratch register before the instruction and stored after it. With a memory
-// operand there is one scratch register left, without there are two; what needs more goes to the interpreter, as do the
-// registers AH CH DH BH together with what only a REX prefix can name.
+// operand there is one scratch register left, without there are two; what needs more goes to the interpreter. AH CH DH BH cannot be
+// named together with [r10], so RSI lends itself for the address.
 #include "engine/bt/translate.h"
 
 // How an instruction is encoded for the host.
@@ -12,6 +12,7 @@ struct shape {
     const struct isa_form_info *f;
     int mem;               // operand number, or -1
     bool vex, high, low8;  // AH and friends; SPL and friends
+    bool lent;             // the memory operand is [rsi]
     u8 reg, rm, vvvv, opr; // host registers of the fields
     unsigned scratches;
     u8 guest[2], host[2]; // guest registers in scratch registers
@@ -107,6 +108,7 @@ static bool is_nothing(const struct insn *in)
 {
     switch (in->op) {
     case ISA_OP_NOP:
+    case ISA_OP_PAUSE:
     case ISA_OP_PREFETCH:
     case ISA_OP_PREFETCHW:
     case ISA_OP_PREFETCHNTA:
@@ -175,9 +177,10 @@ static struct shape shape_of(const struct insn *in)
     s.opr = 0xff;
     for (unsigned i = 0; i < in->nopnd; i++)
         place_operand(&s, i);
-    bool rex = s.low8 || s.reg >= 8 || s.rm >= 8 || s.mem >= 0 || (s.opr != 0xff && s.opr >= 8);
+    bool rex = s.low8 || s.reg >= 8 || s.rm >= 8 || (s.opr != 0xff && s.opr >= 8);
     if (s.high && rex)
         s.ok = false;
+    s.lent = s.high && s.mem >= 0;
     return s;
 }
 
@@ -191,11 +194,18 @@ static bool is_division(const struct insn *in)
     return in->op == ISA_OP_DIV || in->op == ISA_OP_IDIV;
 }
 
+static bool division_can(const struct insn *in)
+{
+    return in->opnd[0].size > 1 || (in->op == ISA_OP_DIV && in->opnd[0].kind != ISA_OPND_GPR8H);
+}
+
 bool ident_can(const struct tr *t, const struct insn *in)
 {
+    if (in->op == ISA_OP_PAUSE)
+        return t->b->in.v->machine->vcpu_count == 1; // of several, each gives way now and then
     if (is_nothing(in) || in->op == ISA_OP_LEA)
         return true;
-    if (!is_known(in) || (is_division(in) && in->opnd[0].size < 4))
+    if (!is_known(in) || (is_division(in) && !division_can(in)))
         return false;
     struct shape s = shape_of(in);
     return s.ok && (s.mem < 0 || mem_can(t, in));
@@ -280,8 +290,10 @@ static void emit_insn(struct tr *t, const struct shape *s)
     struct emit *e = &t->e;
     const struct insn *in = s->in;
     const u8 *bytes = tr_now(t)->bytes;
-    unsigned rm = s->mem >= 0 ? HOST_T0 : s->rm;
+    unsigned rm = s->lent ? X86_RSI : s->mem >= 0 ? HOST_T0 : s->rm;
     bool moffs = s->mem >= 0 && !in->has_modrm;
+    if (s->lent)
+        emit_rr(e, 8, 0x87, X86_RSI, HOST_T0); // xchg
     if (s->vex)
         emit_vex(e, s, bytes);
     else
@@ -294,6 +306,8 @@ static void emit_insn(struct tr *t, const struct shape *s)
         emit1(e, (s->mem >= 0 ? 0 : in->modrm & 0xc0) | (s->reg & 7) << 3 | (rm & 7));
     if (!moffs)
         emit_bytes(e, bytes + in->imm_off, in->len - in->imm_off);
+    if (s->lent)
+        emit_rr(e, 8, 0x87, X86_RSI, HOST_T0);
 }
 
 static void emit_with_registers(struct tr *t, const struct shape *s)
@@ -342,28 +356,49 @@ static void step_if(struct tr *t, unsigned cc)
     tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, cc), s)->why = BT_STEP;
 }
 
-// DIV and IDIV that would raise an error, and signed ones whose dividend is not the extension of its lower half, are the
-// interpreter's. With a memory operand HOST_T0 is its address.
-static void emit_div_checks(struct tr *t, const struct shape *s)
+// The divisor into HOST_T1, sign-extended or zero-extended to 32 bits. With a memory operand HOST_T0 is its address.
+static void emit_divisor(struct tr *t, const struct shape *s)
 {
     struct emit *e = &t->e;
     unsigned size = s->in->opnd[0].size;
-    if (s->mem >= 0)
-        emit_rm(e, size, 0x8b, HOST_T1, HOST_T0, 0);
-    else
-        mem_get_reg(t, HOST_T1, s->in->opnd[0].reg);
+    unsigned extend = (s->in->op == ISA_OP_DIV ? 0x1b6 : 0x1be) + (size == 2); // movzx, movsx
+    if (s->mem >= 0) {
+        emit_rm(e, size == 8 ? 8 : 4, size >= 4 ? 0x8b : extend, HOST_T1, HOST_T0, 0);
+        return;
+    }
+    mem_get_reg(t, HOST_T1, s->in->opnd[0].reg);
+    if (size < 4)
+        emit_rr(e, 4, extend, HOST_T1, HOST_T1);
+}
+
+// DIV and IDIV that would raise an error, and signed ones whose dividend is not the extension of its lower half, are the
+// interpreter's.
+static void emit_div_checks(struct tr *t, const struct shape *s)
+{
+    struct emit *e = &t->e;
+    unsigned size = s->in->opnd[0].size, wide = size == 8 ? 8 : 4;
+    emit_divisor(t, s);
     if (s->in->op == ISA_OP_DIV) {
-        emit_rr(e, size, 0x3b, X86_RDX, HOST_T1); // cmp rdx, divisor
+        if (size == 1)
+            EMIT(e, 0x41, 0xc1, 0xe3, 8); // shl r11d, 8
+        if (size < 4)
+            emit1(e, 0x66);
+        emit_rr(e, wide, 0x3b, size == 1 ? X86_RAX : X86_RDX, HOST_T1); // cmp: upper half, divisor
         step_if(t, CC_AE);
         return;
     }
-    emit_alu_imm(e, size, 0, HOST_T1, 1); // 0 and -1
-    emit_alu_imm(e, size, 7, HOST_T1, 1);
+    emit_alu_imm(e, wide, 0, HOST_T1, 1); // 0 and -1
+    emit_alu_imm(e, wide, 7, HOST_T1, 1);
     step_if(t, CC_BE);
-    emit_mov_rr(e, size, HOST_T1, X86_RAX);
-    emit_rr(e, size, 0xc1, 7, HOST_T1); // sar
-    emit1(e, size * 8 - 1);
-    emit_rr(e, size, 0x3b, HOST_T1, X86_RDX);
+    if (size == 2)
+        emit_rr(e, 4, 0x1bf, HOST_T1, X86_RAX); // movsx
+    else
+        emit_mov_rr(e, wide, HOST_T1, X86_RAX);
+    emit_rr(e, wide, 0xc1, 7, HOST_T1); // sar
+    emit1(e, size == 8 ? 63 : 31);
+    if (size == 2)
+        emit1(e, 0x66);
+    emit_rr(e, wide, 0x3b, HOST_T1, X86_RDX);
     step_if(t, CC_NE);
 }
 
@@ -381,7 +416,7 @@ bool tr_ident(struct tr *t)
     bool wanted = flags_wanted(t);
     if (s.mem >= 0) {
         bool write = f->access[s.mem] & ISA_ACC_W;
-        bool plain = is_division(in) || in->op == ISA_OP_CMPXCHG16B;
+        bool plain = is_division(in) || in->op == ISA_OP_CMPXCHG16B || s.lent;
         if (plain)
             mem_operand(t, in->opnd[s.mem].size, write);
         else

@@ -111,7 +111,8 @@ static void service_if(struct tr *t, unsigned cc)
 static void check_offset(struct tr *t)
 {
     const struct insn *in = tr_in(t);
-    bool fixed = in->index == ISA_REG_NONE && (in->base == ISA_REG_NONE || in->base == ISA_REG_RIP);
+    bool fixed =
+        in->op != ISA_OP_XLAT && in->index == ISA_REG_NONE && (in->base == ISA_REG_NONE || in->base == ISA_REG_RIP);
     if (!(t->b->in.isa_options & ISA_OPT_AMD) || in->adsize != 8 || fixed)
         return;
     emit_mov_rr(&t->e, 8, HOST_T1, HOST_T0);
@@ -121,7 +122,7 @@ static void check_offset(struct tr *t)
     service_if(t, CC_NE);
 }
 
-static void add_segment(struct tr *t)
+void mem_segment(struct tr *t)
 {
     const struct insn *in = tr_in(t);
     struct bt_ctx *c = t->b->ctx;
@@ -221,6 +222,6 @@ void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r)
     flags_clobber(t);
     u64 retry = emit_here(&t->e);
     mem_ea(t, HOST_T0);
-    add_segment(t);
+    mem_segment(t);
     mem_probe(t, retry, size, write);
 }

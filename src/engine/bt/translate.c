@@ -135,7 +135,7 @@ static unsigned count_links(const struct tr *t)
     unsigned n = 1;
     for (unsigned i = 0; i < t->n; i++) {
         unsigned op = t->insn[i].in.op;
-        n += op == ISA_OP_JCC || op == ISA_OP_JMP ? 1 : op == ISA_OP_CALL ? 2 : 0;
+        n += op == ISA_OP_CALL ? 2 : isa_forms[t->insn[i].in.form].cls == ISA_CLASS_BRANCH;
     }
     return n;
 }
@@ -157,7 +157,7 @@ static void emit_insns(struct tr *t)
         struct tr_insn *x = tr_now(t);
         x->at = code_used(t);
         bool leads = x->access[ACCESS_OPERAND].role == ACCESS_LEADER || x->access[ACCESS_STACK].role == ACCESS_LEADER;
-        if (x->step || !(tr_stack(t) || tr_flow(t) || tr_string(t) || tr_ident(t))) {
+        if (x->step || !(tr_bits(t) || tr_stack(t) || tr_flow(t) || tr_string(t) || tr_ident(t))) {
             t->failed = t->failed || leads; // others wait for its probe
             tr_step(t);
         }

@@ -145,6 +145,8 @@ void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref 
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
 // Effective address of the memory operand into a host register, without segment.
 void mem_ea(struct tr *t, unsigned to);
+// Add the segment's base to it. May leave through a site.
+void mem_segment(struct tr *t);
 // Guest register to or from a host register, whole.
 void mem_get_reg(struct tr *t, unsigned host, unsigned g);
 void mem_put_reg(struct tr *t, unsigned g, unsigned host);
@@ -154,10 +156,12 @@ void mem_put_reg(struct tr *t, unsigned g, unsigned host);
 bool tr_ident(struct tr *t);
 bool tr_stack(struct tr *t);
 bool tr_string(struct tr *t);
+bool tr_bits(struct tr *t);
 bool tr_flow(struct tr *t);
 
 // May it be emitted by one of these? (Before anything is.)
 bool ident_can(const struct tr *t, const struct insn *in);
+bool bits_can(const struct tr *t, const struct insn *in);
 bool string_can(const struct tr *t, const struct insn *in);
 bool stack_can(const struct tr *t, const struct insn *in);
 bool flow_can(const struct tr *t, const struct insn *in);
