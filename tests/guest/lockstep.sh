@@ -3,8 +3,7 @@
 #
 #   ENGINE   as for -accel: with properties behind commas
 #   EVERY=N     (environment) compare every N instructions
-#   SEED=N      choose at random, for each guest, how often to compare, how long blocks of translated code are and whether much of it
-#               is forgotten; `SEED=` takes a seed of its own. What was chosen is printed, and `SEED=N` repeats it
+#   SEED=N      choose at random, for each guest, how often to compare, and what tests/lib/tuning.sh does; `SEED=` takes a seed of its own. What was chosen is printed, and `SEED=N` repeats it
 #
 # One line per guest, the report under one on which the engines differ; ends with "N passed, N failed".
 set -u
@@ -21,15 +20,13 @@ fi
 draw() { # engine name
     [ -n "${SEED+set}" ] || { echo "-b $1 ${EVERY:+--every $EVERY}" && return; }
     RANDOM=$(cksum <<<"$SEED $2" | cut -d' ' -f1)
-    local every insns=$((RANDOM % 2 ? RANDOM % 6 + 1 : RANDOM % 64 + 1)) b=$1
+    local every
     case $((RANDOM % 4)) in
         0) every="$((RANDOM % 4 + 1)) --limit 1M" ;;
         1) every="$((RANDOM % 60 + 5)) --limit 10M" ;;
         *) every=$((RANDOM % 4000 + 65)) ;;
     esac
-    [ "$1" != interp ] && [ $((RANDOM % 2)) = 0 ] && b=$b,tb-size=1
-    [ "$1" = bt ] && [ $((RANDOM % 3)) != 0 ] && b=$b,tb-insns=$insns
-    echo "-b $b --every $every --memory-every $((RANDOM % 200 + 1))"
+    echo "-b $(tests/lib/tuning.sh "$pogo" "$1" $RANDOM) --every $every --memory-every $((RANDOM % 200 + 1))"
 }
 
 while read -r name engines _ mem seconds _ options; do

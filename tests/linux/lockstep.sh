@@ -35,7 +35,7 @@ if [ $status -eq 0 ] && [[ $summary == *"it switched itself off"* ]] && grep -aq
     echo "1 passed, 0 failed"
     exit 0
 fi
-echo "FAIL exit status $status"
+echo "FAIL exit status $status: $a, $b $*"
 tail -n 150 "$work/out" | sed 's/^/     /'
 echo "0 passed, 1 failed"
 exit 1
