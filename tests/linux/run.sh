@@ -2,7 +2,7 @@
 # Run the large guests of guests.list. Usage: tests/linux/run.sh MONITOR ENGINE check|long [NAME...]
 #
 #   MONITOR  path of pogo, or `qemu`: qemu-system-x86_64 as a second opinion
-#   ENGINE   engine (pogo -accel) or accelerator (qemu: tcg)
+#   ENGINE   engine (pogo -accel) or accelerator (qemu: tcg); ENGINE:ENGINE: both in lockstep
 #   NAME     only rows whose name starts with it; NAME$: only that row
 #   SLOW=N   (environment) multiplies the time limits
 #   LOGS=DIR (environment) where outputs stay, instead of build/guest/log
@@ -14,6 +14,8 @@ cd "$(dirname "$0")/../.." || exit 1
 monitor=$1 engine=$2 when=$3
 shift 3
 passed=0 failed=0 skipped=0
+# Two engines take their time, and the comparison takes some.
+[[ $engine != *:* ]] || SLOW=$((${SLOW:-1} * 6))
 logs=${LOGS:-build/guest/log}
 mkdir -p $logs
 work=$(mktemp -d "${TMPDIR:-/tmp}/pogo-linux.XXXXXX") || exit 1
@@ -95,7 +97,9 @@ make_disk() {
 }
 
 monitor_command() { # mem smp append
-    if [ "$monitor" = qemu ]; then
+    if [[ $engine == *:* ]]; then
+        command=("$monitor" lockstep -a "${engine%%:*}" -b "${engine#*:}")
+    elif [ "$monitor" = qemu ]; then
         command=(qemu-system-x86_64 -accel "$engine" -cpu max -display none -serial stdio)
         [ "$initrd" = "$work/one-initrd" ] || one_initrd
     else
@@ -150,7 +154,11 @@ script_problem() { # log scripts
     grep -a -m 3 -o ' not ok .*' "$1"
     [ "$n" -eq 1 ] || echo "the script did not end well"
     grep -aq ' ok ' "$1" || echo "nothing was checked"
-    clock_problem "$1"
+    if [[ $engine == *:* ]]; then
+        grep -aq ' are the same for ' "$1" || echo 'the engines were not compared'
+    else
+        clock_problem "$1"
+    fi
 }
 
 make_tests_archive() { # scripts
