@@ -37,7 +37,9 @@ LDFLAGS_tsan := -fsanitize=thread
 LDFLAGS_ubsan := -fsanitize=undefined
 # Handlers of the cache engine jump to each other only where the compiler makes tail calls.
 TRAMPOLINE := $(if $(filter rel,$(MODE)),,-DCACHE_TRAMPOLINE)
-CPPFLAGS := $(TRAMPOLINE) -Iinclude -Isrc -I$(B)/gen -D_GNU_SOURCE
+# What a sanitizer instruments may use vector registers anywhere.
+SANITIZED := $(if $(filter asan ubsan tsan fuzz,$(MODE)),-DBT_VEC_EAGER=1)
+CPPFLAGS := $(TRAMPOLINE) $(SANITIZED) -Iinclude -Isrc -I$(B)/gen -D_GNU_SOURCE
 ALL_CFLAGS := -std=gnu11 $(WARN) $(CFLAGS_$(MODE)) -fno-strict-aliasing -pthread $(CFLAGS)
 ALL_LDFLAGS := $(LDFLAGS_$(MODE)) -pthread $(LDFLAGS)
 
@@ -56,7 +58,8 @@ INTERP_OBJS += engine/interp/seg.o engine/interp/segops.o engine/interp/frame.o 
 INTERP_OBJS += engine/interp/iret.o engine/interp/event.o engine/interp/task.o
 INTERP_OBJS += engine/interp/ctl.o engine/interp/sys.o engine/interp/syscall.o
 CACHE_OBJS := $(addprefix engine/cache/,cache.o store.o build.o slow.o alu.o data.o branch.o vector.o pairs.o)
-BT_OBJS := $(addprefix engine/bt/,bt.o service.o glue.o codecache.o link.o analyse.o translate.o share.o flags.o mem.o ident.o stack.o string.o bits.o flow.o dump.o)
+BT_OBJS := $(addprefix engine/bt/,bt.o service.o glue.o codecache.o link.o analyse.o translate.o share.o flags.o mem.o ident.o vector.o vecstate.o)
+BT_OBJS += $(addprefix engine/bt/,stack.o string.o bits.o flow.o dump.o)
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/ioapic.o dev/hpet.o dev/misc.o dev/lapic.o dev/fw_cfg.o dev/i8254.o dev/mc146818.o
 DEV_OBJS += dev/pci.o dev/i440fx.o dev/piix.o
 DEV_OBJS += dev/blk_timed.o dev/virtio.o dev/virtio_pci.o dev/virtio_blk.o dev/virtio_rng.o dev/virtio_balloon.o dev/virtio_console.o
@@ -145,6 +148,10 @@ $(B)/libpogo.a: $(LIB_OBJS)
 
 # Each handler of the cache engine ends in a jump of its own, which the processor predicts by itself.
 $(B)/src/engine/cache/%.o: ALL_CFLAGS += -foptimize-sibling-calls $(if $(findstring clang,$(CC)),,-fno-crossjumping)
+
+# Translated code calls these while the guest's vector state is in the registers (src/engine/bt/vecstate.c).
+VECTOR_FREE := $(addprefix $(B)/src/,$(BT_OBJS) core/mmu.o core/tlb.o core/mem.o)
+$(VECTOR_FREE): ALL_CFLAGS += $(if $(SANITIZED),,-mgeneral-regs-only)
 
 $(B)/src/%.o: src/%.c | $(GEN)
 	@mkdir -p $(@D)

@@ -21,6 +21,7 @@ enum paging { PAGING_NONE, PAGING_32, PAGING_PAE, PAGING_LONG };
 
 // What a walk depends on, gathered once.
 struct walk {
+    struct vcpu *v; // whose before_device() to call, or NULL
     struct mem *mem;
     const struct cpu *cpu;
     const struct cpu_model *model;
@@ -56,6 +57,7 @@ static u64 phys_rsvd(const struct cpu_model *m, unsigned top)
 
 static void walk_init(struct walk *w, const struct vcpu *v, gva a)
 {
+    w->v = NULL;
     w->mem = &v->machine->mem;
     w->cpu = &v->cpu;
     w->model = v->model;
@@ -68,6 +70,12 @@ static void walk_init(struct walk *w, const struct vcpu *v, gva a)
         if (!(v->cpu.msr.efer & X86_EFER_NXE))
             w->rsvd |= X86_PTE_NX;
     }
+}
+
+static void before_device(const struct walk *w)
+{
+    if (w->v && w->v->before_device)
+        w->v->before_device(w->v);
 }
 
 static void pte_read(const struct walk *w, struct pte *p, gpa addr, unsigned size)
@@ -83,6 +91,7 @@ static void pte_read(const struct walk *w, struct pte *p, gpa addr, unsigned siz
         p->val = size == 8 ? __atomic_load_n((u64 *)p->host, __ATOMIC_RELAXED)
                            : __atomic_load_n((u32 *)p->host, __ATOMIC_RELAXED);
     } else {
+        before_device(w);
         p->val = mem_load(w->mem, addr, size);
     }
 }
@@ -94,9 +103,12 @@ static bool pte_set(const struct walk *w, struct pte *p, u64 bits)
         return true;
     u64 want = p->val | bits;
     if (!p->host) {
+        before_device(w);
         mem_store(w->mem, p->addr, p->size, want);
         return true;
     }
+    if (UNLIKELY(*mem_flags(w->mem, p->addr) & MEM_PAGE_CODE)) // engines will hear of it
+        before_device(w);
     u8 *host = mem_write_ptr(w->mem, p->addr, p->size);
     bool ok;
     if (UNLIKELY(!host)) // shadow memory that has ceased to be RAM since
@@ -264,6 +276,7 @@ bool mmu_walk(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
     bool late = v->model && (v->model->family == 3 || v->model->family == 4);
 
     walk_init(&w, v, a);
+    w.v = v;
     if (w.paging == PAGING_NONE) {
         *page = (struct mmu_page){
             .addr = a & v->cpu.a20_mask, .page_size = 4096, .prot = X86_PTE_W | X86_PTE_U, .dirty = true};

@@ -67,6 +67,9 @@ struct vcpu {
     u8 sipi_vector;
     u8 debug_step;         // enum debug_step: the debugger's order, changed only while outside run()
     _Atomic u32 *doorbell; // the engine's: set to 1 after every change of `request`; NULL: it looks at that itself
+    // The engine's, or NULL: called when a page walk is about to leave plain memory (tables in a device, code on their pages). All else
+    // that mmu_fill() does leaves vector registers alone.
+    void (*before_device)(struct vcpu *v);
     const struct engine_ops *engine;
     void *engine_state;
     struct vcpu_tlb_queue tlb_queue;

@@ -218,13 +218,11 @@ static struct fields new_fields(const struct plan *p)
     return n;
 }
 
-// Outside 64-bit mode VEX.W means nothing to forms that select an integer operand's size with it: MOVD, CVTSI2SS and
-// relatives, PEXTR, PINSR, PCMPESTRI (which counts in EAX or RAX), and all on general registers only. Elsewhere it is part of the opcode.
-static bool w_is_size(const struct plan *p)
+bool native_w_is_size(const struct insn *in)
 {
-    if (p->f->attr & ISA_ATTR_VEX_GPR)
+    if (isa_forms[in->form].attr & ISA_ATTR_VEX_GPR)
         return true;
-    switch (p->in->map << 8 | p->in->opcode) {
+    switch (in->map << 8 | in->opcode) {
     case ISA_MAP_0F << 8 | 0x2a:
     case ISA_MAP_0F << 8 | 0x2c:
     case ISA_MAP_0F << 8 | 0x2d:
@@ -242,7 +240,7 @@ static void emit_vex(struct emit *e, const struct plan *p, const struct fields *
 {
     const struct insn *in = p->in;
     unsigned pp = p->bytes[in->opcode_off - 1] & 3;
-    bool w = (n->rex & ISA_REX_W) && !(in->mode != ISA_MODE_64 && w_is_size(p));
+    bool w = (n->rex & ISA_REX_W) && !(in->mode != ISA_MODE_64 && native_w_is_size(in));
     EMIT(e, 0xc4, (u8)((n->rex & ISA_REX_R ? 0 : 0x80) | 0x40 | (n->rex & ISA_REX_B ? 0 : 0x20) | in->map),
          (u8)((w ? 0x80 : 0) | (~n->vvvv & 15) << 3 | (in->vl == 32 ? 4 : 0) | pp), in->opcode);
 }

@@ -90,6 +90,10 @@ static inline int native_call(const struct native_op *op, struct native_ctx *ctx
     return op->fn(ctx, ctx->xs, ctx->gpr);
 }
 
+// Outside 64-bit mode VEX.W means nothing to forms that select an integer operand's size with it: MOVD, CVTSI2SS and
+// relatives, PEXTR, PINSR, PCMPESTRI (which counts in EAX or RAX), and all on general registers only. Elsewhere it is part of the opcode.
+bool native_w_is_size(const struct insn *in);
+
 // For the host's exception handler: a SIMD exception was raised at a pc inside the code memory, with these registers. Returns
 // the address to go on at. Async-signal-safe.
 const void *native_fault(u64 rdi, u32 mxcsr);

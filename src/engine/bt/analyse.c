@@ -50,6 +50,22 @@ static u32 flags_killed(const struct bt *b, const struct insn *in)
                    ? X86_FL_STATUS
                    : 0;
     case ISA_OP_IMUL: return b->imul_clean && in->nopnd > 1 ? X86_FL_STATUS : 0;
+    case ISA_OP_COMISS:
+    case ISA_OP_COMISD:
+    case ISA_OP_UCOMISS:
+    case ISA_OP_UCOMISD:
+    case ISA_OP_VCOMISS:
+    case ISA_OP_VCOMISD:
+    case ISA_OP_VUCOMISS:
+    case ISA_OP_VUCOMISD:
+    case ISA_OP_PTEST:
+    case ISA_OP_VPTEST:
+    case ISA_OP_VTESTPS:
+    case ISA_OP_VTESTPD:
+    case ISA_OP_PCMPISTRI:
+    case ISA_OP_PCMPISTRM:
+    case ISA_OP_VPCMPISTRI:
+    case ISA_OP_VPCMPISTRM: return X86_FL_STATUS;
     default: return 0;
     }
 }
@@ -88,12 +104,12 @@ static void classify(struct tr *t, struct tr_insn *x)
 {
     const struct insn *in = &x->in;
     x->call = offered(t, in) && !is_repeated(in);
-    x->step = !offered(t, in) ||
-              !(ident_can(t, in) || stack_can(t, in) || string_can(t, in) || bits_can(t, in) || flow_can(t, in));
+    x->step = !offered(t, in) || !(ident_can(t, in) || vector_can(t, in) || stack_can(t, in) || string_can(t, in) ||
+                                   bits_can(t, in) || flow_can(t, in));
     x->ends = x->step ? !is_callable(in) : in->op == ISA_OP_JMP || in->op == ISA_OP_CALL || in->op == ISA_OP_RET;
     x->kills = x->step ? 0 : flags_killed(t->b, in);
     x->shares = !x->step && in->op != ISA_OP_LEA && in->op != ISA_OP_NOP &&
-                (ident_can(t, in) || stack_can(t, in) || flow_can(t, in));
+                (ident_can(t, in) || vector_can(t, in) || stack_can(t, in) || flow_can(t, in));
 }
 
 static bool may_leave(const struct tr_insn *x)
@@ -101,9 +117,9 @@ static bool may_leave(const struct tr_insn *x)
     const struct isa_form_info *f = &isa_forms[x->in.form];
     u32 implicit = f->implicit_read | f->implicit_written;
     bool operand = bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP;
-    if (x->step || x->next > MEM_PAGE_SIZE || bt_is_string(&x->in) || f->cls >= ISA_CLASS_BRANCH ||
+    if (x->step || x->check || x->next > MEM_PAGE_SIZE || bt_is_string(&x->in) || f->cls >= ISA_CLASS_BRANCH ||
         x->in.op == ISA_OP_DIV || x->in.op == ISA_OP_IDIV || x->in.op == ISA_OP_CMPXCHG16B ||
-        implicit & ISA_IMPLICIT_MEM)
+        (operand && f->attr & ISA_ATTR_ALIGN) || implicit & ISA_IMPLICIT_MEM)
         return true;
     return (operand && x->access[ACCESS_OPERAND].role != ACCESS_MEMBER) ||
            (implicit & ISA_IMPLICIT_STACK && x->access[ACCESS_STACK].role != ACCESS_MEMBER);
@@ -140,6 +156,7 @@ void analyse(struct tr *t, const u8 *code, unsigned room, unsigned off)
         classify(t, x);
         ends = x->ends || x->next > MEM_PAGE_SIZE;
     }
+    vector_plan(t);
     if (t->share)
         share_probes(t);
     see(t);

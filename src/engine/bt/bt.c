@@ -7,6 +7,7 @@
 
 #include "engine/bt/bt.h"
 #include "engine/bt/engine_bt.h"
+#include "engine/bt/vecstate.h"
 #include "isa/alu.h"
 
 #define CACHE_SIZE (96ull << 20)
@@ -142,6 +143,7 @@ static struct bt_block *find_block(struct bt *b)
     } else if (!k) {
         gpa phys = tlb->cur[b->in.view].phys[tlb_index(lin)] & ~4095ull;
         u64 before = __builtin_ia32_rdtsc();
+        vecstate_park(b);
         k = translate(b, lin, page, phys);
         b->stats.cycles += __builtin_ia32_rdtsc() - before;
     }
@@ -253,6 +255,7 @@ bool bt_undisturbed(const struct bt *b)
 static bool serve(struct bt *b)
 {
     struct interp *x = &b->in;
+    vecstate_park(b);
     if (atomic_load_explicit(&x->v->request, memory_order_acquire) & VCPU_REQ_CODE)
         drop_written(b);
     if (!interp_ready(x))
@@ -356,6 +359,11 @@ static void study_host(struct bt *b)
     b->imul_clean = !product;
 }
 
+static void bt_before_device(struct vcpu *v)
+{
+    vecstate_park(v->engine_state);
+}
+
 static int bt_probe(const char **why)
 {
     (void)why;
@@ -386,6 +394,7 @@ static int bt_vcpu_create(struct vcpu *v)
     study_host(b);
     v->engine_state = b;
     v->doorbell = &b->ctx->doorbell;
+    v->before_device = bt_before_device;
     return 0;
 }
 
@@ -394,6 +403,7 @@ static void bt_vcpu_destroy(struct vcpu *v)
     struct host *h = v->machine->host;
     struct bt *b = v->engine_state;
     v->doorbell = NULL;
+    v->before_device = NULL;
     codecache_fini(b);
     interp_fini(&b->in);
     h->ops->mem_free(h->self, b, sizeof *b);
@@ -457,10 +467,10 @@ static void bt_stats(struct vcpu *v, char *buf, size_t size)
         "entered from the loop %llu times, found in the index %llu times; links made %llu\n"
         "dropped by writes to code %llu; pages left alone for that %llu; parts evicted %llu; emptied %llu times\n"
         "TLB misses %llu, of which filled %llu; of groups that failed %llu; indirect branches looked up %llu\n"
-        "instructions run by the interpreter %llu, and %llu from inside blocks\n",
+        "instructions run by the interpreter %llu, and %llu from inside blocks; vector state loaded %llu times\n",
         N(s->blocks), N(s->insns), N(s->code_bytes), N(s->insns ? s->cycles / s->insns : 0), N(s->entries), N(s->found),
         N(s->links), N(s->dropped), N(s->left_alone), N(s->evictions), N(s->flushes), N(s->misses), N(s->refills),
-        N(s->unshared), N(s->lookups), N(s->steps), N(s->inner_steps));
+        N(s->unshared), N(s->lookups), N(s->steps), N(s->inner_steps), N(s->vec_loads));
     if (n < size)
         report_stepped(b, buf + n, size - n);
 }

@@ -11,7 +11,8 @@
 //   link.c        branches from block to block
 //   analyse.c     decoding, and which status flags somebody may look at
 //   translate.c   one block
-//   flags.c, mem.c, ident.c, stack.c, string.c, bits.c, flow.c    what the code of a block is made of; emit.h encodes it
+//   vecstate.c    the guest's vector registers in the host's
+//   flags.c, mem.c, ident.c, vector.c, stack.c, string.c, bits.c, flow.c    what the code of a block is made of; emit.h encodes it
 //
 // While translated code runs:
 //
@@ -22,7 +23,7 @@
 //   rsp           a private stack that holds host return addresses of guest calls (flow.c)
 //   host flags    status flags, or nothing when they are in ctx.slot: every place in a block knows which (flags.c)
 //
-// and the guest's r10 r11 r15 are in struct bt_ctx. All other state is in struct cpu; RIP is ctx.page_base plus what the place in the
+// and the guest's r10 r11 r15 are in struct bt_ctx. Vector registers are in the host's when ctx.vec says so (vecstate.c). All other state is in struct cpu; RIP is ctx.page_base plus what the place in the
 // block says. struct bt_ctx lies right before the code, in reach of RIP-relative operands. Blocks are found by host page and mode,
 // hold no linear address, and so serve all aliases of a page.
 //
@@ -43,6 +44,11 @@
 #define BT_JUMP_BITS 12
 #define BT_JUMPS (1u << BT_JUMP_BITS)
 #define BT_PARTS 8
+
+// Nonzero: service() and what it calls may use vector registers.
+#ifndef BT_VEC_EAGER
+#define BT_VEC_EAGER 0
+#endif
 
 // Registers that translated code uses for itself, and where the guest's RSP is.
 enum { HOST_T0 = X86_R10, HOST_T1 = X86_R11, HOST_SP = X86_R15 };
@@ -79,6 +85,8 @@ struct bt_ctx {
     u64 seg_base[2];      // FS and GS
     u32 seg_flat[2];      // outside 64-bit mode: they are usable, writable and have no limit
     u64 scratch;          // of the glue
+    u32 vec;              // VEC_*: the guest's vector state is in the host's registers, and may be used
+    u32 host_mxcsr;
 };
 
 // Why translated code calls service().
@@ -89,6 +97,7 @@ enum bt_why {
     BT_BUDGET, // the same at the start of a block whose instructions have been taken off ctx.left
     BT_LINK,   // a direct branch has no usable link
     BT_LOOKUP, // go to ctx.target
+    BT_VECTOR, // ctx.vec does not allow what a vector instruction at a site needs
     BT_WHYS
 };
 
@@ -101,8 +110,9 @@ struct bt_site {
     u32 block;     // distance from the start of the near memory
     u16 off, next; // of the instruction in its page, and of the following one
     u8 idx;        // number of the instruction in its block
-    u8 access;     // SITE_*
+    u8 access;     // SITE_*; BT_VECTOR: the VEC_* needed
     u16 size;      // bytes that the probe is for
+    u8 vec;        // VEC_*: what code at `retry` and `resume` relies on
     u8 pop;        // RET: bytes taken off the stack, to undo it
     bool shared;   // the probe is for a group of accesses
     u16 op;        // enum isa_op
@@ -187,7 +197,7 @@ struct bt_busy {
 struct bt_stats {
     u64 blocks, insns, code_bytes, cycles; // translated
     u64 entries, found, links, evictions, dropped, flushes, left_alone;
-    u64 misses, refills, unshared, steps, inner_steps, polls, lookups;
+    u64 misses, refills, unshared, steps, inner_steps, polls, lookups, vec_loads;
 };
 
 enum {
@@ -214,6 +224,7 @@ struct bt {
     struct bt_ctx *ctx; // in the near memory
     struct bt_cache cache;
     u64 glue_enter, glue_ret; // executable addresses
+    u64 vec_store, vec_load;  // the same; vecstate.c
     u64 glue[BT_WHYS], glue_link_host, glue_step_host;
     u32 opts;  // enum bt_opt: those that are on
     u32 limit; // instructions in a block, at most

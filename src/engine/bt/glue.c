@@ -5,7 +5,7 @@
 //   call     store the guest's registers, change to C's stack, call service(); back to where that says, or out
 //
 // Everything is loaded and stored each time: some forty moves, and the guest's state is where C expects it.
-#include "engine/bt/bt.h"
+#include "engine/bt/vecstate.h"
 
 static const u8 kept[] = {X86_RBX, X86_RBP, X86_R12, X86_R13, X86_R14, X86_R15};
 // Guest registers that are in the host's of the same number.
@@ -58,12 +58,14 @@ static void emit_call_service(struct emit *e, struct bt *b)
     emit_rm(e, 8, 0x89, HOST_SP, HOST_T0, 8 * X86_RSP);
     emit_store(e, 8, X86_RSP, &c->sp);
     emit_load(e, 8, X86_RSP, &c->c_sp);
+    vecstate_emit_save(b, e);
     emit_mov_imm(e, X86_RDI, (u64)b);
     emit_mov_imm(e, X86_RAX, (u64)&service);
     EMIT(e, 0xff, 0xd0);       // call rax
     EMIT(e, 0x48, 0x85, 0xc0); // test rax, rax
     u8 *out = emit_jcc(e, CC_E);
     emit_store(e, 8, X86_RAX, &c->go);
+    vecstate_emit_restore(b, e);
     emit_go(e, c);
     emit_patch(e, out, emit_here(e));
     emit_alu_imm(e, 8, 0, X86_RSP, 8);
@@ -94,6 +96,7 @@ u32 glue_emit(struct bt *b)
 {
     struct host_code *m = &b->cache.mem;
     struct emit e = {.p = m->write, .end = m->write + 4096, .to_exec = (u64)m->exec - (u64)m->write};
+    vecstate_emit(b, &e);
     b->glue_enter = emit_here(&e);
     emit_enter(&e, b->ctx);
     u64 call = emit_here(&e);

@@ -4,22 +4,8 @@
 // Guest registers that live in the context are loaded into a scratch register before the instruction and stored after it. With a memory
 // operand there is one scratch register left, without there are two; what needs more goes to the interpreter. AH CH DH BH cannot be
 // named together with [r10], so RSI lends itself for the address.
-#include "engine/bt/translate.h"
-
-// How an instruction is encoded for the host.
-struct shape {
-    const struct insn *in;
-    const struct isa_form_info *f;
-    int mem;               // operand number, or -1
-    bool vex, high, low8;  // AH and friends; SPL and friends
-    bool lent;             // the memory operand is [rsi]
-    u8 reg, rm, vvvv, opr; // host registers of the fields
-    unsigned scratches;
-    u8 guest[2], host[2]; // guest registers in scratch registers
-    bool load[2], store[2];
-    struct mem_ref ref; // the memory operand: [HOST_T0 + ref.index + ref.disp]
-    bool ok;
-};
+#include "engine/bt/shape.h"
+#include "isa/native.h"
 
 static bool is_known(const struct insn *in)
 {
@@ -150,13 +136,14 @@ static u8 assign(struct shape *s, unsigned g, unsigned i)
 static void place_operand(struct shape *s, unsigned i)
 {
     const struct isa_operand *o = &s->in->opnd[i];
+    bool vector = o->kind == ISA_OPND_XMM || o->kind == ISA_OPND_YMM;
     if (o->kind == ISA_OPND_GPR8H)
         s->high = true;
-    if (o->kind != ISA_OPND_GPR && o->kind != ISA_OPND_GPR8H)
+    if (o->kind != ISA_OPND_GPR && o->kind != ISA_OPND_GPR8H && !vector)
         return;
     if (s->f->field[i] == ISA_FIELD_NO)
-        return; // AL, CL, rAX: the same in the host
-    u8 h = o->kind == ISA_OPND_GPR ? assign(s, o->reg, i) : o->reg + 4;
+        return; // AL, CL, rAX, XMM0: the same in the host
+    u8 h = o->kind == ISA_OPND_GPR ? assign(s, o->reg, i) : vector ? o->reg : o->reg + 4;
     if (o->kind == ISA_OPND_GPR && o->size == 1 && h >= 4 && h < 8)
         s->low8 = true;
     switch (s->f->field[i]) {
@@ -164,11 +151,12 @@ static void place_operand(struct shape *s, unsigned i)
     case ISA_FIELD_RM: s->rm = h; break;
     case ISA_FIELD_VVVV: s->vvvv = h; break;
     case ISA_FIELD_OPR: s->opr = h; break;
+    case ISA_FIELD_IS4: break; // a vector register, in the immediate
     default: s->ok = false; break;
     }
 }
 
-static struct shape shape_of(const struct insn *in)
+struct shape shape_of(const struct insn *in)
 {
     struct shape s = {
         .in = in, .f = &isa_forms[in->form], .ok = true, .mem = bt_memory_operand(in), .ref.index = MEM_NO_INDEX};
@@ -184,7 +172,7 @@ static struct shape shape_of(const struct insn *in)
     return s;
 }
 
-static bool mem_can(const struct tr *t, const struct insn *in)
+bool mem_can(const struct tr *t, const struct insn *in)
 {
     return t->wide || in->seg != X86_CS;
 }
@@ -216,6 +204,8 @@ bool ident_can(const struct tr *t, const struct insn *in)
 // F3 and F2 that are part of the opcode.
 static bool has_mandatory(const struct insn *in)
 {
+    if (isa_forms[in->form].attr & ISA_ATTR_SSE)
+        return true;
     switch (in->op) {
     case ISA_OP_POPCNT:
     case ISA_OP_TZCNT:
@@ -236,7 +226,7 @@ static void emit_vex(struct emit *e, const struct shape *s, const u8 *bytes)
     const struct insn *in = s->in;
     unsigned pp = bytes[in->opcode_off - 1] & 3, rm = s->mem >= 0 ? HOST_T0 : s->rm;
     unsigned vvvv = s->vvvv;
-    bool w = in->rex & ISA_REX_W && in->mode == ISA_MODE_64;
+    bool w = in->rex & ISA_REX_W && !(in->mode != ISA_MODE_64 && native_w_is_size(in));
     unsigned x = has_index(s) && s->ref.index & 8 ? 0 : 0x40;
     EMIT(e, 0xc4, (u8)((s->reg & 8 ? 0 : 0x80) | x | (rm & 8 ? 0 : 0x20) | in->map),
          (u8)((w ? 0x80 : 0) | (~vvvv & 15) << 3 | (in->vl == 32 ? 4 : 0) | pp), in->opcode);
@@ -306,11 +296,13 @@ static void emit_insn(struct tr *t, const struct shape *s)
         emit1(e, (s->mem >= 0 ? 0 : in->modrm & 0xc0) | (s->reg & 7) << 3 | (rm & 7));
     if (!moffs)
         emit_bytes(e, bytes + in->imm_off, in->len - in->imm_off);
+    if (s->f->field[3] == ISA_FIELD_IS4 && in->mode != ISA_MODE_64)
+        e->p[-1] &= 0x7f; // bit 7 of a register immediate names nothing outside 64-bit mode
     if (s->lent)
         emit_rr(e, 8, 0x87, X86_RSI, HOST_T0);
 }
 
-static void emit_with_registers(struct tr *t, const struct shape *s)
+void shape_emit(struct tr *t, const struct shape *s)
 {
     for (unsigned n = 0; n < s->scratches; n++) {
         if (s->load[n])
@@ -349,8 +341,7 @@ static void emit_lea_insn(struct tr *t)
     }
 }
 
-// Leave for the interpreter when `cc` holds after what was just emitted; flags are in the slot.
-static void step_if(struct tr *t, unsigned cc)
+void tr_step_if(struct tr *t, unsigned cc)
 {
     struct bt_site *s = tr_site(t);
     tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, cc), s)->why = BT_STEP;
@@ -384,12 +375,12 @@ static void emit_div_checks(struct tr *t, const struct shape *s)
         if (size < 4)
             emit1(e, 0x66);
         emit_rr(e, wide, 0x3b, size == 1 ? X86_RAX : X86_RDX, HOST_T1); // cmp: upper half, divisor
-        step_if(t, CC_AE);
+        tr_step_if(t, CC_AE);
         return;
     }
     emit_alu_imm(e, wide, 0, HOST_T1, 1); // 0 and -1
     emit_alu_imm(e, wide, 7, HOST_T1, 1);
-    step_if(t, CC_BE);
+    tr_step_if(t, CC_BE);
     if (size == 2)
         emit_rr(e, 4, 0x1bf, HOST_T1, X86_RAX); // movsx
     else
@@ -399,7 +390,7 @@ static void emit_div_checks(struct tr *t, const struct shape *s)
     if (size == 2)
         emit1(e, 0x66);
     emit_rr(e, wide, 0x3b, HOST_T1, X86_RDX);
-    step_if(t, CC_NE);
+    tr_step_if(t, CC_NE);
 }
 
 bool tr_ident(struct tr *t)
@@ -424,7 +415,7 @@ bool tr_ident(struct tr *t)
         if (in->op == ISA_OP_CMPXCHG16B) {
             flags_clobber(t);
             EMIT(&t->e, 0x41, 0xf6, 0xc2, 15); // test r10b, 15
-            step_if(t, CC_NE);
+            tr_step_if(t, CC_NE);
         }
     }
     if (is_division(in)) {
@@ -433,7 +424,7 @@ bool tr_ident(struct tr *t)
     }
     if (wanted)
         flags_need(t);
-    emit_with_registers(t, &s);
+    shape_emit(t, &s);
     if ((f->flags_written | f->flags_undef) & X86_FL_STATUS)
         flags_now_host(t);
     return true;

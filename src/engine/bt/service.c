@@ -2,7 +2,7 @@
 //
 // Counting. Blocks take all their instructions off ctx.left when they are entered. At the instruction of site s, ctx.left plus
 // those from this one on is what is really left; b->chunk is what was left when the interpreter's own counters were last exact.
-#include "engine/bt/bt.h"
+#include "engine/bt/vecstate.h"
 
 #include "isa/alu.h"
 
@@ -56,16 +56,24 @@ static u64 go_on(struct bt *b)
     return k ? k->entry_slot : 0;
 }
 
+// Whatever was done has parked the vector state, or has not: code at the site relies on it.
+static bool vec_back(struct bt *b, u8 need)
+{
+    return LIKELY(!need) || vecstate_load(b, need);
+}
+
 // Run the instruction at a site in the interpreter. Device accesses may have asked for anything.
 static u64 step(struct bt *b, const struct bt_site *s)
 {
     const struct bt_call *call = bt_near(b, s->call);
     u32 resume = s->resume;
+    u8 vec = s->vec;
     u64 next = b->ctx->page_base + s->next;
     if (!bt_mode_64(b->mode))
         next = (u32)next;
     b->stats.inner_steps++;
     b->stepped[s->op].inside++;
+    vecstate_park(b);
     service_sync(b, s);
     b->in.budget--;
     b->chunk--;
@@ -73,7 +81,7 @@ static u64 step(struct bt *b, const struct bt_site *s)
         interp_call(&b->in, call->fn, &call->in, call->bytes);
     else
         interp_step(&b->in);
-    if (!resume || b->in.c->rip != next || !bt_undisturbed(b))
+    if (!resume || b->in.c->rip != next || !bt_undisturbed(b) || !vec_back(b, vec))
         return go_on(b);
     unsync(b);
     return bt_exec(b, resume);
@@ -97,13 +105,19 @@ static u64 miss(struct bt *b, const struct bt_site *s)
     b->stats.misses++;
     enum mmu_access access = s->access == SITE_WRITE ? MMU_WRITE : MMU_READ;
     if ((a & 4095) + s->size <= 4096 && gva_canonical(a) && mmu_fill(v, a, access, b->in.view, &host, &phys, &f) &&
-        host) {
+        host && vec_back(b, s->vec)) {
         b->stats.refills++;
         return bt_exec(b, s->retry);
     }
     if (s->shared)
         unshare(b, bt_near(b, s->block));
     return step(b, s);
+}
+
+// The state is loaded for the check to succeed; what is not allowed, the interpreter faults.
+static u64 vector(struct bt *b, const struct bt_site *s)
+{
+    return vecstate_load(b, s->access) ? bt_exec(b, s->retry) : step(b, s);
 }
 
 static u64 unlinked(struct bt *b, const struct bt_link *l)
@@ -133,7 +147,7 @@ static u64 bad_return(struct bt *b)
     return step(b, s);
 }
 
-u64 service(struct bt *b)
+static u64 dispatch(struct bt *b)
 {
     struct bt_ctx *c = b->ctx;
     const void *record = bt_near(b, (u32)c->site);
@@ -141,6 +155,7 @@ u64 service(struct bt *b)
     case BT_MISS: return miss(b, record);
     case BT_STEP: return step(b, record);
     case BT_LINK: return unlinked(b, record);
+    case BT_VECTOR: return vector(b, record);
     case BT_LOOKUP:
         b->stats.lookups++;
         if (bt_mode_64(b->mode) && UNLIKELY(!gva_canonical(c->target)))
@@ -150,4 +165,12 @@ u64 service(struct bt *b)
     case BT_LEAVE: service_sync(b, record); return go_on(b);
     default: service_sync(b, record); return 0;
     }
+}
+
+u64 service(struct bt *b)
+{
+    u64 go = dispatch(b);
+    if (!go)
+        vecstate_park(b);
+    return go;
 }

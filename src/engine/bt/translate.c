@@ -24,8 +24,12 @@ struct bt_site *tr_site(struct tr *t)
         t->k->sites++;
     else
         t->failed = true;
-    *s = (struct bt_site){
-        .block = tr_distance(t, t->k), .off = x->off, .next = x->next, .idx = (u8)t->i, .op = x->in.op};
+    *s = (struct bt_site){.block = tr_distance(t, t->k),
+                          .off = x->off,
+                          .next = x->next,
+                          .idx = (u8)t->i,
+                          .op = x->in.op,
+                          .vec = x->known};
     return s;
 }
 
@@ -97,7 +101,8 @@ static enum flags_at wanted_at_start(struct tr *t)
         const struct tr_insn *x = tr_now(t);
         if (!x->seen)
             return FLAGS_NONE;
-        if (x->step || bt_is_string(&x->in) || isa_forms[x->in.form].cls > ISA_CLASS_BRANCH || flow_frees_flags(x))
+        if (x->step || x->check || bt_is_string(&x->in) || isa_forms[x->in.form].cls > ISA_CLASS_BRANCH ||
+            flow_frees_flags(x))
             return FLAGS_SLOT;
         if (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP)
             return FLAGS_SLOT;
@@ -157,7 +162,7 @@ static void emit_insns(struct tr *t)
         struct tr_insn *x = tr_now(t);
         x->at = code_used(t);
         bool leads = x->access[ACCESS_OPERAND].role == ACCESS_LEADER || x->access[ACCESS_STACK].role == ACCESS_LEADER;
-        if (x->step || !(tr_bits(t) || tr_stack(t) || tr_flow(t) || tr_string(t) || tr_ident(t))) {
+        if (x->step || !(tr_bits(t) || tr_stack(t) || tr_flow(t) || tr_string(t) || tr_vector(t) || tr_ident(t))) {
             t->failed = t->failed || leads; // others wait for its probe
             tr_step(t);
         }

@@ -32,6 +32,8 @@ struct tr_insn {
     bool ends;     // nothing is emitted after it
     bool shares;   // its memory operand may be one of a group: it is emitted by mem_operand()
     struct tr_access access[ACCESSES];
+    u8 check;  // VEC_*: what has to be seen to before it
+    u8 known;  // VEC_*: what holds after that check, up to the next instruction
     u32 seen;  // status flags, as they are before it, that it or something after it may look at
     u32 kills; // those that it overwrites in any case
 };
@@ -108,6 +110,13 @@ u32 tr_distance(const struct tr *t, const void *record);
 struct tail *tr_tail(struct tr *t, enum tail_kind kind, u8 *from, const void *record);
 // Run the current instruction in the interpreter.
 void tr_step(struct tr *t);
+// The same when `cc` holds after what was just emitted; the flags are in the slot.
+void tr_step_if(struct tr *t, unsigned cc);
+
+// --- vector.c -------------------------------------------------------------------------------------------------------------------
+
+// Fill check and known of all instructions.
+void vector_plan(struct tr *t);
 
 // --- flags.c --------------------------------------------------------------------------------------------------------------------
 
@@ -143,6 +152,8 @@ void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r)
 void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref *r);
 // The same for the linear address in HOST_T0. `retry`: where its computation began.
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
+// Can the memory operand's segment be handled?
+bool mem_can(const struct tr *t, const struct insn *in);
 // Effective address of the memory operand into a host register, without segment.
 void mem_ea(struct tr *t, unsigned to);
 // Add the segment's base to it. May leave through a site.
@@ -158,6 +169,7 @@ bool tr_stack(struct tr *t);
 bool tr_string(struct tr *t);
 bool tr_bits(struct tr *t);
 bool tr_flow(struct tr *t);
+bool tr_vector(struct tr *t);
 
 // May it be emitted by one of these? (Before anything is.)
 bool ident_can(const struct tr *t, const struct insn *in);
@@ -165,6 +177,7 @@ bool bits_can(const struct tr *t, const struct insn *in);
 bool string_can(const struct tr *t, const struct insn *in);
 bool stack_can(const struct tr *t, const struct insn *in);
 bool flow_can(const struct tr *t, const struct insn *in);
+bool vector_can(const struct tr *t, const struct insn *in);
 
 // Is it a branch that has the flags in the slot?
 bool flow_frees_flags(const struct tr_insn *x);

@@ -1,0 +1,108 @@
+// Vector instructions (SSE, AVX). They stay what they are, with [r10] for the memory operand and other numbers for general registers;
+// vector registers and MXCSR are the guest's own in the host's (vecstate.c).
+//
+// Whether they are there, and whether the control registers let the guest use them, is asked once in a block: before the first
+// vector instruction and after everything that may have set the state aside. analyse.c's pass over the block ends with
+// vector_plan(), which works out where that is.
+#include "engine/bt/shape.h"
+#include "engine/bt/vecstate.h"
+
+static bool is_zeroing(const struct insn *in)
+{
+    return in->op == ISA_OP_VZEROUPPER || in->op == ISA_OP_VZEROALL;
+}
+
+static bool is_vector(const struct insn *in)
+{
+    const struct isa_form_info *f = &isa_forms[in->form];
+    const u32 not_these = ISA_ATTR_X87 | ISA_ATTR_MMX | ISA_ATTR_VSIB;
+    if (!(f->attr & (ISA_ATTR_SSE | ISA_ATTR_AVX)) || f->attr & not_these || f->cls > ISA_CLASS_MEM)
+        return false;
+    return is_zeroing(in) || (interp_handler(in->form) == interp_native && !(f->implicit_read & ISA_IMPLICIT_MEM));
+}
+
+bool vector_can(const struct tr *t, const struct insn *in)
+{
+    if (!is_vector(in) || !(t->b->opts & BT_OPT_VECTOR))
+        return false;
+    if (is_zeroing(in))
+        return t->wide; // elsewhere only eight registers are meant
+    struct shape s = shape_of(in);
+    return s.ok && (s.mem < 0 || mem_can(t, in));
+}
+
+static u8 need_of(const struct insn *in)
+{
+    u32 attr = isa_forms[in->form].attr;
+    if (attr & ISA_ATTR_AVX)
+        return attr & ISA_ATTR_FPEXC ? VEC_AVX_MASKED : VEC_AVX;
+    return attr & ISA_ATTR_FPEXC ? VEC_SSE_MASKED : VEC_SSE;
+}
+
+void vector_plan(struct tr *t)
+{
+    u8 known = 0;
+    for (unsigned i = 0; i < t->n; i++) {
+        struct tr_insn *x = &t->insn[i];
+        x->check = 0;
+        if (x->step || isa_forms[x->in.form].cls > ISA_CLASS_BRANCH) {
+            known = 0; // it may load MXCSR or control registers, and what runs it sets the state aside in any case
+        } else if (is_vector(&x->in)) {
+            u8 need = need_of(&x->in);
+            x->check = known & need ? 0 : need;
+            known |= need == VEC_SSE_MASKED ? VEC_SSE | need : need == VEC_AVX_MASKED ? VEC_AVX | need : need;
+        }
+        x->known = known;
+    }
+}
+
+static void emit_check(struct tr *t)
+{
+    const struct tr_insn *x = tr_now(t);
+    if (!x->check)
+        return;
+    flags_clobber(t);
+    u64 retry = emit_here(&t->e);
+    emit_rip(&t->e, 4, 0xf6, 0, &t->b->ctx->vec, 1); // test byte [vec], what has to be there
+    emit1(&t->e, x->check);
+    struct bt_site *s = tr_site(t);
+    s->retry = (u32)(retry - (u64)t->b->cache.mem.exec);
+    s->access = x->check;
+    tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, CC_E), s)->why = BT_VECTOR;
+}
+
+static void emit_operand(struct tr *t, struct shape *s)
+{
+    unsigned size = s->in->opnd[s->mem].size;
+    bool write = s->f->access[s->mem] & ISA_ACC_W;
+    if (!(s->f->attr & ISA_ATTR_ALIGN)) {
+        mem_operand_ref(t, size, write, &s->ref);
+        return;
+    }
+    mem_operand(t, size, write);
+    flags_clobber(t);                              // an operand that shares another's probe leaves them alone
+    EMIT(&t->e, 0x41, 0xf6, 0xc2, (u8)(size - 1)); // test r10b, size - 1
+    tr_step_if(t, CC_NE);
+}
+
+bool tr_vector(struct tr *t)
+{
+    const struct insn *in = tr_in(t);
+    if (!is_vector(in))
+        return false;
+    emit_check(t);
+    if (is_zeroing(in)) {
+        EMIT(&t->e, 0xc5, in->op == ISA_OP_VZEROALL ? 0xfc : 0xf8, 0x77);
+        return true;
+    }
+    struct shape s = shape_of(in);
+    bool wanted = flags_wanted(t);
+    if (s.mem >= 0)
+        emit_operand(t, &s);
+    if (wanted)
+        flags_need(t);
+    shape_emit(t, &s);
+    if ((s.f->flags_written | s.f->flags_undef) & X86_FL_STATUS)
+        flags_now_host(t);
+    return true;
+}
