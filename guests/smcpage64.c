@@ -66,6 +66,60 @@ static void straight_on(void)
     }
 }
 
+// A CALL whose bytes reach the page's end or beyond it, and whose callee lets the page behind be another: MOV [RDI], RDX; INVLPG [RBX]; RET.
+static void call_on_border(void)
+{
+    PUT(flat + 0x100, 0x48, 0x89, 0x17, 0x0f, 0x01, 0x3b, 0xc3);
+    for (unsigned before = 1; before < 6; before++) {
+        u8 *at = flat + 4096 - before;
+        at[0] = 0xe8;
+        __builtin_memcpy(at + 1, &(i32){(i32)(0x100 - (4096 - before + 5))}, 4);
+        put_bytes(flat + 8192, flat + 4096, 64);
+        put_return(at + 5, OLD);
+        put_return(flat + 8192 + 5 - before, NEW);
+        for (unsigned i = 0; i < 8; i++) {
+            u64 got;
+            __asm__ volatile("call *%1"
+                             : "=a"(got)
+                             : "r"(code + 4096 - before), "D"(&code_pte[1]), "d"(PAGE(i & 1 ? 1 : 2) | PTE_ALL),
+                               "b"(code + 4096)
+                             : "rcx", "memory", "cc");
+            CHECK_EQ(got, i & 1 ? OLD : NEW);
+        }
+        map_back(1);
+    }
+}
+
+// The bytes of an instruction that crosses into the next page are written to, in either page, also by way of another address; and it is
+// run at two addresses, behind one of which is another page.
+static void written_on_border(void)
+{
+    for (unsigned before = 1; before < 5; before++) {
+        u8 *at = flat + 4096 - before;
+        put_return(at, OLD);
+        put_bytes(flat + 8192, flat + 4096, 16);
+        flat[8192 + 4 - before] = 0x77; // the immediate's last byte
+        alias_pte[1] = PAGE(2) | PTE_ALL;
+        invlpg(alias + 4096);
+        for (unsigned i = 0; i < 6; i++) {
+            CHECK_EQ(call(code + 4096 - before), 0x11111111 ^ i << 24);
+            CHECK_EQ(call(alias + 4096 - before), 0x77111111);
+            ((volatile u8 *)flat)[4096 + 4 - before] = (u8)(0x11 ^ (i + 1));
+            serialize();
+        }
+        for (unsigned i = 0; i < 4; i++) {
+            ((volatile u8 *)at)[0] = i & 1 ? 0xb8 : 0xb9; // MOV EAX, MOV ECX
+            serialize();
+            if (i & 1)
+                CHECK_EQ(call(code + 4096 - before), 0x17111111);
+            else
+                CHECK(call(code + 4096 - before) != 0x17111111);
+        }
+        alias_pte[1] = PAGE(1) | PTE_ALL;
+        invlpg(alias + 4096);
+    }
+}
+
 // A loop over two pages, the second of which changes while it runs: the first calls `swap` once a round.
 static unsigned rounds;
 __attribute__((used)) static void swap(void)
@@ -462,6 +516,8 @@ void guest_main(void)
     cpuid(7, 0, leaf7);
     remap_again_and_again();
     straight_on();
+    call_on_border();
+    written_on_border();
     loop_over_pages();
     return_elsewhere();
     split_and_join();

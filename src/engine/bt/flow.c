@@ -341,11 +341,16 @@ static void emit_return_here(struct tr *t)
     emit_store(e, 8, HOST_T0, &c->target);
     emit_entry(t);
     emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
-    emit_alu_imm(e, 8, 7, HOST_T0, tr_now(t)->next);
+    emit_alu_imm(e, 8, 7, HOST_T0, l->disp & 4095);
     emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
+    if (l->far) { // the call was at the page's end: its own page is not looked at, but the one behind
+        emit_load(e, 8, HOST_T0, &c->target);
+        emit_lea(e, natural(t), HOST_T0, HOST_T0, X86_RSP, 0, -l->disp);
+        emit_store(e, 8, HOST_T0, &c->page_base);
+    }
     emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
-    emit_rip(e, 8, 0x3b, HOST_T0, &t->k->page, 0);
-    emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
+    emit_rip(e, 8, 0x3b, HOST_T0, l->far ? &l->page : &t->k->page, 0);
+    emit_service_if(t, CC_NE, l->far ? BT_LINK : BT_LOOKUP, l->far ? (const void *)l : t->k);
     emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
     emit_store(e, 8, HOST_T0, &c->page_base);
     emit_link_jump(t, l, emit_jmp(e));
