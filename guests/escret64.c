@@ -304,7 +304,8 @@ struct step {
 #define STEP(text, vector_, reads_, error_) \
     ({ \
         const u8 *at_; \
-        __asm__ volatile(".pushsection .text.steps, \"ax\"; 771: " text "; ud2; .popsection; mov $771b, %0" : "=r"(at_)); \
+        __asm__ volatile(".pushsection .text.steps, \"ax\"; 771: " text "; ud2; .popsection; mov $771b, %0" \
+                         : "=r"(at_)); \
         (struct step){at_, text, vector_, (u64)(reads_), error_}; \
     })
 

@@ -12,9 +12,13 @@ shift 2
 passed=0 failed=0
 
 # `icount` among the options: virtual time from instructions, so that no load of the host makes a test of timers fail. QEMU's own
-# way of counting is too coarse for that.
+# way of counting is too coarse for that. `tb-size=1` or `tb-insns=N` first among them: how much the engine keeps, and in what pieces.
 run_guest() { # name mem seconds options
-    local image=build/guests/${1%%+*}.elf
+    local image=build/guests/${1%%+*}.elf engine=$engine
+    if [[ $4 == tb-* ]]; then
+        [ "$monitor" != qemu ] && engine=$engine,${4%% *}
+        set -- "$1" "$2" "$3" "${4#"${4%% *}"}"
+    fi
     if [ "$monitor" = qemu ]; then
         set -- "$1" "$2" "$3" "${4/icount/}"
     else

@@ -12,14 +12,16 @@
 // hold the distance of a block, with bit 0 set where it is there for its second page.
 #include "engine/bt/bt.h"
 
-#define HASH_BITS 15
+#define HASH_BITS 17 // blocks of a full cache are some 300000
 #define HASH (1u << HASH_BITS)
 #define STACK_SIZE (64u << 10) // private stack: 8192 nested calls less the reserve for signal handlers
 #define STACK_RESERVE (16u << 10)
 
 static unsigned hash_address(hva page, unsigned off)
 {
-    return (unsigned)(((page >> 12) * 0x9e3779b97f4a7c15ull + off * 0xc2b2ae3d27d4eb4full) >> (64 - HASH_BITS));
+    u64 x = (page + off) * 0x9e3779b97f4a7c15ull;
+    x = (x ^ x >> 32) * 0xc2b2ae3d27d4eb4full; // functions at regular distances are common
+    return (unsigned)(x >> (64 - HASH_BITS));
 }
 
 static unsigned hash_page(hva page)
