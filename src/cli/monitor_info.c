@@ -12,6 +12,7 @@
 #include "pogo/version.h"
 
 #define DUMP_SIZE 16384
+#define STATS_SIZE 4096
 
 static void dump(struct monitor *m, const char *name, const struct dev_ops *ops, void *dev)
 {
@@ -329,7 +330,7 @@ static void info_stats(struct monitor *m, char *args)
     (void)args;
     for (unsigned i = 0; i < machine->vcpu_count; i++) {
         struct vcpu *v = machine->vcpu[i];
-        char text[2048] = "";
+        char text[STATS_SIZE] = "";
 
         total += v->insns;
         fprintf(m->out, "CPU #%u: %llu instructions\n", i, (unsigned long long)v->insns);
@@ -344,6 +345,24 @@ static void info_stats(struct monitor *m, char *args)
         show_rate(m, "since the last time", total - m->stats_insns, now - m->stats_ns);
     m->stats_ns = now;
     m->stats_insns = total;
+}
+
+static void info_bt(struct monitor *m, char *args)
+{
+    struct machine *machine = &m->vm->board->m;
+
+    (void)args;
+    for (unsigned i = 0; i < machine->vcpu_count; i++) {
+        struct vcpu *v = machine->vcpu[i];
+        char text[STATS_SIZE] = "";
+
+        if (strcmp(v->engine->name, "bt")) {
+            fprintf(m->out, "the engine is %s, which translates nothing\n", v->engine->name);
+            return;
+        }
+        v->engine->stats(v, text, sizeof(text));
+        fprintf(m->out, "CPU #%u: %s", i, text);
+    }
 }
 
 static void info_status(struct monitor *m, char *args)

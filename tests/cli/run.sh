@@ -207,6 +207,10 @@ fi
 # --- running
 expect 'translations' 43 'bt: 10[0-9a-f]*  .*/.*  +0' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel bt -d bt
 
+printf 'info bt\ninfo jit\nquit\n' >"$tmp/commands"
+input=$tmp/commands expect 'info bt' 0 'translated [0-9]* blocks of' run -kernel "$tmp/HALT.elf" -accel bt -display none -serial null -monitor stdio
+input=$tmp/commands expect 'info bt, without' 0 'the engine is interp' run -kernel "$tmp/HALT.elf" -accel interp -display none -serial null -monitor stdio
+
 # The map for perf: "ADDRESS SIZE NAME", numbers in hexadecimal. A file of that name is replaced, a link is not followed.
 perf_map() { # accel
     timeout 20 bash -c 'echo $$ >"$1"; ln -s "$2" /tmp/perf-$$.map; shift 2; exec "$@"' - "$tmp/pid" "$tmp/victim" "$pogo" run -perfmap -accel "$1" \

@@ -11,7 +11,6 @@
 #include "isa/alu.h"
 
 #define CACHE_SIZE (96ull << 20)
-#define STEPPED_SHOWN 10
 
 // --- what blocks rely on ------------------------------------------------------------------------------------------------------
 
@@ -420,62 +419,10 @@ static void bt_kick(struct vcpu *v)
     vcpu_request(v, VCPU_REQ_EXIT);
 }
 
-#define N(x) ((unsigned long long)(x))
-
-static const char *operation_name(unsigned op)
-{
-    for (unsigned f = 0; f < ISA_FORM_COUNT; f++)
-        if (isa_forms[f].op == op)
-            return isa_forms[f].name;
-    return "?";
-}
-
-// The operations that were stepped most often.
-static size_t report_stepped(const struct bt *b, char *buf, size_t size)
-{
-    u64 below = ~0ull;
-    unsigned last = ISA_OP_COUNT;
-    size_t n = 0;
-    for (unsigned rank = 0; rank < STEPPED_SHOWN && n < size; rank++) {
-        unsigned best = ISA_OP_COUNT;
-        u64 most = 0;
-        for (unsigned op = 0; op < ISA_OP_COUNT; op++) {
-            u64 k = b->stepped[op].loop + b->stepped[op].inside;
-            bool shown = k > below || (k == below && op <= last);
-            if (!shown && k > most) {
-                best = op;
-                most = k;
-            }
-        }
-        if (!most)
-            break;
-        n += (size_t)snprintf(buf + n, size - n, "  %-10s %llu, of which outside blocks %llu\n", operation_name(best),
-                              N(most), N(b->stepped[best].loop));
-        below = most;
-        last = best;
-    }
-    return n < size ? n : size;
-}
-
 static void bt_stats(struct vcpu *v, char *buf, size_t size)
 {
-    const struct bt *b = v->engine_state;
-    const struct bt_stats *s = &b->stats;
-    size_t n = (size_t)snprintf(
-        buf, size,
-        "blocks translated %llu, of %llu instructions, to %llu bytes, in %llu cycles per instruction\n"
-        "entered from the loop %llu times, found in the index %llu times; links made %llu\n"
-        "dropped by writes to code %llu; pages left alone for that %llu; parts evicted %llu; emptied %llu times\n"
-        "TLB misses %llu, of which filled %llu; of groups that failed %llu; indirect branches looked up %llu\n"
-        "instructions run by the interpreter %llu, and %llu from inside blocks; vector state loaded %llu times\n",
-        N(s->blocks), N(s->insns), N(s->code_bytes), N(s->insns ? s->cycles / s->insns : 0), N(s->entries), N(s->found),
-        N(s->links), N(s->dropped), N(s->left_alone), N(s->evictions), N(s->flushes), N(s->misses), N(s->refills),
-        N(s->unshared), N(s->lookups), N(s->steps), N(s->inner_steps), N(s->vec_loads));
-    if (n < size)
-        report_stepped(b, buf + n, size - n);
+    stats_print(v->engine_state, buf, size);
 }
-
-#undef N
 
 static const struct engine_opt opts[] = {
 #define BT_OPT(id, name, help) {name, help},

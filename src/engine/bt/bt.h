@@ -197,7 +197,9 @@ struct bt_busy {
 struct bt_stats {
     u64 blocks, insns, code_bytes, cycles; // translated
     u64 entries, found, links, evictions, dropped, flushes, left_alone;
-    u64 misses, refills, unshared, steps, inner_steps, polls, lookups, vec_loads;
+    u64 why[BT_WHYS];                                     // calls of service()
+    u64 refills, crossings, devices, code_writes, faults; // what became of BT_MISS
+    u64 unshared, steps, inner_steps, vec_loads;
 };
 
 enum {
@@ -342,6 +344,10 @@ void link_cut_outgoing(struct bt *b, struct bt_block *k);
 // Translate the code at `lin`, which is in host page `page` (guest-physical `phys`), in mode b->mode. NULL: nothing can be
 // translated there now.
 struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys);
+
+// --- stats.c ----------------------------------------------------------------------------------------------------------------------
+
+void stats_print(const struct bt *b, char *buf, size_t size);
 
 // --- service.c ------------------------------------------------------------------------------------------------------------------
 

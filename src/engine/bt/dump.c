@@ -35,17 +35,20 @@ static const struct {
     { \
 #f, offsetof(struct bt_ctx, f), sizeof(((struct bt_ctx *)0)->f) \
     }
-    FIELD(r10),      FIELD(r11),  FIELD(r15),  FIELD(page_base), FIELD(tlb),      FIELD(slot),
-    FIELD(doorbell), FIELD(why),  FIELD(left), FIELD(site),      FIELD(addr),     FIELD(target),
-    FIELD(ret_site), FIELD(go),   FIELD(sp),   FIELD(sp_limit),  FIELD(sp_top),   FIELD(c_sp),
-    FIELD(gpr),      FIELD(jump), FIELD(tmp),  FIELD(seg_base),  FIELD(seg_flat), FIELD(scratch),
+    FIELD(r10),      FIELD(r11),  FIELD(r15),        FIELD(page_base), FIELD(tlb),      FIELD(slot),
+    FIELD(doorbell), FIELD(why),  FIELD(left),       FIELD(site),      FIELD(addr),     FIELD(target),
+    FIELD(ret_site), FIELD(go),   FIELD(sp),         FIELD(sp_limit),  FIELD(sp_top),   FIELD(c_sp),
+    FIELD(gpr),      FIELD(jump), FIELD(tmp),        FIELD(seg_base),  FIELD(seg_flat), FIELD(scratch),
+    FIELD(delta),    FIELD(vec),  FIELD(host_mxcsr),
 #undef FIELD
 };
 
 static const char *const why_names[BT_WHYS] = {
-    [BT_MISS] = "miss",     [BT_STEP] = "step", [BT_LEAVE] = "leave",
-    [BT_BUDGET] = "budget", [BT_LINK] = "link", [BT_LOOKUP] = "lookup",
+    [BT_MISS] = "miss", [BT_STEP] = "step",     [BT_LEAVE] = "leave",   [BT_BUDGET] = "budget",
+    [BT_LINK] = "link", [BT_LOOKUP] = "lookup", [BT_VECTOR] = "vector",
 };
+
+_Static_assert(BT_WHYS == 7, "each has a name");
 
 static bool name_context(u64 off, char *name)
 {

@@ -95,20 +95,30 @@ static void unshare(struct bt *b, struct bt_block *k)
         codecache_kill(b, k);
 }
 
-static u64 miss(struct bt *b, const struct bt_site *s)
+// See to it that the probe will hit. The counter of what came of it.
+static u64 *refill(struct bt *b, const struct bt_site *s)
 {
     struct vcpu *v = b->in.v;
     gva a = b->ctx->addr;
     struct mmu_fault f;
     hva host;
     gpa phys;
-    b->stats.misses++;
     enum mmu_access access = s->access == SITE_WRITE ? MMU_WRITE : MMU_READ;
-    if ((a & 4095) + s->size <= 4096 && gva_canonical(a) && mmu_fill(v, a, access, b->in.view, &host, &phys, &f) &&
-        host && vec_back(b, s->vec)) {
-        b->stats.refills++;
+    if ((a & 4095) + s->size > 4096)
+        return &b->stats.crossings;
+    if (!gva_canonical(a) || !mmu_fill(v, a, access, b->in.view, &host, &phys, &f))
+        return &b->stats.faults;
+    if (host)
+        return &b->stats.refills;
+    return mem_ptr(&v->machine->mem, phys, 1, false) ? &b->stats.code_writes : &b->stats.devices;
+}
+
+static u64 miss(struct bt *b, const struct bt_site *s)
+{
+    u64 *outcome = refill(b, s);
+    (*outcome)++;
+    if (outcome == &b->stats.refills && vec_back(b, s->vec))
         return bt_exec(b, s->retry);
-    }
     if (s->shared)
         unshare(b, bt_near(b, s->block));
     return step(b, s);
@@ -151,13 +161,13 @@ static u64 dispatch(struct bt *b)
 {
     struct bt_ctx *c = b->ctx;
     const void *record = bt_near(b, (u32)c->site);
+    b->stats.why[c->why]++;
     switch ((enum bt_why)c->why) {
     case BT_MISS: return miss(b, record);
     case BT_STEP: return step(b, record);
     case BT_LINK: return unlinked(b, record);
     case BT_VECTOR: return vector(b, record);
     case BT_LOOKUP:
-        b->stats.lookups++;
         if (bt_mode_64(b->mode) && UNLIKELY(!gva_canonical(c->target)))
             return bad_return(b);
         service_sync_at(b, c->target, c->left);

@@ -1,0 +1,103 @@
+// What the translator counts, as text for `info bt` and `info stats`.
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "engine/bt/bt.h"
+
+#define N(x) ((unsigned long long)(x))
+#define STEPPED_SHOWN 12
+
+struct text {
+    char *at, *end;
+};
+
+__attribute__((format(printf, 2, 3))) static void say(struct text *t, const char *fmt, ...)
+{
+    size_t room = (size_t)(t->end - t->at);
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(t->at, room, fmt, ap);
+    va_end(ap);
+    t->at += (size_t)n < room ? (size_t)n : room - 1;
+}
+
+static const char *operation_name(unsigned op)
+{
+    for (unsigned f = 0; f < ISA_FORM_COUNT; f++)
+        if (isa_forms[f].op == op)
+            return isa_forms[f].name;
+    return "?";
+}
+
+// The operations that were stepped most often.
+static void report_stepped(const struct bt *b, struct text *t)
+{
+    u64 below = ~0ull;
+    unsigned last = ISA_OP_COUNT;
+    for (unsigned rank = 0; rank < STEPPED_SHOWN; rank++) {
+        unsigned best = ISA_OP_COUNT;
+        u64 most = 0;
+        for (unsigned op = 0; op < ISA_OP_COUNT; op++) {
+            u64 k = b->stepped[op].loop + b->stepped[op].inside;
+            bool shown = k > below || (k == below && op <= last);
+            if (!shown && k > most) {
+                best = op;
+                most = k;
+            }
+        }
+        if (!most)
+            break;
+        say(t, "  %-10s %llu, of which outside blocks %llu\n", operation_name(best), N(most), N(b->stepped[best].loop));
+        below = most;
+        last = best;
+    }
+}
+
+static void report_cache(const struct bt *b, struct text *t)
+{
+    const struct bt_cache *m = &b->cache;
+    const struct bt_stats *s = &b->stats;
+    u64 code = 0, meta = 0;
+    for (unsigned i = 0; i < BT_PARTS; i++) {
+        code += m->part[i].code_used;
+        meta += m->part[i].meta_used;
+    }
+    say(t,
+        "code cache: %llu of %llu KiB of code and %llu of %llu KiB of records used; parts evicted %llu; emptied %llu times\n",
+        N(code >> 10), N((u64)m->code_part * BT_PARTS >> 10), N(meta >> 10), N((u64)m->meta_part * BT_PARTS >> 10),
+        N(s->evictions), N(s->flushes));
+    say(t, "blocks dropped by writes to code %llu; pages left alone for that %llu\n", N(s->dropped), N(s->left_alone));
+}
+
+// Why translated code was left for C, which costs a hundred cycles or more.
+static void report_reasons(const struct bt *b, struct text *t)
+{
+    const struct bt_stats *s = &b->stats;
+    say(t,
+        "TLB misses %llu: filled %llu, access across pages %llu, device or unbacked %llu, page with code %llu, fault %llu; "
+        "groups of accesses that failed %llu\n",
+        N(s->why[BT_MISS]), N(s->refills), N(s->crossings), N(s->devices), N(s->code_writes), N(s->faults),
+        N(s->unshared));
+    say(t, "branches without a link %llu, of which links were made %llu; indirect branches not in the table %llu\n",
+        N(s->why[BT_LINK]), N(s->links), N(s->why[BT_LOOKUP]));
+    say(t, "left for other reasons %llu, for the budget %llu; vector state loaded %llu times\n", N(s->why[BT_LEAVE]),
+        N(s->why[BT_BUDGET]), N(s->vec_loads));
+}
+
+void stats_print(const struct bt *b, char *buf, size_t size)
+{
+    struct text t = {buf, buf + size};
+    const struct bt_stats *s = &b->stats;
+    u64 insns = s->insns ? s->insns : 1, blocks = s->blocks ? s->blocks : 1;
+    if (!size)
+        return;
+    say(&t,
+        "translated %llu blocks of %llu instructions, %llu.%llu each, to %llu bytes, %llu.%llu for an instruction, in %llu cycles for each\n",
+        N(s->blocks), N(s->insns), N(s->insns / blocks), N(s->insns * 10 / blocks % 10), N(s->code_bytes),
+        N(s->code_bytes / insns), N(s->code_bytes * 10 / insns % 10), N(s->cycles / insns));
+    report_cache(b, &t);
+    say(&t, "entered from the loop %llu times; blocks found in the index %llu times\n", N(s->entries), N(s->found));
+    report_reasons(b, &t);
+    say(&t, "instructions run by the interpreter %llu, and %llu from inside blocks:\n", N(s->steps), N(s->inner_steps));
+    report_stepped(b, &t);
+}
