@@ -124,6 +124,9 @@ static inline const char *testvm_engine(void)
     return name ? name : "interp";
 }
 
+static struct engine_tuning
+    testvm_tuning; // what the engines of machines created from now on are asked to do differently
+
 // Build it with `ram_size` bytes of RAM; the vCPU is in its reset state. `model` may be NULL: every feature.
 static struct testvm *testvm_create(const char *engine, u64 ram_size, const struct cpu_model *model)
 {
@@ -149,6 +152,7 @@ static struct testvm *testvm_create(const char *engine, u64 ram_size, const stru
     t->v->model = model;
     cpu_reset(&t->v->cpu, true);
     tlb_init(&t->v->tlb);
+    m->tuning = testvm_tuning;
     t->v->engine = engine_find(engine);
     if (!t->v->engine)
         testvm_die("no such engine");

@@ -465,6 +465,17 @@ void orc_guest_restore(struct orc_guest *g, const struct orc_snapshot *s)
     v->engine->push_state(v);
 }
 
+void orc_guest_tune(u64 seed)
+{
+    struct orc_rng r = {seed};
+    testvm_tuning = (struct engine_tuning){0};
+    if (!seed)
+        return;
+    testvm_tuning.block = orc_chance(&r, 50) ? 1 + orc_below(&r, 6) : orc_chance(&r, 50) ? 1 + orc_below(&r, 64) : 0;
+    testvm_tuning.off = orc_chance(&r, 60) ? orc_rnd(&r) & orc_rnd(&r) : 0;
+    testvm_tuning.memory = orc_chance(&r, 50) ? 1 << 20 : 0;
+}
+
 void orc_guest_uncounted(struct orc_guest *g)
 {
     g->uncounted = true;

@@ -22,7 +22,7 @@
 #define MAX_JOBS 64
 
 struct options {
-    u64 seed, cases, per_form;
+    u64 seed, cases, per_form, tune;
     const char *form;
     int mode; // enum isa_mode, or -1
     const char *engine;
@@ -358,6 +358,7 @@ static const char usage[] =
     "  --sequence    cases of many instructions, with branches, loops and changes to themselves\n"
     "  --against E   sequences: the engine, or \"host\", that is right (interp)\n"
     "  --length N    sequences: at most this many instructions drawn (32)\n"
+    "  --tune N      engines with other block lengths, less memory, without some optimisations: a number draws them (0: no)\n"
     "  --no-modify   sequences: without changes to themselves\n";
 
 static u64 number(const char *text, const char *option)
@@ -388,29 +389,19 @@ enum {
     O_SEQUENCE,
     O_AGAINST,
     O_LENGTH,
-    O_NO_MODIFY
+    O_NO_MODIFY,
+    O_TUNE
 };
 
 static void parse(int argc, char **argv)
 {
     static const struct option longs[] = {
-        {"seed", 1, 0, O_SEED},
-        {"cases", 1, 0, O_CASES},
-        {"form", 1, 0, O_FORM},
-        {"per-form", 1, 0, O_PER_FORM},
-        {"mode", 1, 0, O_MODE},
-        {"engine", 1, 0, O_ENGINE},
-        {"jobs", 1, 0, O_JOBS},
-        {"reports", 1, 0, O_REPORTS},
-        {"counts", 0, 0, O_COUNTS},
-        {"undef", 0, 0, O_UNDEF},
-        {"list", 0, 0, O_LIST},
-        {"selfcheck", 0, 0, O_SELF},
-        {"sequence", 0, 0, O_SEQUENCE},
-        {"against", 1, 0, O_AGAINST},
-        {"length", 1, 0, O_LENGTH},
-        {"no-modify", 0, 0, O_NO_MODIFY},
-        {0, 0, 0, 0},
+        {"seed", 1, 0, O_SEED},           {"cases", 1, 0, O_CASES},     {"form", 1, 0, O_FORM},
+        {"per-form", 1, 0, O_PER_FORM},   {"mode", 1, 0, O_MODE},       {"engine", 1, 0, O_ENGINE},
+        {"jobs", 1, 0, O_JOBS},           {"reports", 1, 0, O_REPORTS}, {"counts", 0, 0, O_COUNTS},
+        {"undef", 0, 0, O_UNDEF},         {"list", 0, 0, O_LIST},       {"selfcheck", 0, 0, O_SELF},
+        {"sequence", 0, 0, O_SEQUENCE},   {"against", 1, 0, O_AGAINST}, {"length", 1, 0, O_LENGTH},
+        {"no-modify", 0, 0, O_NO_MODIFY}, {"tune", 1, 0, O_TUNE},       {0, 0, 0, 0},
     };
     int o, m;
     while ((o = getopt_long(argc, argv, "", longs, NULL)) != -1) {
@@ -434,6 +425,7 @@ static void parse(int argc, char **argv)
         case O_AGAINST: opt.against = optarg; break;
         case O_LENGTH: opt.length = (unsigned)number(optarg, "length"); break;
         case O_NO_MODIFY: opt.modify = false; break;
+        case O_TUNE: opt.tune = number(optarg, "tune"); break;
         default: fputs(usage, stderr); exit(1);
         }
     }
@@ -499,6 +491,7 @@ static int run_engine(void)
 {
     if (make_plans())
         return 1;
+    orc_guest_tune(opt.tune);
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);
     int rc = run_workers();

@@ -231,6 +231,8 @@ struct orc_guest;
 // code may do single instructions in another way.
 struct orc_guest *orc_guest_create(const struct engine_ops *ops, const char **why);
 void orc_guest_run(struct orc_guest *g, const struct orc_case *c, struct orc_result *r);
+// For those created afterwards: block length, memory and optimisations of engines drawn at random. 0: their own choice.
+void orc_guest_tune(u64 seed);
 // From now on it runs without a budget, and never stops in between: sequences and single instructions that do not jump.
 void orc_guest_uncounted(struct orc_guest *g);
 void orc_guest_destroy(struct orc_guest *g);
