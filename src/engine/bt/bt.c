@@ -340,6 +340,28 @@ static u64 flags_kept(unsigned op, unsigned size, u64 a, u64 b)
     return fl[0] ^ fl[1];
 }
 
+// Do AND, OR and XOR leave the flags that TEST leaves for the same result?
+static bool logic_is_same(void)
+{
+    bool same = true;
+    for (unsigned size = 4; size <= 8; size *= 2) {
+        for (unsigned i = 0; i < ARRAY_LEN(samples) * ARRAY_LEN(samples); i++) {
+            u64 a = samples[i % ARRAY_LEN(samples)], b = samples[i / ARRAY_LEN(samples)];
+            u64 fl[4] = {0, 0, 0, 0};
+            alu_and(size, a, b, &fl[0]);
+            alu_and(size, a & b, a & b, &fl[1]);
+            same &= fl[0] == fl[1];
+            alu_or(size, a, b, &fl[0]);
+            alu_and(size, a | b, a | b, &fl[1]);
+            same &= fl[0] == fl[1];
+            alu_xor(size, a, b, &fl[2]);
+            alu_and(size, a ^ b, a ^ b, &fl[3]);
+            same &= fl[2] == fl[3];
+        }
+    }
+    return same;
+}
+
 // What the host leaves in the flags that the manuals do not define.
 static void study_host(struct bt *b)
 {
@@ -354,6 +376,7 @@ static void study_host(struct bt *b)
                 product |= flags_kept(3, size, samples[i], samples[j]);
         }
     }
+    b->logic_same = logic_is_same();
     b->shifts_clean = !shifts;
     b->imul_clean = !product;
 }

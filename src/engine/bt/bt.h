@@ -104,19 +104,30 @@ enum bt_why {
 // Kinds of access at a site.
 enum { SITE_READ, SITE_WRITE };
 
+// How status flags follow from two operands, the first a register.
+enum { RECIPE_NONE, RECIPE_CMP, RECIPE_SUB, RECIPE_ADD, RECIPE_TEST, RECIPE_LOGIC };
+
+struct bt_recipe {
+    u8 kind; // SUB, ADD, LOGIC: the register holds the result
+    u8 size;
+    u8 a, b; // guest registers; b ISA_REG_NONE: imm
+    i32 imm;
+};
+
 struct bt_site {
-    u32 retry;     // offset in the code memory: start of the probe ...
-    u32 resume;    // ... and of the next instruction, or 0: leave when this one has been run
-    u32 block;     // distance from the start of the near memory
-    u16 off, next; // of the instruction in its page, and of the following one
-    u8 idx;        // number of the instruction in its block
-    u8 access;     // SITE_*; BT_VECTOR: the VEC_* needed
-    u16 size;      // bytes that the probe is for
-    u8 vec;        // VEC_*: what code at `retry` and `resume` relies on
-    u8 pop;        // RET: bytes taken off the stack, to undo it
-    bool shared;   // the probe is for a group of accesses
-    u16 op;        // enum isa_op
-    u32 call;      // BT_STEP: distance of a struct bt_call, or 0
+    u32 retry;               // offset in the code memory: start of the probe ...
+    u32 resume;              // ... and of the next instruction, or 0: leave when this one has been run
+    u32 block;               // distance from the start of the near memory
+    u16 off, next;           // of the instruction in its page, and of the following one
+    u8 idx;                  // number of the instruction in its block
+    u8 access;               // SITE_*; BT_VECTOR: the VEC_* needed
+    u16 size;                // bytes that the probe is for
+    u8 vec;                  // VEC_*: what code at `retry` and `resume` relies on
+    u8 pop;                  // RET: bytes taken off the stack, to undo it
+    bool shared;             // the probe is for a group of accesses
+    u16 op;                  // enum isa_op
+    struct bt_recipe recipe; // RECIPE_NONE: status flags are in the slot
+    u32 call;                // BT_STEP: distance of a struct bt_call, or 0
 };
 
 // An instruction for the interpreter that need not be decoded again.
@@ -144,6 +155,7 @@ enum flags_at {
     FLAGS_HOST = 1, // in the host's flags
     FLAGS_SLOT = 2, // in ctx.slot
     FLAGS_BOTH = 3,
+    FLAGS_RECIPE = 4, // nowhere, but they follow from registers: struct bt_recipe. Only inside a block
 };
 
 #define BLOCK_FLAT 0x04u // mode: enum isa_mode with this
@@ -241,6 +253,7 @@ struct bt {
     struct bt_stepped stepped[ISA_OP_COUNT + 1];
     struct bt_writes writes;
     struct bt_busy busy[BT_BUSY];
+    bool logic_same;               // AND, OR and XOR leave the same flags as TEST of their result
     bool shifts_clean, imul_clean; // see isa/alu.h and study_host()
     u8 unshared[BT_UNSHARED];      // how often groups of accesses did not work out, by hash of a block's place
     struct interp in;

@@ -163,7 +163,7 @@ bool flow_frees_flags(const struct tr_insn *x)
 // instruction, it costs nothing more.
 void flow_poll(struct tr *t)
 {
-    if (t->polled || t->flags != FLAGS_SLOT)
+    if (t->polled || (t->flags != FLAGS_SLOT && t->flags != FLAGS_RECIPE))
         return;
     for (unsigned i = t->i; i < t->n; i++) {
         const struct tr_insn *x = &t->insn[i];
@@ -217,6 +217,7 @@ void flow_end(struct tr *t, unsigned off)
         t->flags = FLAGS_SLOT;
         emit_edge(t, l, 0, false);
     }
+    flags_settle(t);
     l->flags = t->flags;
     emit_link_jump(t, l, emit_jmp(&t->e));
 }
@@ -271,6 +272,7 @@ static void emit_count_jump(struct tr *t)
     const struct insn *in = tr_in(t);
     struct emit *e = &t->e;
     u8 *over[2] = {NULL, NULL};
+    flags_settle(t);
     if (in->op == ISA_OP_LOOPE || in->op == ISA_OP_LOOPNE)
         flags_need(t);
     if (in->op == ISA_OP_JCXZ) {
@@ -298,9 +300,11 @@ static void emit_jmp_direct(struct tr *t)
     struct bt_link *l = new_link(t, target);
     bool back = goes_back(t, target) && !t->polled;
     if (l->far || back) {
-        flags_clobber(t);
+        flags_save(t);
+        t->flags = FLAGS_SLOT;
         emit_edge(t, l, 0, back);
     }
+    flags_settle(t);
     l->flags = t->flags;
     emit_link_jump(t, l, emit_jmp(&t->e));
 }

@@ -32,9 +32,24 @@ static const struct bt_block *block_of(const struct bt *b, const struct bt_site 
     return bt_near(b, s->block);
 }
 
+// Status flags that the host's registers did not hold any more: as the instruction that wrote them left them.
+static void follow_recipe(struct cpu *c, const struct bt_recipe *r)
+{
+    u64 a = c->gpr[r->a], b = r->b == ISA_REG_NONE ? (u64)(i64)r->imm : c->gpr[r->b];
+    switch (r->kind) {
+    case RECIPE_CMP: alu_sub(r->size, a, b, &c->rflags); break;
+    case RECIPE_SUB: alu_sub(r->size, a + b, b, &c->rflags); break;
+    case RECIPE_ADD: alu_add(r->size, a - b, b, &c->rflags); break;
+    case RECIPE_TEST: alu_and(r->size, a, b, &c->rflags); break;
+    case RECIPE_LOGIC: alu_and(r->size, a, a, &c->rflags); break;
+    default: break;
+    }
+}
+
 void service_sync(struct bt *b, const struct bt_site *s)
 {
     service_sync_at(b, b->ctx->page_base + s->off, b->ctx->left + block_of(b, s)->n - s->idx);
+    follow_recipe(b->in.c, &s->recipe);
 }
 
 // What C may have changed, back to where translated code has it.

@@ -258,7 +258,8 @@ static void emit_repeated_compare(struct tr *t)
 {
     const struct insn *in = tr_in(t);
     struct emit *e = &t->e;
-    flags_clobber(t);
+    flags_save(t);
+    t->flags = FLAGS_SLOT; // where each round leaves them
     u64 again = emit_here(e);
     emit_df_check(t);
     emit_rr(e, in->adsize, 0x85, X86_RCX, X86_RCX);

@@ -30,6 +30,8 @@ struct bt_site *tr_site(struct tr *t)
                           .idx = (u8)t->i,
                           .op = x->in.op,
                           .vec = x->known};
+    if (t->flags == FLAGS_RECIPE)
+        s->recipe = t->recipe;
     return s;
 }
 
@@ -157,6 +159,7 @@ static void emit_insns(struct tr *t)
     if (t->k->page2)
         flow_check_page2(t);
     for (t->i = 0; t->i < t->n && !t->failed; t->i++) {
+        flags_before(t);
         flow_poll(t);
         unsigned first = t->k->sites;
         struct tr_insn *x = tr_now(t);
@@ -166,6 +169,7 @@ static void emit_insns(struct tr *t)
             t->failed = t->failed || leads; // others wait for its probe
             tr_step(t);
         }
+        flags_after(t);
         // After a step by the interpreter there is no distance for the leader's group.
         for (unsigned s = first; s < t->k->sites && !x->ends && !leads; s++)
             bt_sites(t->k)[s].resume = (u32)(t->e.p - t->b->cache.mem.write);

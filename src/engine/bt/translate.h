@@ -63,13 +63,15 @@ struct tr {
     enum flags_at flags;
     unsigned links; // used
     unsigned tails;
-    bool wide;   // 64-bit mode
-    bool cut;    // the bytes end inside the instruction after the last one
-    bool failed; // out of room: give up
-    u32 done;    // bytes up to the last instruction's end ...
-    u32 body;    // ... and up to the tails
-    bool polled; // the doorbell has been looked at in this block
-    bool share;  // groups of accesses are looked for
+    bool wide;               // 64-bit mode
+    bool cut;                // the bytes end inside the instruction after the last one
+    bool failed;             // out of room: give up
+    u32 done;                // bytes up to the last instruction's end ...
+    u32 body;                // ... and up to the tails
+    bool wrote_flags;        // the current instruction has
+    struct bt_recipe recipe; // of the flags that were written last, or RECIPE_NONE
+    bool polled;             // the doorbell has been looked at in this block
+    bool share;              // groups of accesses are looked for
     struct tr_insn insn[BT_INSNS];
     struct tail tail[TAILS];
 };
@@ -126,6 +128,11 @@ void flags_clobber(struct tr *t);
 void flags_need(struct tr *t);
 // The current instruction's own flags are in the host's now. Those that it passes through were there before.
 void flags_now_host(struct tr *t);
+// Around each instruction.
+void flags_before(struct tr *t);
+void flags_after(struct tr *t);
+// Not by a recipe any more.
+void flags_settle(struct tr *t);
 // Into the slot, whoever looks at them.
 void flags_save(struct tr *t);
 void flags_emit_save(struct emit *e, struct bt_ctx *c);
