@@ -131,7 +131,7 @@ static void see(struct tr *t)
     for (unsigned i = t->n; i-- > 0;) {
         struct tr_insn *x = &t->insn[i];
         seen &= ~x->kills;
-        seen |= isa_flags_read(&x->in) & X86_FL_STATUS;
+        seen |= tr_flags_read(x);
         if (may_leave(x))
             seen = X86_FL_STATUS;
         x->seen = seen;

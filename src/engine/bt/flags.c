@@ -204,7 +204,7 @@ bool flags_wanted(const struct tr *t)
     const struct tr_insn *x = &t->insn[t->i];
     const struct isa_form_info *f = &isa_forms[x->in.form];
     u32 touched = (f->flags_written | f->flags_undef) & X86_FL_STATUS;
-    if (isa_flags_read(&x->in) & X86_FL_STATUS)
+    if (tr_flags_read(x))
         return true;
     if (!touched)
         return false;

@@ -79,6 +79,15 @@ struct tr {
 #define TR_CODE_MAX (48u << 10) // bytes that one block may need
 #define TR_SITES_MAX (BT_INSNS * 4)
 
+// Status flags that the instruction looks at. A shift that overwrites them all for certain does not, though shifts by 0 would.
+static inline u32 tr_flags_read(const struct tr_insn *x)
+{
+    unsigned op = x->in.op;
+    if (x->kills && (op == ISA_OP_SHL || op == ISA_OP_SHR || op == ISA_OP_SAR))
+        return 0;
+    return isa_flags_read(&x->in) & X86_FL_STATUS;
+}
+
 static inline struct tr_insn *tr_now(struct tr *t)
 {
     return &t->insn[t->i];
