@@ -152,6 +152,7 @@ $(B)/src/engine/cache/%.o: ALL_CFLAGS += -foptimize-sibling-calls $(if $(findstr
 # Translated code calls these while the guest's vector state is in the registers (src/engine/bt/vecstate.c).
 VECTOR_FREE := $(addprefix $(B)/src/,$(BT_OBJS) core/mmu.o core/tlb.o core/mem.o)
 $(VECTOR_FREE): ALL_CFLAGS += $(if $(SANITIZED),,-mgeneral-regs-only)
+$(VECTOR_FREE): Makefile # objects compiled otherwise, before, corrupt guests
 
 $(B)/src/%.o: src/%.c | $(GEN)
 	@mkdir -p $(@D)

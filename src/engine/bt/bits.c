@@ -1,5 +1,5 @@
 // Instructions whose memory operand is not where ModRM says: bit strings, where the bit number reaches beyond the operand, XLAT, and POP,
-// which addresses its destination with RSP already incremented.
+// which addresses its destination with RSP already incremented. And MOV from a segment register.
 #include "engine/bt/translate.h"
 
 static bool is_bit_string(const struct insn *in)
@@ -19,11 +19,16 @@ static bool is_pop(const struct tr *t, const struct insn *in)
            in->adsize == in->opsize;
 }
 
+static bool is_read_selector(const struct insn *in)
+{
+    return in->op == ISA_OP_MOV && in->opnd[1].kind == ISA_OPND_SEG;
+}
+
 bool bits_can(const struct tr *t, const struct insn *in)
 {
     if (!t->wide && in->seg == X86_CS)
         return false;
-    return is_bit_string(in) || is_pop(t, in) || (in->op == ISA_OP_XLAT && in->adsize >= 4);
+    return is_read_selector(in) || is_bit_string(in) || is_pop(t, in) || (in->op == ISA_OP_XLAT && in->adsize >= 4);
 }
 
 // --- bit strings ------------------------------------------------------------------------------------------------------------
@@ -128,10 +133,35 @@ static void emit_pop_memory(struct tr *t)
     emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, (i32)size);
 }
 
+static void emit_selector(struct tr *t)
+{
+    const struct insn *in = tr_in(t);
+    struct emit *e = &t->e;
+    i32 from_gpr = (i32)offsetof(struct cpu, seg[in->opnd[1].reg].sel) - (i32)offsetof(struct cpu, gpr);
+    bool memory = in->opnd[0].kind == ISA_OPND_MEM;
+    unsigned g = in->opnd[0].reg;
+    if (memory)
+        mem_operand(t, 2, true);
+    emit_load(e, 8, HOST_T1, &t->b->ctx->gpr);
+    emit_rm(e, 4, 0x1b7, HOST_T1, HOST_T1, from_gpr); // movzx
+    if (memory)
+        emit_rm(e, 2, 0x89, HOST_T1, HOST_T0, 0);
+    else if (in->opnd[0].size > 2)
+        mem_put_reg(t, g, HOST_T1);
+    else if (host_reg(g) < 0)
+        emit_store(e, 2, HOST_T1, context_reg(t, g));
+    else {
+        emit1(e, 0x66);
+        emit_mov_rr(e, 4, (unsigned)host_reg(g), HOST_T1);
+    }
+}
+
 bool tr_bits(struct tr *t)
 {
     const struct insn *in = tr_in(t);
-    if (is_bit_string(in)) {
+    if (is_read_selector(in)) {
+        emit_selector(t);
+    } else if (is_bit_string(in)) {
         emit_bit_string(t);
         flags_now_host(t);
     } else if (is_pop(t, in)) {
