@@ -50,9 +50,9 @@ static void info_cpus(struct monitor *m, char *args)
     for (unsigned i = 0; i < machine->vcpu_count; i++) {
         struct vcpu *v = machine->vcpu[i];
         v->engine->pull_state(v);
-        fprintf(m->out, "%c CPU #%u: %s, pc=0x%llx, %llu instructions\n", i == m->cpu ? '*' : ' ', i,
+        fprintf(m->out, "%c CPU #%u: %s, pc=0x%llx, %llu instructions%s\n", i == m->cpu ? '*' : ' ', i,
                 doing[v->cpu.activity], (unsigned long long)(v->cpu.seg[X86_CS].base + v->cpu.rip),
-                (unsigned long long)v->insns);
+                (unsigned long long)v->insns, v->uncounted ? " and those not counted" : "");
     }
 }
 
@@ -315,17 +315,18 @@ static void info_chardev(struct monitor *m, char *args)
     }
 }
 
-static void show_rate(struct monitor *m, const char *when, u64 insns, u64 ns)
+static void show_rate(struct monitor *m, const char *when, u64 insns, u64 ns, bool uncounted)
 {
-    fprintf(m->out, "%s: %llu.%03llu s of guest time, %llu million instructions a second\n", when,
+    fprintf(m->out, "%s: %llu.%03llu s of guest time, %s%llu million instructions a second\n", when,
             (unsigned long long)(ns / 1000000000), (unsigned long long)(ns / 1000000 % 1000),
-            (unsigned long long)(ns ? insns * 1000 / ns : 0));
+            uncounted ? "more than " : "", (unsigned long long)(ns ? insns * 1000 / ns : 0));
 }
 
 static void info_stats(struct monitor *m, char *args)
 {
     struct machine *machine = &m->vm->board->m;
     u64 now = clock_now(&machine->clock), total = 0;
+    bool uncounted = false;
 
     (void)args;
     for (unsigned i = 0; i < machine->vcpu_count; i++) {
@@ -333,16 +334,18 @@ static void info_stats(struct monitor *m, char *args)
         char text[STATS_SIZE] = "";
 
         total += v->insns;
-        fprintf(m->out, "CPU #%u: %llu instructions\n", i, (unsigned long long)v->insns);
+        fprintf(m->out, "CPU #%u: %llu instructions%s\n", i, (unsigned long long)v->insns,
+                v->uncounted ? " and those not counted: translated code counts only with -icount" : "");
+        uncounted |= v->uncounted;
         if (v->engine->stats)
             v->engine->stats(v, text, sizeof(text));
         if (*text)
             fprintf(m->out, "  %s: %s\n", v->engine->name, text);
     }
-    show_rate(m, "since the start", total, now);
+    show_rate(m, "since the start", total, now, uncounted);
     // A reset sets neither back.
     if (m->stats_ns && now >= m->stats_ns && total >= m->stats_insns)
-        show_rate(m, "since the last time", total - m->stats_insns, now - m->stats_ns);
+        show_rate(m, "since the last time", total - m->stats_insns, now - m->stats_ns, uncounted);
     m->stats_ns = now;
     m->stats_insns = total;
 }

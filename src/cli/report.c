@@ -108,7 +108,8 @@ static void print_code(FILE *out, const struct vcpu *v)
 
 void report_cpu(FILE *out, const struct vcpu *v)
 {
-    fprintf(out, "cpu %u in %s after %llu instructions\n", v->id, mode_name(&v->cpu), (unsigned long long)v->insns);
+    fprintf(out, "cpu %u in %s after %llu instructions%s\n", v->id, mode_name(&v->cpu), (unsigned long long)v->insns,
+            v->uncounted ? " and those not counted" : "");
     print_gprs(out, &v->cpu);
     print_flags(out, &v->cpu);
     print_system(out, &v->cpu);

@@ -58,7 +58,8 @@ struct vcpu {
     u32 id;
     struct machine *machine;
     const struct cpu_model *model;
-    u64 insns; // instructions retired; faulting ones do not count, repeated ones count once, when they are done
+    u64 insns;      // instructions retired; faulting ones do not count, repeated ones count once, when they are done
+    bool uncounted; // the engine ran instructions that `insns` leaves out, which it may as long as run() has no budget
     struct vcpu_intc intc;
     // x87 errors as the PC/AT reports them (CR0.NE clear): the FERR# output, what it was last set to, and the IGNNE#
     // input. Without a line waiting instructions behave as with IGNNE# asserted. SDM 1 appendix D.

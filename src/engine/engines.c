@@ -9,8 +9,8 @@
 #include "engine/interp/engine_interp.h"
 
 static const struct engine_ops *const engines[] = {
-    &cache_engine,
     &bt_engine,
+    &cache_engine,
     &interp_engine,
 };
 

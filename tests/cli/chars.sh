@@ -249,7 +249,7 @@ send info stats\n
 expect CPU #0: 0 instructions
 expect since the start: 
 send engine\n
-expect cache
+expect bt
 send help cont\n
 expect let them go on
 send frob\n
@@ -282,7 +282,7 @@ send info lapic\n
 expect CPU #1 local APIC: id 1
 send info qtree\n
 expect dev: uart16550, ports 03f8-03ff
-expect engine cache
+expect engine bt
 send info block\n
 expect d0: '"$tmp"'/image (raw, snapshot)
 expect 65536 bytes

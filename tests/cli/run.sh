@@ -230,7 +230,7 @@ expect 'optimisations, listed' 0 '^  *opt-chain  *direct' run -accel help
 refuse 'unknown optimisation' 'opt-x: no such optimisation' run -kernel "$tmp/EXIT.elf" -accel bt,opt-x=off
 refuse 'optimisation of another engine' 'opt-ret: no such' run -kernel "$tmp/EXIT.elf" -accel interp,opt-ret=off
 truncate -s 1M "$tmp/disk"
-expect 'QEMU options that need no action' 43 'engine cache' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -nodefaults -no-user-config -display none \
+expect 'QEMU options that need no action' 43 'engine bt' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -nodefaults -no-user-config -display none \
     -vga none -nic none -net none -parallel none -boot order=cd,menu=off -rtc base=2020-01-02T03:04:05,clock=vm -name guest=a,process=b -M pc -smp 2,sockets=1,cores=2,threads=1 \
     -object rng-random,id=r,filename=/dev/urandom -device virtio-rng-pci,rng=r,addr=5 -drive "file=$tmp/disk,if=none,id=d,format=raw" \
     -device virtio-blk-pci,drive=d,serial=1 -blockdev "driver=raw,file.driver=file,file.filename=$tmp/disk,node-name=n,read-only=on" -m size=64M
@@ -239,9 +239,9 @@ expect 'blockdev on blockdev' 43 '' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}"
 expect 'next engine of a list' 43 'engine interp: kvm: not in this build; next in the list' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel kvm:interp
 expect 'next engine of several options' 43 'engine interp: foo: unknown engine; kvm: not in this build; next in the list' run \
     -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -machine accel=foo -accel kvm -accel interp
-expect 'the engines of QEMU scripts' 43 'engine cache' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel kvm -accel tcg,thread=multi
+expect 'the engines of QEMU scripts' 43 'engine bt' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -accel kvm -accel tcg,thread=multi
 refuse 'one thread for all processors' 'thread=single: must be multi' run -accel tcg,thread=single
-expect 'any engine' 43 'engine cache' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -machine pc,accel=auto
+expect 'any engine' 43 'engine bt' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}" -machine pc,accel=auto
 expect 'exit status' 43 '' run -kernel "$tmp/EXIT.elf" "${exit_dev[@]}"
 expect 'kernel from a pipe' 43 '' run -kernel <(cat "$tmp/EXIT.elf") "${exit_dev[@]}"
 expect 'triple fault' 4 'triple fault' run -kernel "$tmp/TRIPLE.elf"

@@ -314,6 +314,7 @@ static struct vm_exit bt_run(struct vcpu *v, u64 budget)
         b->counting = true; // from now on blocks count
         codecache_flush(b);
     }
+    v->uncounted |= !b->counting;
     interp_enter(x, budget);
     if (setjmp(x->fault))
         interp_take_fault(x);
