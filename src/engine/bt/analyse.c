@@ -104,12 +104,12 @@ static void classify(struct tr *t, struct tr_insn *x)
 {
     const struct insn *in = &x->in;
     x->call = offered(t, in) && !is_repeated(in);
-    x->step = !offered(t, in) || !(ident_can(t, in) || vector_can(t, in) || stack_can(t, in) || string_can(t, in) ||
-                                   bits_can(t, in) || flow_can(t, in));
+    x->step = !offered(t, in) || !(ident_can(t, in) || vector_can(t, in) || x87_can(t, in) || stack_can(t, in) ||
+                                   string_can(t, in) || bits_can(t, in) || flow_can(t, in));
     x->ends = x->step ? !is_callable(in) : in->op == ISA_OP_JMP || in->op == ISA_OP_CALL || in->op == ISA_OP_RET;
     x->kills = x->step ? 0 : flags_killed(t->b, in);
     x->shares = !x->step && in->op != ISA_OP_LEA && in->op != ISA_OP_NOP &&
-                (ident_can(t, in) || vector_can(t, in) || stack_can(t, in) || flow_can(t, in));
+                (ident_can(t, in) || vector_can(t, in) || x87_can(t, in) || stack_can(t, in) || flow_can(t, in));
 }
 
 static bool may_leave(const struct tr_insn *x)
@@ -119,7 +119,7 @@ static bool may_leave(const struct tr_insn *x)
     bool operand = bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP;
     if (x->step || x->check || x->next > MEM_PAGE_SIZE || bt_is_string(&x->in) || f->cls >= ISA_CLASS_BRANCH ||
         x->in.op == ISA_OP_DIV || x->in.op == ISA_OP_IDIV || x->in.op == ISA_OP_CMPXCHG16B ||
-        (operand && f->attr & ISA_ATTR_ALIGN) || implicit & ISA_IMPLICIT_MEM)
+        x->in.op == ISA_OP_FLDCW || (operand && f->attr & ISA_ATTR_ALIGN) || implicit & ISA_IMPLICIT_MEM)
         return true;
     return (operand && x->access[ACCESS_OPERAND].role != ACCESS_MEMBER) ||
            (implicit & ISA_IMPLICIT_STACK && x->access[ACCESS_STACK].role != ACCESS_MEMBER);

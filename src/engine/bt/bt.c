@@ -415,6 +415,7 @@ static int bt_vcpu_create(struct vcpu *v)
     b->limit = tuning->block && tuning->block < BT_INSNS ? tuning->block : BT_INSNS;
     b->ctx->gpr = (u64)v->cpu.gpr;
     study_host(b);
+    vecstate_init(b);
     v->engine_state = b;
     v->doorbell = &b->ctx->doorbell;
     v->before_device = bt_before_device;

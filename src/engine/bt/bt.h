@@ -12,7 +12,7 @@
 //   analyse.c     decoding, and which status flags somebody may look at
 //   translate.c   one block
 //   vecstate.c    the guest's vector registers in the host's
-//   flags.c, mem.c, ident.c, vector.c, stack.c, string.c, bits.c, flow.c    what the code of a block is made of; emit.h encodes it
+//   flags.c, mem.c, ident.c, vector.c, x87.c, stack.c, string.c, bits.c, flow.c    what the code of a block is made of; emit.h encodes it
 //
 // While translated code runs:
 //
@@ -87,6 +87,9 @@ struct bt_ctx {
     u64 scratch;          // of the glue
     u32 vec;              // VEC_*: the guest's vector state is in the host's registers, and may be used
     u32 host_mxcsr;
+    u64 fip, fdp;  // the x87 pointers while that state is in the host's registers
+    u32 fop, fseg; // FOP_OLD, ~0: not set since then
+    u64 xstate_bv; // of struct cpu, meanwhile
 };
 
 // Why translated code calls service().
@@ -237,8 +240,8 @@ struct bt_stepped {
 struct bt {
     struct bt_ctx *ctx; // in the near memory
     struct bt_cache cache;
-    u64 glue_enter, glue_ret; // executable addresses
-    u64 vec_store, vec_load;  // the same; vecstate.c
+    u64 glue_enter, glue_ret;                     // executable addresses
+    u64 vec_store, vec_load, x87_store, x87_load; // the same; vecstate.c
     u64 glue[BT_WHYS], glue_link_host, glue_step_host;
     u32 opts;  // enum bt_opt: those that are on
     u32 limit; // instructions in a block, at most
@@ -254,6 +257,7 @@ struct bt {
     struct bt_writes writes;
     struct bt_busy busy[BT_BUSY];
     bool logic_same;               // AND, OR and XOR leave the same flags as TEST of their result
+    bool has_xsave;                // the host
     bool shifts_clean, imul_clean; // see isa/alu.h and study_host()
     u8 unshared[BT_UNSHARED];      // how often groups of accesses did not work out, by hash of a block's place
     struct interp in;

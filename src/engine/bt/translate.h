@@ -128,6 +128,10 @@ void tr_step_if(struct tr *t, unsigned cc);
 
 // Fill check and known of all instructions.
 void vector_plan(struct tr *t);
+// See to x->check of the current instruction.
+void vector_check(struct tr *t);
+// Does it work on x87 or MMX registers, and on no others?
+bool bt_is_x87(const struct insn *in);
 
 // --- flags.c --------------------------------------------------------------------------------------------------------------------
 
@@ -186,6 +190,7 @@ bool tr_string(struct tr *t);
 bool tr_bits(struct tr *t);
 bool tr_flow(struct tr *t);
 bool tr_vector(struct tr *t);
+bool tr_x87(struct tr *t);
 
 // May it be emitted by one of these? (Before anything is.)
 bool ident_can(const struct tr *t, const struct insn *in);
@@ -194,6 +199,7 @@ bool string_can(const struct tr *t, const struct insn *in);
 bool stack_can(const struct tr *t, const struct insn *in);
 bool flow_can(const struct tr *t, const struct insn *in);
 bool vector_can(const struct tr *t, const struct insn *in);
+bool x87_can(const struct tr *t, const struct insn *in);
 
 // Is it a branch that has the flags in the slot?
 bool flow_frees_flags(const struct tr_insn *x);

@@ -9,9 +9,14 @@
 // ctx.vec says which kinds of vector instructions may run. Exceptions that MXCSR does not mask must not happen here, so where
 // one is unmasked those instructions are the interpreter's; so is everything in AMD's misaligned mode.
 //
+// x87 and MMX registers are another part, which moves by itself (XSAVE and XRSTOR of that component alone). FOP, FIP and FDP are kept by
+// hand, as the interpreter does: translated code leaves them in the context. Selectors cannot change meanwhile.
+//
 // Where the compiler instruments code (sanitizers), vector registers are used everywhere, so there the state is moved around every
 // call of service() (BT_VEC_EAGER).
 #include "engine/bt/vecstate.h"
+
+#include <cpuid.h>
 
 #include "core/cpuid.h"
 
@@ -103,8 +108,29 @@ static void emit_load_state(struct bt *b, struct emit *e)
     emit1(e, 0xc3);
 }
 
+// xsave64 (4) and xrstor64 (5) of the x87 component; rdi: the area. FNINIT leaves C what it expects.
+static void emit_x87(struct emit *e, unsigned digit)
+{
+    emit_mov_imm32(e, X86_RAX, X86_XCR0_X87);
+    EMIT(e, 0x31, 0xd2, 0x48, 0x0f, 0xae); // xor edx, edx
+    emit_modrm_base(e, digit, X86_RDI, 0);
+    if (digit == 4)
+        EMIT(e, 0xdb, 0xe3);
+    emit1(e, 0xc3);
+}
+
+void vecstate_init(struct bt *b)
+{
+    u32 r[4];
+    b->has_xsave = __get_cpuid(1, &r[0], &r[1], &r[2], &r[3]) && r[2] & bit_OSXSAVE;
+}
+
 void vecstate_emit(struct bt *b, struct emit *e)
 {
+    b->x87_store = emit_here(e);
+    emit_x87(e, 4);
+    b->x87_load = emit_here(e);
+    emit_x87(e, 5);
     b->vec_store = emit_here(e);
     emit_store_state(b, e);
     b->vec_load = emit_here(e);
@@ -112,10 +138,10 @@ void vecstate_emit(struct bt *b, struct emit *e)
 }
 
 // Call one of them if ctx.vec says so. Destroys rdi, rax and flags.
-static void emit_move_if(struct bt *b, struct emit *e, u64 routine)
+static void emit_move_if(struct bt *b, struct emit *e, unsigned what, u64 routine)
 {
-    emit_rip(e, 4, 0x83, 7, &b->ctx->vec, 1); // cmp dword [vec], 0
-    emit1(e, 0);
+    emit_rip(e, 4, 0xf6, 0, &b->ctx->vec, 1); // test byte [vec], what
+    emit1(e, what);
     u8 *over = emit_jcc(e, CC_E);
     emit_mov_imm(e, X86_RDI, (u64)&b->in.c->xs);
     emit_patch(e, emit_call(e), routine);
@@ -124,14 +150,18 @@ static void emit_move_if(struct bt *b, struct emit *e, u64 routine)
 
 void vecstate_emit_save(struct bt *b, struct emit *e)
 {
-    if (BT_VEC_EAGER)
-        emit_move_if(b, e, b->vec_store);
+    if (BT_VEC_EAGER) {
+        emit_move_if(b, e, VEC_REGS, b->vec_store);
+        emit_move_if(b, e, VEC_X87, b->x87_store);
+    }
 }
 
 void vecstate_emit_restore(struct bt *b, struct emit *e)
 {
-    if (BT_VEC_EAGER)
-        emit_move_if(b, e, b->vec_load);
+    if (BT_VEC_EAGER) {
+        emit_move_if(b, e, VEC_REGS, b->vec_load);
+        emit_move_if(b, e, VEC_X87, b->x87_load);
+    }
 }
 
 static u32 allowed(const struct cpu *c)
@@ -155,21 +185,68 @@ static void move(struct bt *b, u64 routine)
         ((void (*)(struct x86_xsave *))(uintptr_t)routine)(&b->in.c->xs); // NOLINT
 }
 
+static bool x87_allowed(const struct bt *b)
+{
+    const struct cpu *c = b->in.c;
+    return b->has_xsave && !(c->cr0 & (X86_CR0_EM | X86_CR0_TS)) && (c->xs.fcw & 0x3f) == 0x3f &&
+           !b->in.v->ferr_asserted;
+}
+
+#define FOP_OLD 0x10000u // in ctx.fop: no instruction has set it
+
+static void load_x87(struct bt *b)
+{
+    struct x86_xsave *xs = &b->in.c->xs;
+    struct bt_ctx *k = b->ctx;
+    k->xstate_bv = xs->xstate_bv;
+    xs->xstate_bv = X86_XCR0_X87; // for XRSTOR
+    xs->xcomp_bv = 0;
+    k->fop = xs->fop | FOP_OLD;
+    k->fip = xs->fip;
+    k->fdp = xs->fdp;
+    k->fseg = ~0u;
+    move(b, b->x87_load);
+    k->vec |= VEC_X87;
+}
+
+static void store_x87(struct bt *b)
+{
+    const struct bt_ctx *k = b->ctx;
+    struct cpu *c = b->in.c;
+    move(b, b->x87_store);
+    c->xs.xstate_bv = k->xstate_bv;
+    c->xs.fop = (u16)k->fop;
+    c->xs.fip = k->fip;
+    c->xs.fdp = k->fdp;
+    if (!(k->fop & FOP_OLD))
+        c->fcs = c->seg[X86_CS].sel;
+    if (k->fseg != ~0u)
+        c->fds = c->seg[k->fseg].sel;
+}
+
 bool vecstate_load(struct bt *b, u8 need)
 {
-    if (!b->ctx->vec) {
+    if (need & VEC_REGS && !(b->ctx->vec & VEC_REGS)) {
         u32 may = allowed(b->in.c);
-        if (need & ~may)
+        if (need & VEC_REGS & ~may)
             return false;
         move(b, b->vec_load);
-        b->ctx->vec = may;
+        b->ctx->vec |= may;
         b->stats.vec_loads++;
+    }
+    if (need & VEC_X87 && !(b->ctx->vec & VEC_X87)) {
+        if (!x87_allowed(b))
+            return false;
+        load_x87(b);
     }
     return !(need & ~b->ctx->vec);
 }
 
 void vecstate_store(struct bt *b)
 {
-    move(b, b->vec_store);
+    if (b->ctx->vec & VEC_REGS)
+        move(b, b->vec_store);
+    if (b->ctx->vec & VEC_X87)
+        store_x87(b);
     b->ctx->vec = 0;
 }

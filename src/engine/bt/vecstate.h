@@ -9,7 +9,10 @@
 #define VEC_AVX 2u        // VEX encoded
 #define VEC_SSE_MASKED 4u // the same for those that can raise exceptions in MXCSR: all are masked
 #define VEC_AVX_MASKED 8u
+#define VEC_REGS 15u // some of these: XMM or YMM and MXCSR are there
+#define VEC_X87 16u  // x87 and MMX: no exception is unmasked
 
+void vecstate_init(struct bt *b);
 // Emit the code that moves it.
 void vecstate_emit(struct bt *b, struct emit *e);
 // Emitted around calls of service() where that may be instrumented code: see BT_VEC_EAGER.

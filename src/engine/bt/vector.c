@@ -47,6 +47,9 @@ void vector_plan(struct tr *t)
         x->check = 0;
         if (x->step || isa_forms[x->in.form].cls > ISA_CLASS_BRANCH) {
             known = 0; // it may load MXCSR or control registers, and what runs it sets the state aside in any case
+        } else if (bt_is_x87(&x->in)) {
+            x->check = known & VEC_X87 ? 0 : VEC_X87;
+            known |= VEC_X87;
         } else if (is_vector(&x->in)) {
             u8 need = need_of(&x->in);
             x->check = known & need ? 0 : need;
@@ -56,7 +59,7 @@ void vector_plan(struct tr *t)
     }
 }
 
-static void emit_check(struct tr *t)
+void vector_check(struct tr *t)
 {
     const struct tr_insn *x = tr_now(t);
     if (!x->check)
@@ -90,7 +93,7 @@ bool tr_vector(struct tr *t)
     const struct insn *in = tr_in(t);
     if (!is_vector(in))
         return false;
-    emit_check(t);
+    vector_check(t);
     if (is_zeroing(in)) {
         EMIT(&t->e, 0xc5, in->op == ISA_OP_VZEROALL ? 0xfc : 0xf8, 0x77);
         return true;
