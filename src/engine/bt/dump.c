@@ -12,8 +12,8 @@
 #include "engine/bt/translate.h"
 #include "isa/disasm.h"
 
-#define TEXT 128
-#define NAME 24
+#define TEXT 192
+#define NAME 48
 
 struct dump {
     struct tr *t;
