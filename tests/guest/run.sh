@@ -12,10 +12,10 @@ shift 2
 passed=0 failed=0
 
 # `icount` among the options: virtual time from instructions, so that no load of the host makes a test of timers fail. QEMU's own
-# way of counting is too coarse for that. `tb-size=1` or `tb-insns=N` first among them: how much the engine keeps, and in what pieces.
+# way of counting is too coarse for that. `tb-...` or `opt-...` first among them: properties of the engine.
 run_guest() { # name mem seconds options
     local image=build/guests/${1%%+*}.elf engine=$engine
-    if [[ $4 == tb-* ]]; then
+    if [[ $4 == tb-* || $4 == opt-* ]]; then
         [ "$monitor" != qemu ] && engine=$engine,${4%% *}
         set -- "$1" "$2" "$3" "${4#"${4%% *}"}"
     fi

@@ -150,7 +150,12 @@ struct bt_link {
     u32 from;
     bool far; // the target is in another page
     u8 flags; // enum flags_at: where status flags are
+    u8 way;   // enum link_way
+    u16 off;  // of the branch in its page
 };
+
+// How a link is come to: what to undo when the target turns out not to be canonical, which is the branch's own fault.
+enum link_way { LINK_RUNS_ON, LINK_JUMP, LINK_CALL, LINK_LOOP };
 
 // Where status flags are.
 enum flags_at {

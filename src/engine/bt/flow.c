@@ -37,8 +37,9 @@ bool flow_can(const struct tr *t, const struct insn *in)
     case ISA_OP_JCC: return target_fits(in->imm + 2 * 4096) && target_fits(in->imm - 4096);
     case ISA_OP_LOOP:
     case ISA_OP_LOOPE:
-    case ISA_OP_LOOPNE:
-    case ISA_OP_JCXZ: return in->adsize >= 4 && !(in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE)); // see interp/branch.c
+    case ISA_OP_LOOPNE: // with RCX as the counter: ECX could not be undone
+    case ISA_OP_JCXZ:
+        return in->adsize == (t->wide ? 8 : 4) && !(in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE)); // see interp/branch.c
     case ISA_OP_JMP:
     case ISA_OP_CALL:
         if (kind == ISA_OPND_REL)
@@ -54,6 +55,17 @@ static struct bt_link *new_link(struct tr *t, i64 target)
     struct bt_link *l = &bt_links(t->k)[t->links++];
     *l = (struct bt_link){
         .disp = (i32)target, .from = tr_distance(t, t->k), .far = target < 0 || target > 4095, .flags = FLAGS_SLOT};
+    return l;
+}
+
+// The same for the current instruction, a branch.
+static struct bt_link *branch_link(struct tr *t, i64 target)
+{
+    struct bt_link *l = new_link(t, target);
+    unsigned op = tr_in(t)->op;
+    bool loops = op == ISA_OP_LOOP || op == ISA_OP_LOOPE || op == ISA_OP_LOOPNE;
+    l->way = loops ? LINK_LOOP : op == ISA_OP_CALL ? LINK_CALL : LINK_JUMP;
+    l->off = tr_now(t)->off;
     return l;
 }
 
@@ -238,7 +250,7 @@ void flow_tail(struct tr *t, const struct tail *l)
 static void emit_taken(struct tr *t, u8 *jump)
 {
     i64 target = target_of(tr_now(t));
-    struct bt_link *l = new_link(t, target);
+    struct bt_link *l = branch_link(t, target);
     bool back = goes_back(t, target) && !t->polled;
     unsigned skipped = t->n - t->i - 1;
     if (!l->far && !back && !(t->b->counting && skipped)) {
@@ -297,7 +309,7 @@ static void emit_count_jump(struct tr *t)
 static void emit_jmp_direct(struct tr *t)
 {
     i64 target = target_of(tr_now(t));
-    struct bt_link *l = new_link(t, target);
+    struct bt_link *l = branch_link(t, target);
     bool back = goes_back(t, target) && !t->polled;
     if (l->far || back) {
         flags_save(t);
@@ -363,7 +375,7 @@ static void emit_return_here(struct tr *t)
 static void emit_call_direct(struct tr *t)
 {
     i64 target = target_of(tr_now(t));
-    struct bt_link *l = new_link(t, target);
+    struct bt_link *l = branch_link(t, target);
     flags_save(t);
     flags_clobber(t);
     t->flags = FLAGS_SLOT;

@@ -145,9 +145,28 @@ static u64 vector(struct bt *b, const struct bt_site *s)
     return vecstate_load(b, s->access) ? bt_exec(b, s->retry) : step(b, s);
 }
 
+// A direct branch to an address that is not canonical: undo it, and let the interpreter raise its fault.
+static u64 bad_target(struct bt *b, const struct bt_link *l)
+{
+    u64 *gpr = b->in.c->gpr;
+    if (l->way == LINK_CALL)
+        gpr[X86_RSP] += 8;
+    if (l->way == LINK_LOOP)
+        gpr[X86_RCX]++;
+    vecstate_park(b);
+    service_sync_at(b, b->ctx->page_base + l->off, b->ctx->left + 1);
+    b->in.budget--;
+    b->chunk--;
+    interp_step(&b->in);
+    return go_on(b);
+}
+
 static u64 unlinked(struct bt *b, const struct bt_link *l)
 {
-    service_sync_at(b, b->ctx->page_base + (u64)(i64)l->disp, b->ctx->left);
+    u64 target = b->ctx->page_base + (u64)(i64)l->disp;
+    if (l->way != LINK_RUNS_ON && bt_mode_64(b->mode) && UNLIKELY(!gva_canonical(target)))
+        return bad_target(b, l);
+    service_sync_at(b, target, b->ctx->left);
     b->unlinked = bt_distance(b, l);
     struct bt_block *k = (struct bt_block *)bt_go_on(b);
     if (!k)
