@@ -14,6 +14,8 @@ rows=(trial userland 'cloud$' trial)
 optimisations=()
 [ "$engine" != bt ] || mapfile -t optimisations < <(sed -n 's/^BT_OPT([^"]*"\([^"]*\)".*/\1/p' src/engine/bt/opts.def)
 passed=0 failed=0
+# Blocks of one instruction, forgotten all the time, take long.
+export SLOW=$((${SLOW:-1} * 4))
 
 # Sets `what`: the engine with its properties. Often so little memory that code is forgotten all the time.
 draw() {
