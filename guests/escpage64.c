@@ -337,7 +337,11 @@ static const struct edge edges[] = {
 
 __attribute__((noinline)) static void go(u64 at)
 {
-    TRY(__asm__ volatile("call *%0" ::"r"(at), "a"(0), "d"(0) : "rcx", "memory", "cc"));
+    // The frame of a fault in there comes to lie where a CALL would have pushed.
+    TRY(__asm__ volatile(
+        "push %%rbp; mov %%rsp, %%rbp; and $-16, %%rsp; sub $8, %%rsp; call *%0; mov %%rbp, %%rsp; pop %%rbp" ::"r"(at),
+        "a"(0), "d"(0)
+        : "rcx", "memory", "cc"));
 }
 
 static void at_edges(void)
