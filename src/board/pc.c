@@ -763,7 +763,8 @@ static int create_vcpu(struct pc *b, const struct pc_options *o, struct error *e
                                  .intc = &b->lapic[id],
                                  .msr_read = intc_msr_read,
                                  .msr_write = intc_msr_write,
-                                 .cr8_written = intc_cr8_written};
+                                 .cr8_written = intc_cr8_written,
+                                 .tpr_low = &b->lapic[id].tpr_low};
     b->m.tuning = o->tuning;
     machine_add_vcpu(&b->m, v);
     ret = o->engine->vcpu_create(v);

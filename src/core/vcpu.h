@@ -37,7 +37,9 @@ struct vcpu_intc {
     // exist.
     bool (*msr_read)(void *intc, u32 index, u64 *val);
     bool (*msr_write)(void *intc, u32 index, u64 val);
-    void (*cr8_written)(void *intc); // CR8 changed, which is TPR[7:4]; NULL: nobody cares
+    void (*cr8_written)(void *intc); // CR8 was written, which is TPR[7:4]; NULL: nobody cares
+    const u8 *
+        tpr_low; // TPR[3:0], which that clears: 0 here, and the value CR8 has already, and it does nothing. May be NULL
 };
 
 // TLB work from other threads: pages to take write permission from. A full queue turns into "all pages". And: the map has

@@ -105,8 +105,9 @@ static void classify(struct tr *t, struct tr_insn *x)
     const struct insn *in = &x->in;
     x->call = offered(t, in) && !is_repeated(in);
     x->step = !offered(t, in) || !(ident_can(t, in) || vector_can(t, in) || x87_can(t, in) || stack_can(t, in) ||
-                                   string_can(t, in) || bits_can(t, in) || flow_can(t, in));
-    x->ends = x->step ? !is_callable(in) : in->op == ISA_OP_JMP || in->op == ISA_OP_CALL || in->op == ISA_OP_RET;
+                                   string_can(t, in) || bits_can(t, in) || flow_can(t, in) || sys_can(t, in));
+    x->ends = x->step ? !is_callable(in)
+                      : in->op == ISA_OP_JMP || in->op == ISA_OP_CALL || in->op == ISA_OP_RET || sys_ends(in);
     x->kills = x->step ? 0 : flags_killed(t->b, in);
     x->shares = !x->step && in->op != ISA_OP_LEA && in->op != ISA_OP_NOP &&
                 (ident_can(t, in) || vector_can(t, in) || x87_can(t, in) || stack_can(t, in) || flow_can(t, in));

@@ -41,7 +41,9 @@ static bool refresh(struct bt *b)
         b->mode = mode;
         k->sp = k->sp_top; // return addresses there are into code of the other mode
     }
-    k->tlb = (u64)x->v->tlb.cur[x->view].e;
+    for (unsigned i = 0; i < TLB_VIEW_COUNT; i++)
+        k->view[i] = (u64)x->v->tlb.cur[i].e;
+    k->tlb = k->view[x->view];
     for (unsigned i = 0; i < 2; i++) {
         const struct x86_seg *s = &c->seg[X86_FS + i];
         k->seg_base[i] = s->base;
@@ -380,6 +382,9 @@ static void study_host(struct bt *b)
     b->logic_same = logic_is_same();
     b->shifts_clean = !shifts;
     b->imul_clean = !product;
+    const struct host *h = b->in.v->machine->host;
+    u64 before = __builtin_ia32_rdtsc(), tsc = h->ops->tsc ? h->ops->tsc(h->self) : 0;
+    b->host_tsc = before <= tsc && tsc <= __builtin_ia32_rdtsc();
 }
 
 static void bt_before_device(struct vcpu *v)

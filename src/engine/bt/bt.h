@@ -87,9 +87,10 @@ struct bt_ctx {
     u64 scratch;          // of the glue
     u32 vec;              // VEC_*: the guest's vector state is in the host's registers, and may be used
     u32 host_mxcsr;
-    u64 fip, fdp;  // the x87 pointers while that state is in the host's registers
-    u32 fop, fseg; // FOP_OLD, ~0: not set since then
-    u64 xstate_bv; // of struct cpu, meanwhile
+    u64 fip, fdp;             // the x87 pointers while that state is in the host's registers
+    u32 fop, fseg;            // FOP_OLD, ~0: not set since then
+    u64 xstate_bv;            // of struct cpu, meanwhile
+    u64 view[TLB_VIEW_COUNT]; // struct tlb_entry *: each view of the current context
 };
 
 // Why translated code calls service().
@@ -263,6 +264,7 @@ struct bt {
     struct bt_busy busy[BT_BUSY];
     bool logic_same;               // AND, OR and XOR leave the same flags as TEST of their result
     bool has_xsave;                // the host
+    bool host_tsc;                 // the guest's TSC is the host's plus cpu.msr.tsc_offset
     bool shifts_clean, imul_clean; // see isa/alu.h and study_host()
     u8 unshared[BT_UNSHARED];      // how often groups of accesses did not work out, by hash of a block's place
     struct interp in;

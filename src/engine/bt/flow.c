@@ -177,6 +177,8 @@ void flow_poll(struct tr *t)
 {
     if (t->polled || (t->flags != FLAGS_SLOT && t->flags != FLAGS_RECIPE))
         return;
+    if (t->i && t->insn[t->i - 1].in.op == ISA_OP_STI) // its shadow
+        return;
     for (unsigned i = t->i; i < t->n; i++) {
         const struct tr_insn *x = &t->insn[i];
         unsigned op = x->in.op;
@@ -394,7 +396,7 @@ static void emit_call_direct(struct tr *t)
 // --- indirect -----------------------------------------------------------------------------------------------------------------------
 
 // Go to the RIP in HOST_T0 and ctx.target: the block that was there last time, if its page is where it was.
-static void emit_lookup(struct tr *t)
+void flow_lookup(struct tr *t)
 {
     struct emit *e = &t->e;
     struct bt_ctx *c = t->b->ctx;
@@ -467,7 +469,7 @@ static void emit_jmp_indirect(struct tr *t)
     t->flags = FLAGS_SLOT;
     emit_target(t);
     emit_canonical_check(t);
-    emit_lookup(t);
+    flow_lookup(t);
 }
 
 static void emit_call_indirect(struct tr *t)
@@ -481,7 +483,7 @@ static void emit_call_indirect(struct tr *t)
     emit_push_return(t);
     if (!pairs(t)) {
         emit_load(e, 8, HOST_T0, &c->target);
-        emit_lookup(t);
+        flow_lookup(t);
         return;
     }
     emit_stack_check(t);
@@ -490,7 +492,7 @@ static void emit_call_indirect(struct tr *t)
         emit_call(e); // the look-up, as a subroutine: what it leaves for has its return address on the private stack
     u8 *skip = emit_jmp(e);
     emit_patch(e, over, emit_here(e));
-    emit_lookup(t);
+    flow_lookup(t);
     emit_patch(e, skip, emit_here(e));
     emit_return_here(t);
 }
@@ -514,7 +516,7 @@ static void emit_ret(struct tr *t)
         emit1(e, 0xc3);
     } else {
         emit_store(e, 8, HOST_T0, &t->b->ctx->target);
-        emit_lookup(t);
+        flow_lookup(t);
     }
 }
 

@@ -60,6 +60,7 @@ static void unsync(struct bt *b)
     b->ctx->r11 = c->gpr[X86_R11];
     b->ctx->r15 = c->gpr[X86_R15];
     b->ctx->slot = alu_flags_pack(c->rflags);
+    b->ctx->tlb = b->ctx->view[b->in.view];    // POPF
     b->ctx->seg_base[0] = c->seg[X86_FS].base; // SWAPGS
     b->ctx->seg_base[1] = c->seg[X86_GS].base;
 }
@@ -196,6 +197,7 @@ static u64 dispatch(struct bt *b)
     struct bt_ctx *c = b->ctx;
     const void *record = bt_near(b, (u32)c->site);
     b->stats.why[c->why]++;
+    b->in.view = mmu_view(b->in.c); // translated code may have changed it
     switch ((enum bt_why)c->why) {
     case BT_MISS: return miss(b, record);
     case BT_STEP: return step(b, record);

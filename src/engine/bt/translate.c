@@ -165,8 +165,8 @@ static void emit_insns(struct tr *t)
         struct tr_insn *x = tr_now(t);
         x->at = code_used(t);
         bool leads = x->access[ACCESS_OPERAND].role == ACCESS_LEADER || x->access[ACCESS_STACK].role == ACCESS_LEADER;
-        if (x->step ||
-            !(tr_bits(t) || tr_stack(t) || tr_flow(t) || tr_string(t) || tr_vector(t) || tr_x87(t) || tr_ident(t))) {
+        if (x->step || !(tr_bits(t) || tr_stack(t) || tr_flow(t) || tr_string(t) || tr_vector(t) || tr_x87(t) ||
+                         tr_sys(t) || tr_ident(t))) {
             t->failed = t->failed || leads; // others wait for its probe
             tr_step(t);
         }

@@ -191,6 +191,7 @@ bool tr_bits(struct tr *t);
 bool tr_flow(struct tr *t);
 bool tr_vector(struct tr *t);
 bool tr_x87(struct tr *t);
+bool tr_sys(struct tr *t);
 
 // May it be emitted by one of these? (Before anything is.)
 bool ident_can(const struct tr *t, const struct insn *in);
@@ -200,6 +201,8 @@ bool stack_can(const struct tr *t, const struct insn *in);
 bool flow_can(const struct tr *t, const struct insn *in);
 bool vector_can(const struct tr *t, const struct insn *in);
 bool x87_can(const struct tr *t, const struct insn *in);
+bool sys_can(const struct tr *t, const struct insn *in);
+bool sys_ends(const struct insn *in); // does it always leave the block?
 
 // Is it a branch that has the flags in the slot?
 bool flow_frees_flags(const struct tr_insn *x);
@@ -207,6 +210,8 @@ bool flow_frees_flags(const struct tr_insn *x);
 void flow_poll(struct tr *t);
 // The block goes on at page offset `off`, with nothing emitted after this.
 void flow_end(struct tr *t, unsigned off);
+// Go to the RIP in HOST_T0 and ctx.target; flags are in the slot.
+void flow_lookup(struct tr *t);
 void flow_tail(struct tr *t, const struct tail *l); // TAIL_EDGE
 // At the start of a block, in counting mode.
 void flow_count(struct tr *t);
