@@ -129,6 +129,7 @@ struct bt_site {
     u8 vec;                  // VEC_*: what code at `retry` and `resume` relies on
     u8 pop;                  // RET: bytes taken off the stack, to undo it
     bool shared;             // the probe is for a group of accesses
+    bool direct;             // nothing but a page fault can come of an access that the page tables forbid
     u16 op;                  // enum isa_op
     struct bt_recipe recipe; // RECIPE_NONE: status flags are in the slot
     u32 call;                // BT_STEP: distance of a struct bt_call, or 0

@@ -111,30 +111,48 @@ static void unshare(struct bt *b, struct bt_block *k)
         codecache_kill(b, k);
 }
 
-// See to it that the probe will hit. The counter of what came of it.
-static u64 *refill(struct bt *b, const struct bt_site *s)
+// See to it that the probe will hit. The counter of what came of it; `forbidden`: the page tables do not allow it, see *f.
+static u64 *refill(struct bt *b, const struct bt_site *s, struct mmu_fault *f, bool *forbidden)
 {
     struct vcpu *v = b->in.v;
     gva a = b->ctx->addr;
-    struct mmu_fault f;
     hva host;
     gpa phys;
     enum mmu_access access = s->access == SITE_WRITE ? MMU_WRITE : MMU_READ;
     if ((a & 4095) + s->size > 4096)
         return &b->stats.crossings;
-    if (!gva_canonical(a) || !mmu_fill(v, a, access, b->in.view, &host, &phys, &f))
+    if (!gva_canonical(a))
         return &b->stats.faults;
+    if (!mmu_fill(v, a, access, b->in.view, &host, &phys, f)) {
+        *forbidden = true;
+        return &b->stats.faults;
+    }
     if (host)
         return &b->stats.refills;
     return mem_ptr(&v->machine->mem, phys, 1, false) ? &b->stats.code_writes : &b->stats.devices;
 }
 
+// What the interpreter would find out: the fault of the instruction at a site, which has changed nothing yet.
+static u64 page_fault(struct bt *b, const struct bt_site *s, const struct mmu_fault *f)
+{
+    service_sync(b, s);
+    b->in.budget--;
+    b->chunk--;
+    b->in.c->event = (struct cpu_event){
+        .type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_PF, .has_error = true, .error = f->error, .cr2 = f->addr};
+    return go_on(b);
+}
+
 static u64 miss(struct bt *b, const struct bt_site *s)
 {
-    u64 *outcome = refill(b, s);
+    struct mmu_fault f;
+    bool forbidden = false;
+    u64 *outcome = refill(b, s, &f, &forbidden);
     (*outcome)++;
     if (outcome == &b->stats.refills && vec_back(b, s->vec))
         return bt_exec(b, s->retry);
+    if (forbidden && s->direct && !s->shared)
+        return page_fault(b, s, &f);
     if (s->shared)
         unshare(b, bt_near(b, s->block));
     return step(b, s);

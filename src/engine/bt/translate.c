@@ -16,6 +16,13 @@ u32 tr_distance(const struct tr *t, const void *record)
     return bt_distance(t->b, record);
 }
 
+// Instructions of vectors and strings have faults that come before a page fault, or state that goes with it.
+static bool faults_directly(const struct tr_insn *x)
+{
+    const u32 other = ISA_ATTR_X87 | ISA_ATTR_MMX | ISA_ATTR_SSE | ISA_ATTR_AVX;
+    return !(isa_forms[x->in.form].attr & other) && !bt_is_string(&x->in) && x->in.op != ISA_OP_CMPXCHG16B;
+}
+
 struct bt_site *tr_site(struct tr *t)
 {
     struct bt_site *s = &bt_sites(t->k)[t->k->sites];
@@ -29,7 +36,8 @@ struct bt_site *tr_site(struct tr *t)
                           .next = x->next,
                           .idx = (u8)t->i,
                           .op = x->in.op,
-                          .vec = x->known};
+                          .vec = x->known,
+                          .direct = faults_directly(x)};
     if (t->flags == FLAGS_RECIPE)
         s->recipe = t->recipe;
     return s;
