@@ -210,14 +210,6 @@ static void bt_invalidate(struct vcpu *v, gpa base, u64 len)
 
 // --- the loop -----------------------------------------------------------------------------------------------------------------
 
-// May translated code run at all just now?
-static bool blocks_allowed(const struct interp *x)
-{
-    const struct cpu *c = x->c;
-    return !(x->break_on | x->debug_on | x->align_on | x->trace | c->shadow) &&
-           !(c->rflags & (X86_FL_TF | X86_FL_RF)) && !c->pending_dr6;
-}
-
 // From struct cpu to where translated code has it.
 static void load_context(struct bt *b)
 {
@@ -235,21 +227,13 @@ static void load_context(struct bt *b)
 static struct bt_block *enterable(struct bt *b)
 {
     // Without budget nothing may be touched, not even the accessed bits of the code's pages.
-    if (!blocks_allowed(&b->in) || !b->in.budget || !refresh(b))
+    if (!bt_blocks_allowed(&b->in) || !b->in.budget || !refresh(b))
         return NULL;
     struct bt_block *k = find_block(b);
     if (!k || (b->counting && b->in.budget < k->n))
         return NULL;
     load_context(b);
     return k;
-}
-
-bool bt_undisturbed(const struct bt *b)
-{
-    const struct interp *x = &b->in;
-    const struct cpu *c = x->c;
-    return LIKELY(!(x->stop | c->nmi_pending) && c->event.type == CPU_EVENT_NONE && c->activity == CPU_RUNNING &&
-                  !bt_requested(b) && blocks_allowed(x));
 }
 
 // What is due at an instruction boundary, as in run_loop(); budget is not touched. False: leave.

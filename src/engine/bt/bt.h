@@ -12,7 +12,7 @@
 //   analyse.c     decoding, and which status flags somebody may look at
 //   translate.c   one block
 //   vecstate.c    the guest's vector registers in the host's
-//   flags.c, mem.c, ident.c, vector.c, x87.c, stack.c, string.c, bits.c, flow.c    what the code of a block is made of; emit.h encodes it
+//   flags.c, mem.c, ident.c, vector.c, x87.c, stack.c, string.c, bits.c, sys.c, flow.c    what the code of a block is made of; emit.h encodes it
 //
 // While translated code runs:
 //
@@ -316,6 +316,23 @@ static inline bool bt_requested(const struct bt *b)
     return req & ~((c->rflags & X86_FL_IF ? 0 : VCPU_REQ_INTR) | (c->nmi_blocked ? VCPU_REQ_NMIS : 0));
 }
 
+// May translated code run at all just now?
+static inline bool bt_blocks_allowed(const struct interp *x)
+{
+    const struct cpu *c = x->c;
+    return !(x->break_on | x->debug_on | x->align_on | x->trace | c->shadow) &&
+           !(c->rflags & (X86_FL_TF | X86_FL_RF)) && !c->pending_dr6;
+}
+
+// Can the instruction at RIP just be run: is nothing due before it, and nothing switched on that needs the interpreter?
+static inline bool bt_undisturbed(const struct bt *b)
+{
+    const struct interp *x = &b->in;
+    const struct cpu *c = x->c;
+    return LIKELY(!(x->stop | c->nmi_pending) && c->event.type == CPU_EVENT_NONE && c->activity == CPU_RUNNING &&
+                  !bt_requested(b) && bt_blocks_allowed(x));
+}
+
 // Hash of the jump table.
 static inline struct bt_jump *bt_jump_slot(struct bt *b, u64 rip)
 {
@@ -327,8 +344,6 @@ static inline struct bt_jump *bt_jump_slot(struct bt *b, u64 rip)
 
 // Host page of the code at the start of the linear page behind that of `lin`, and where it is; 0: there is none to translate now.
 hva bt_page_behind(struct bt *b, gva lin, gpa *phys);
-// Can the instruction at RIP just be run: is nothing due before it, and nothing switched on that needs the interpreter?
-bool bt_undisturbed(const struct bt *b);
 // All that is due before the instruction at RIP, then the block to enter there by its entry_slot, the context loaded; NULL: leave. May
 // leave by longjmp, and may evict blocks. With b->unlinked set, and still set afterwards, the block is where that link leads.
 const struct bt_block *bt_go_on(struct bt *b);
