@@ -68,7 +68,8 @@ int native_arena_alloc(void *host, const char *name, u64 size, u64 near, void (*
         return -errno;
     int err = create(fd, size, near, fault, code);
     close(fd); // the mappings keep the memory
-    return err;
+    // A limit on the size of files is not meant for memory.
+    return err == -EFBIG ? create(-1, size, near, fault, code) : err;
 }
 
 int native_arena_alloc_anonymous(u64 size, u64 near, void (*fault)(struct host_fault *f), struct host_code *code)

@@ -111,7 +111,7 @@ static void enter_v86(void)
 // Run the instruction at CODE; the vector it raised, or NONE.
 static int step(const void *code, size_t len)
 {
-    memcpy(vm->ram + CODE, code, len);
+    testvm_put_code(vm, CODE, code, len);
     c->rip = CODE;
     c->event.type = CPU_EVENT_NONE;
     testvm_run(vm, 1);
@@ -131,7 +131,7 @@ static void test_rep_interrupted(void **state)
     enter_pmode(0);
     for (unsigned i = 0; i < 8; i++)
         vm->ram[DATA + i] = (u8)(i + 1);
-    memcpy(vm->ram + CODE, "\xf3\x6e\xf4", 3); // rep outsb; hlt
+    testvm_put_code(vm, CODE, "\xf3\x6e\xf4", 3); // rep outsb; hlt
     c->gpr[X86_RCX] = 8;
     c->gpr[X86_RSI] = DATA;
     c->gpr[X86_RDX] = PORT;
@@ -171,7 +171,7 @@ static void test_rep_movs(void **state)
     (void)state;
     static u8 model[RAM_SIZE];
     enter_pmode(0);
-    memcpy(vm->ram + CODE, "\xf3\xa4\xf4\xf3\xa5\xf4", 6); // rep movsb; hlt; rep movsd; hlt
+    testvm_put_code(vm, CODE, "\xf3\xa4\xf4\xf3\xa5\xf4", 6); // rep movsb; hlt; rep movsd; hlt
     for (unsigned i = 0; i < 64; i++) {
         unsigned size = i & 1 ? 4 : 1, count = 1 + (i * 997) % 3000;
         int distance = (int)(i % 16 < 8 ? i % 8 : i * 1237 % 9000) * (i & 2 ? 1 : -1);
@@ -204,7 +204,7 @@ static void test_rep_masked_interrupt(void **state)
 {
     (void)state;
     enter_pmode(0);
-    memcpy(vm->ram + CODE, "\xf3\xaa", 2);
+    testvm_put_code(vm, CODE, "\xf3\xaa", 2);
     c->gpr[X86_RCX] = 5000;
     c->gpr[X86_RDI] = DATA;
     vcpu_request(vm->v, VCPU_REQ_INTR);

@@ -134,8 +134,10 @@ static void enter(enum mode mode)
 // Run one instruction; the vector of the exception that is pending afterwards, or NONE.
 static int run(const void *code, size_t len)
 {
-    memset(vm->ram + CODE, 0x90, 16);
-    memcpy(vm->ram + CODE, code, len);
+    u8 bytes[16];
+    memset(bytes, 0x90, sizeof(bytes));
+    memcpy(bytes, code, len);
+    testvm_put_code(vm, CODE, bytes, sizeof(bytes));
     c->rip = CODE;
     c->event.type = CPU_EVENT_NONE;
     testvm_run(vm, 1);

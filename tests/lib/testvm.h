@@ -127,6 +127,13 @@ static inline const char *testvm_engine(void)
 static struct engine_tuning
     testvm_tuning; // what the engines of machines created from now on are asked to do differently
 
+// Put code where a guest's processor may have run other code: engines hear of it.
+static inline void testvm_put_code(struct testvm *t, gpa a, const void *code, size_t len)
+{
+    if (!mem_write(&t->machine->mem, a, code, len))
+        testvm_die("no memory for code");
+}
+
 // Build it with `ram_size` bytes of RAM; the vCPU is in its reset state. `model` may be NULL: every feature.
 static struct testvm *testvm_create(const char *engine, u64 ram_size, const struct cpu_model *model)
 {
