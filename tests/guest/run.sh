@@ -51,6 +51,11 @@ while read -r name engines peers mem seconds want options; do
             echo "skipped: $name: several processors, or a disk, under the thread sanitizer"
             continue
         fi
+        # One processor and minutes of work: nothing for it to see.
+        if [ "${MODE:-}" = tsan ] && [[ $name == esc* || $name == smcdebug64 || $name == atomics || $name == lock64 ]]; then
+            echo "skipped: $name: long, on one processor, under the thread sanitizer"
+            continue
+        fi
     fi
     output=$(run_guest "$name" "$mem" "$seconds" "$options" 2>&1 </dev/null)
     status=$?

@@ -108,6 +108,9 @@ hva bt_page_behind(struct bt *b, gva lin, gpa *phys)
 }
 
 // Host address of the code at RIP, which may have to be entered into the TLB; 0: the interpreter's business.
+//
+// With several processors the interpreter enters it, by running the instruction. When this function did, guests/smcmp64 ran the page that
+// was there before a shootdown once in some ten thousand shootdowns; why is not known.
 static hva code_at_rip(struct bt *b, gva lin)
 {
     struct vcpu *v = b->in.v;
@@ -116,7 +119,7 @@ static hva code_at_rip(struct bt *b, gva lin)
     hva h = tlb_exec(&v->tlb, b->in.view, lin);
     if (LIKELY(h))
         return h;
-    if (!gva_canonical(lin) || !mmu_fill(v, lin, MMU_EXEC, b->in.view, &h, &phys, &f))
+    if (v->machine->vcpu_count > 1 || !gva_canonical(lin) || !mmu_fill(v, lin, MMU_EXEC, b->in.view, &h, &phys, &f))
         return 0;
     return h;
 }
