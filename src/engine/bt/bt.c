@@ -108,9 +108,6 @@ hva bt_page_behind(struct bt *b, gva lin, gpa *phys)
 }
 
 // Host address of the code at RIP, which may have to be entered into the TLB; 0: the interpreter's business.
-//
-// With several processors the interpreter enters it, by running the instruction. When this function did, guests/smcmp64 ran the page that
-// was there before a shootdown once in some ten thousand shootdowns; why is not known.
 static hva code_at_rip(struct bt *b, gva lin)
 {
     struct vcpu *v = b->in.v;
@@ -119,7 +116,7 @@ static hva code_at_rip(struct bt *b, gva lin)
     hva h = tlb_exec(&v->tlb, b->in.view, lin);
     if (LIKELY(h))
         return h;
-    if (v->machine->vcpu_count > 1 || !gva_canonical(lin) || !mmu_fill(v, lin, MMU_EXEC, b->in.view, &h, &phys, &f))
+    if (!gva_canonical(lin) || !mmu_fill(v, lin, MMU_EXEC, b->in.view, &h, &phys, &f))
         return 0;
     return h;
 }
@@ -233,7 +230,8 @@ static struct bt_block *enterable(struct bt *b)
     if (!bt_blocks_allowed(&b->in) || !b->in.budget || !refresh(b))
         return NULL;
     struct bt_block *k = find_block(b);
-    if (!k || (b->counting && b->in.budget < k->n))
+    // The page may have been mapped here just now, by another processor that had changed its code before: look only then.
+    if (!k || bt_code_pending(b) || (b->counting && b->in.budget < k->n))
         return NULL;
     load_context(b);
     return k;

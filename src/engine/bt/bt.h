@@ -44,6 +44,7 @@
 #define BT_JUMP_BITS 12
 #define BT_JUMPS (1u << BT_JUMP_BITS)
 #define BT_PARTS 8
+#define BT_CACHE_MAX (2000ull << 20) // bytes: code and its context are within 32-bit displacements of each other
 
 // Nonzero: service() and what it calls may use vector registers.
 #ifndef BT_VEC_EAGER
