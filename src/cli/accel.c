@@ -9,7 +9,7 @@
 
 #include "engine/engines.h"
 
-#define MAX_TB_SIZE 4096 // megabytes
+#define MAX_TB_SIZE 2000 // megabytes: translated code reaches all of it by 32-bit displacements
 #define MAX_TB_INSNS 64
 
 struct choice {

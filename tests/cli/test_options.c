@@ -115,6 +115,8 @@ static void engines(void **state)
     assert_int_equal(o.accel.tuning.memory, 3 << 20);
     assert_true(parse("-accel cache,tb-size=0") < 0);
     assert_true(parse("-accel cache,tb-size=5000") < 0);
+    assert_true(parse("-accel bt,tb-size=2001") < 0);
+    assert_int_equal(parse("-accel bt,tb-size=2000"), 0);
     assert_true(parse("-accel ,") < 0);
     assert_int_equal(parse("-accel bt,tb-insns=5"), 0);
     assert_int_equal(o.accel.tuning.block, 5);

@@ -317,6 +317,13 @@ static inline bool bt_requested(const struct bt *b)
     return req & ~((c->rflags & X86_FL_IF ? 0 : VCPU_REQ_INTR) | (c->nmi_blocked ? VCPU_REQ_NMIS : 0));
 }
 
+// Has code been written to that blocks may still be made from? Who enters a page into the TLB asks afterwards, before any block of it is
+// run: another processor may have changed the code, then the page tables, and must not be seen to do the second alone.
+static inline bool bt_code_pending(const struct bt *b)
+{
+    return UNLIKELY(atomic_load_explicit(&b->in.v->request, memory_order_acquire) & VCPU_REQ_CODE);
+}
+
 // May translated code run at all just now?
 static inline bool bt_blocks_allowed(const struct interp *x)
 {

@@ -50,6 +50,8 @@ int codecache_init(struct bt *b, u64 size)
         round_up(sizeof(struct bt_ctx), 4096) + 2 * round_up(BT_JUMPS * sizeof(struct bt_jump), 4096) + STACK_SIZE;
     if (!h->ops->code_alloc)
         return -95; // -EOPNOTSUPP
+    if (size > BT_CACHE_MAX)
+        return -27; // -EFBIG
     int err = h->ops->code_alloc(h->self, "bt-code", code + 4096, fixed + meta, NULL, &m->mem);
     if (err)
         return err;
