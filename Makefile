@@ -50,7 +50,7 @@ ISA_OBJS := isa/decode.o isa/native.o isa/native_entry.o
 ISA_DISASM_OBJS := isa/disasm.o
 CORE_OBJS := core/bus.o core/clock.o core/lock.o core/cpu.o core/log.o core/machine.o core/mem.o core/mmu.o core/tlb.o core/vcpu.o
 CORE_OBJS += core/cpu_fields.o core/debug.o core/cpuid.o core/model.o core/msr.o core/mtrr.o core/pvclock.o
-ENGINE_OBJS := engine/engines.o
+ENGINE_OBJS := engine/engines.o engine/keeper.o engine/host_flags.o
 INTERP_OBJS := engine/interp/access.o engine/interp/loop.o engine/interp/trace.o
 INTERP_OBJS += engine/interp/simd.o engine/interp/xsave.o engine/interp/x87env.o engine/interp/gather.o
 INTERP_OBJS += $(addprefix engine/interp/,alu.o bits.o branch.o data.o io.o stack.o string.o)
@@ -150,7 +150,7 @@ $(B)/libpogo.a: $(LIB_OBJS)
 $(B)/src/engine/cache/%.o: ALL_CFLAGS += -foptimize-sibling-calls $(if $(findstring clang,$(CC)),,-fno-crossjumping)
 
 # Translated code calls these while the guest's vector state is in the registers (src/engine/bt/vecstate.c).
-VECTOR_FREE := $(addprefix $(B)/src/,$(BT_OBJS) core/mmu.o core/tlb.o core/mem.o)
+VECTOR_FREE := $(addprefix $(B)/src/,$(BT_OBJS) engine/keeper.o core/mmu.o core/tlb.o core/mem.o)
 $(VECTOR_FREE): ALL_CFLAGS += $(if $(SANITIZED),,-mgeneral-regs-only)
 $(VECTOR_FREE): Makefile # objects compiled otherwise, before, corrupt guests
 

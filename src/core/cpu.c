@@ -106,3 +106,16 @@ const char *cpu_check(const struct cpu *c)
         return "a20_mask: neither on nor off";
     return NULL;
 }
+
+static bool is_flat(const struct x86_seg *s, u32 must, u32 must_not)
+{
+    return s->base == 0 && s->limit == ~0u && (s->attr & must) == must && !(s->attr & (must_not | X86_SEG_UNUSABLE));
+}
+
+bool cpu_flat32(const struct cpu *c)
+{
+    const u32 data = X86_SEG_W, not_data = X86_SEG_CODE | X86_SEG_E;
+    return cpu_pmode(c) && is_flat(&c->seg[X86_CS], X86_SEG_CODE, 0) &&
+           is_flat(&c->seg[X86_SS], data | X86_SEG_DB, not_data) && is_flat(&c->seg[X86_DS], data, not_data) &&
+           is_flat(&c->seg[X86_ES], data, not_data);
+}

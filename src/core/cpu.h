@@ -148,6 +148,9 @@ static inline unsigned cpu_iopl(const struct cpu *c)
     return (c->rflags & X86_FL_IOPL) >> X86_FL_IOPL_SHIFT;
 }
 
+// Protected mode whose ES, CS, SS and DS cover the 4 GiB, the data segments writable, SS with a 32-bit stack pointer.
+bool cpu_flat32(const struct cpu *c);
+
 // Canonical for 48-bit linear addresses.
 static inline bool gva_canonical(gva a)
 {

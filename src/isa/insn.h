@@ -177,6 +177,22 @@ struct isa_form_info {
 extern const struct isa_form_info isa_forms[ISA_FORM_COUNT];
 extern const char *const isa_op_names[ISA_OP_COUNT]; // "ADD", "JCC", ...
 
+// Number of the operand that is the ModRM or moffs memory operand, or -1.
+static inline int isa_memory_operand(const struct insn *in)
+{
+    for (unsigned i = 0; i < in->nopnd; i++) {
+        if (in->opnd[i].kind == ISA_OPND_MEM)
+            return (int)i;
+    }
+    return -1;
+}
+
+// Does a prefix repeat it?
+static inline bool isa_is_repeated(const struct insn *in)
+{
+    return in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE) && isa_forms[in->form].attr & (ISA_ATTR_REP | ISA_ATTR_REPCC);
+}
+
 // Flags that this instruction reads: the form's, narrowed to the condition of JCC, SETCC and CMOVCC; a repeated CMPS or SCAS
 // may run zero times and then passes all of them through.
 static inline u32 isa_flags_read(const struct insn *in)

@@ -49,7 +49,7 @@ static void print(struct testvm *t, const struct snippet *s)
     b->in.mode = mode;
     b->counting = s->counting;
     b->limit = count_insns(s, mode);
-    b->logic_same = b->shifts_clean = b->imul_clean = true;
+    b->host_flags = (struct host_flags){.logic_same = true, .shifts_clean = true, .imul_clean = true};
     b->plain = true;
     b->ctx->page_base = 0;
     memset(t->ram + PAGE, 0x90, 2 * 4096);

@@ -219,7 +219,7 @@ static void flags(void **state)
     };
 
     (void)state;
-    b->shifts_clean = b->imul_clean = true;
+    b->host_flags.shifts_clean = b->host_flags.imul_clean = true;
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         u8 code[64];
         memset(code, 0x90, sizeof(code));

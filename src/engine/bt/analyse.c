@@ -7,74 +7,11 @@
 // by reading it, by faulting (the frame shows it), or because the block is left.
 #include "engine/bt/translate.h"
 
-int bt_memory_operand(const struct insn *in)
-{
-    for (unsigned i = 0; i < in->nopnd; i++) {
-        if (in->opnd[i].kind == ISA_OPND_MEM)
-            return (int)i;
-    }
-    return -1;
-}
-
-static bool is_repeated(const struct insn *in)
-{
-    return in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE) && isa_forms[in->form].attr & (ISA_ATTR_REP | ISA_ATTR_REPCC);
-}
-
-// Status flags that are certain to be overwritten, whatever they were, with something that does not depend on them.
-static u32 flags_killed(const struct bt *b, const struct insn *in)
-{
-    if (is_repeated(in))
-        return 0;
-    switch (in->op) {
-    case ISA_OP_ADD:
-    case ISA_OP_OR:
-    case ISA_OP_ADC:
-    case ISA_OP_SBB:
-    case ISA_OP_AND:
-    case ISA_OP_SUB:
-    case ISA_OP_XOR:
-    case ISA_OP_CMP:
-    case ISA_OP_CMPS:
-    case ISA_OP_SCAS:
-    case ISA_OP_TEST:
-    case ISA_OP_XADD:
-    case ISA_OP_CMPXCHG:
-    case ISA_OP_NEG: return X86_FL_STATUS;
-    case ISA_OP_INC:
-    case ISA_OP_DEC: return X86_FL_STATUS & ~X86_FL_CF;
-    case ISA_OP_SHL:
-    case ISA_OP_SHR:
-    case ISA_OP_SAR:
-        return b->shifts_clean && in->opnd[1].kind == ISA_OPND_IMM && in->imm & (in->opnd[0].size == 8 ? 63 : 31)
-                   ? X86_FL_STATUS
-                   : 0;
-    case ISA_OP_IMUL: return b->imul_clean && in->nopnd > 1 ? X86_FL_STATUS : 0;
-    case ISA_OP_COMISS:
-    case ISA_OP_COMISD:
-    case ISA_OP_UCOMISS:
-    case ISA_OP_UCOMISD:
-    case ISA_OP_VCOMISS:
-    case ISA_OP_VCOMISD:
-    case ISA_OP_VUCOMISS:
-    case ISA_OP_VUCOMISD:
-    case ISA_OP_PTEST:
-    case ISA_OP_VPTEST:
-    case ISA_OP_VTESTPS:
-    case ISA_OP_VTESTPD:
-    case ISA_OP_PCMPISTRI:
-    case ISA_OP_PCMPISTRM:
-    case ISA_OP_VPCMPISTRI:
-    case ISA_OP_VPCMPISTRM: return X86_FL_STATUS;
-    default: return 0;
-    }
-}
-
 // May it go to the interpreter and the block be continued after it? Not where what the block relies on can change.
 static bool is_callable(const struct insn *in)
 {
     const struct isa_form_info *f = &isa_forms[in->form];
-    if (is_repeated(in))
+    if (isa_is_repeated(in))
         return true;
     if (f->cls == ISA_CLASS_IDENT || f->cls == ISA_CLASS_MEM)
         return true;
@@ -103,12 +40,12 @@ static bool offered(const struct tr *t, const struct insn *in)
 static void classify(struct tr *t, struct tr_insn *x)
 {
     const struct insn *in = &x->in;
-    x->call = offered(t, in) && !is_repeated(in);
+    x->call = offered(t, in) && !isa_is_repeated(in);
     x->step = !offered(t, in) || !(ident_can(t, in) || vector_can(t, in) || x87_can(t, in) || stack_can(t, in) ||
                                    string_can(t, in) || bits_can(t, in) || flow_can(t, in) || sys_can(t, in));
     x->ends = x->step ? !is_callable(in)
                       : in->op == ISA_OP_JMP || in->op == ISA_OP_CALL || in->op == ISA_OP_RET || sys_ends(in);
-    x->kills = x->step ? 0 : flags_killed(t->b, in);
+    x->kills = x->step ? 0 : host_flags_killed(&t->b->host_flags, in);
     x->shares = !x->step && in->op != ISA_OP_LEA && in->op != ISA_OP_NOP &&
                 (ident_can(t, in) || vector_can(t, in) || x87_can(t, in) || stack_can(t, in) || flow_can(t, in));
 }
@@ -117,7 +54,7 @@ static bool may_leave(const struct tr_insn *x)
 {
     const struct isa_form_info *f = &isa_forms[x->in.form];
     u32 implicit = f->implicit_read | f->implicit_written;
-    bool operand = bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP;
+    bool operand = isa_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP;
     if (x->step || x->check || x->next > MEM_PAGE_SIZE || bt_is_string(&x->in) || f->cls >= ISA_CLASS_BRANCH ||
         x->in.op == ISA_OP_DIV || x->in.op == ISA_OP_IDIV || x->in.op == ISA_OP_CMPXCHG16B ||
         x->in.op == ISA_OP_FLDCW || (operand && f->attr & ISA_ATTR_ALIGN) || implicit & ISA_IMPLICIT_MEM)

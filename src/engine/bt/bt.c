@@ -14,20 +14,6 @@
 
 // --- what blocks rely on ------------------------------------------------------------------------------------------------------
 
-static bool is_flat(const struct x86_seg *s, u32 must, u32 must_not)
-{
-    return s->base == 0 && s->limit == ~0u && (s->attr & must) == must && !(s->attr & (must_not | X86_SEG_UNUSABLE));
-}
-
-// 32-bit code whose ES, CS, SS and DS cover everything, SS with a 32-bit stack pointer.
-static bool segments_flat(const struct cpu *c)
-{
-    const u32 data = X86_SEG_W, not_data = X86_SEG_CODE | X86_SEG_E;
-    return cpu_pmode(c) && is_flat(&c->seg[X86_CS], X86_SEG_CODE, 0) &&
-           is_flat(&c->seg[X86_SS], data | X86_SEG_DB, not_data) && is_flat(&c->seg[X86_DS], data, not_data) &&
-           is_flat(&c->seg[X86_ES], data, not_data);
-}
-
 // Is code of the current mode translated?
 static bool refresh(struct bt *b)
 {
@@ -35,7 +21,7 @@ static bool refresh(struct bt *b)
     const struct cpu *c = x->c;
     struct bt_ctx *k = b->ctx;
     u8 mode = (u8)(x->mode | BLOCK_FLAT);
-    if (x->mode == ISA_MODE_16 || (x->mode == ISA_MODE_32 && !segments_flat(c)))
+    if (x->mode == ISA_MODE_16 || (x->mode == ISA_MODE_32 && !cpu_flat32(c)))
         return false;
     if (b->mode != mode) {
         b->mode = mode;
@@ -50,42 +36,6 @@ static bool refresh(struct bt *b)
         k->seg_flat[i] =
             s->limit == ~0u && !(s->attr & (X86_SEG_UNUSABLE | X86_SEG_CODE | X86_SEG_E)) && s->attr & X86_SEG_W;
     }
-    return true;
-}
-
-// --- pages whose code keeps changing ----------------------------------------------------------------------------------------
-
-#define BUSY_DROPS 24     // before a page is left alone ...
-#define BUSY_WINDOW 20000 // ... with less than so many passes of the loop from one to the next
-#define BUSY_TIME 2000    // how long at first, in passes
-#define BUSY_STEPS 30     // instructions from one question whether it still is to the next
-#define BUSY_LEVELS 6     // doubled so many times at most
-
-static struct bt_busy *busy_slot(struct bt *b, hva page)
-{
-    return &b->busy[(page >> 12 ^ page >> 18) % BT_BUSY];
-}
-
-static bool is_busy(struct bt *b, hva page)
-{
-    const struct bt_busy *p = busy_slot(b, page);
-    return UNLIKELY(p->page == page && b->now < p->until);
-}
-
-// Code of the page was dropped. True: leave it alone for a while.
-static bool becomes_busy(struct bt *b, hva page)
-{
-    struct bt_busy *p = busy_slot(b, page);
-    if (p->page != page || b->now - p->last > (u64)BUSY_WINDOW << p->level)
-        *p = (struct bt_busy){.page = page};
-    p->last = b->now;
-    if (++p->drops < BUSY_DROPS)
-        return false;
-    p->until = b->now + ((u64)BUSY_TIME << p->level);
-    p->drops = BUSY_DROPS - 4; // it has to prove itself
-    if (p->level < BUSY_LEVELS)
-        p->level++;
-    b->stats.left_alone++;
     return true;
 }
 
@@ -104,7 +54,7 @@ hva bt_page_behind(struct bt *b, gva lin, gpa *phys)
     gva next = address_behind(b, lin);
     if (!next || !gva_canonical(next) || !mmu_fill(b->in.v, next, MMU_EXEC, b->in.view, &host, phys, &f) || !host)
         return 0;
-    return is_busy(b, host) ? 0 : host;
+    return keeper_is_busy(&b->keeper, host, b->now) ? 0 : host;
 }
 
 // Host address of the code at RIP, which may have to be entered into the TLB; 0: the interpreter's business.
@@ -139,8 +89,8 @@ static struct bt_block *find_block(struct bt *b)
     hva page2 = off + ISA_MAX_LEN > 4096 ? tlb_exec(tlb, b->in.view, address_behind(b, lin)) : 0;
     struct bt_block *k = codecache_find(b, page, off, b->mode, page2);
     b->stats.found += k != NULL;
-    if (!k && is_busy(b, page)) {
-        b->quiet_steps = BUSY_STEPS;
+    if (!k && keeper_is_busy(&b->keeper, page, b->now)) {
+        b->quiet_steps = KEEPER_STEPS;
     } else if (!k) {
         gpa phys = tlb->cur[b->in.view].phys[tlb_index(lin)] & ~4095ull;
         u64 before = __builtin_ia32_rdtsc();
@@ -155,57 +105,30 @@ static struct bt_block *find_block(struct bt *b)
 
 // --- writes to code -----------------------------------------------------------------------------------------------------------
 
-static void drop_written(struct bt *b)
+static bool drop(void *engine, hva page, unsigned off, unsigned len, bool *dropped)
 {
-    struct machine *m = b->in.v->machine;
-    vcpu_request_clear(b->in.v, VCPU_REQ_CODE);
-    if (atomic_exchange(&b->writes.all, false)) {
-        codecache_flush(b);
-        b->stats.flushes++;
-    }
-    for (unsigned i = 0; i < BT_WRITES; i++) {
-        u64 w = atomic_exchange(&b->writes.slot[i], 0);
-        if (!w)
-            continue;
-        gpa a = w >> 12;
-        unsigned off = (unsigned)(a & 4095), len = (unsigned)(w & 4095) + 1;
-        const u8 *host = mem_ptr(&m->mem, a, 1, false);
-        if (!host)
-            continue;
-        bool alone = m->vcpu_count == 1;
-        if (!alone) { // the flag of the page was cleared for all
-            off = 0;
-            len = MEM_PAGE_SIZE;
-        }
-        hva page = (hva)host & ~4095ull;
-        u64 dropped = b->stats.dropped;
-        bool rest = codecache_drop(b, page, off, len);
-        if (b->stats.dropped != dropped && becomes_busy(b, page))
-            rest = codecache_drop(b, page, 0, MEM_PAGE_SIZE);
-        if (!rest && alone)
-            mmu_unprotect_page(m, a);
-    }
+    struct bt *b = engine;
+    u64 before = b->stats.dropped;
+    bool left = codecache_drop(b, page, off, len);
+    *dropped = b->stats.dropped != before;
+    return left;
 }
+
+static void flush(void *engine)
+{
+    struct bt *b = engine;
+    codecache_flush(b);
+    b->stats.flushes++;
+}
+
+// `now` counts passes of the loop.
+static const struct keeper_ops keeper_ops = {.drop = drop, .flush = flush, .window = 20000, .time = 2000};
 
 // Any thread.
 static void bt_invalidate(struct vcpu *v, gpa base, u64 len)
 {
     struct bt *b = v->engine_state;
-    u64 w = base << 12 | (len - 1);
-    unsigned i = 0;
-    if (len > MEM_PAGE_SIZE - (base & 4095) || !w) {
-        i = BT_WRITES;
-    } else {
-        for (; i < BT_WRITES; i++) {
-            u64 none = 0;
-            u64 now = atomic_load_explicit(&b->writes.slot[i], memory_order_relaxed);
-            if (now == w || (!now && atomic_compare_exchange_strong(&b->writes.slot[i], &none, w)))
-                break;
-        }
-    }
-    if (i == BT_WRITES)
-        atomic_store(&b->writes.all, true);
-    vcpu_request(v, VCPU_REQ_CODE);
+    keeper_post(&b->keeper, v, base, len);
 }
 
 // --- the loop -----------------------------------------------------------------------------------------------------------------
@@ -231,7 +154,7 @@ static struct bt_block *enterable(struct bt *b)
         return NULL;
     struct bt_block *k = find_block(b);
     // The page may have been mapped here just now, by another processor that had changed its code before: look only then.
-    if (!k || bt_code_pending(b) || (b->counting && b->in.budget < k->n))
+    if (!k || keeper_pending(b->in.v) || (b->counting && b->in.budget < k->n))
         return NULL;
     load_context(b);
     return k;
@@ -242,8 +165,8 @@ static bool serve(struct bt *b)
 {
     struct interp *x = &b->in;
     vecstate_park(b);
-    if (atomic_load_explicit(&x->v->request, memory_order_acquire) & VCPU_REQ_CODE)
-        drop_written(b);
+    if (keeper_pending(x->v))
+        keeper_drop(&b->keeper, x->v, b->now);
     if (!interp_ready(x))
         return false;
     x->budget++;
@@ -267,8 +190,8 @@ static void run_loop(struct bt *b)
     for (;;) {
         atomic_exchange(&b->ctx->doorbell, 0);
         b->now++;
-        if (UNLIKELY(atomic_load_explicit(&x->v->request, memory_order_acquire) & VCPU_REQ_CODE))
-            drop_written(b);
+        if (keeper_pending(x->v))
+            keeper_drop(&b->keeper, x->v, b->now);
         if (!interp_ready(x))
             return;
         if (UNLIKELY(b->quiet_steps)) {
@@ -283,8 +206,8 @@ static void run_loop(struct bt *b)
                 continue;
             }
             // Something may have become due meanwhile.
-            if (atomic_load_explicit(&x->v->request, memory_order_acquire) & VCPU_REQ_CODE)
-                drop_written(b);
+            if (keeper_pending(x->v))
+                keeper_drop(&b->keeper, x->v, b->now);
             if (!interp_ready(x))
                 return;
         }
@@ -311,65 +234,11 @@ static struct vm_exit bt_run(struct vcpu *v, u64 budget)
 
 // --- the engine -----------------------------------------------------------------------------------------------------------------
 
-static const u64 samples[] = {0, 1, 0x80, 0x8000, 0x80000000u, 0x8000000000000000u, 0x123456789abcdef1u, ~0ull};
-
-// Status flags that come out different after `op` on the same operands when they were different before.
-static u64 flags_kept(unsigned op, unsigned size, u64 a, u64 b)
+// May RDTSC be run where the guest wants the host's counter?
+static bool tsc_is_hosts(const struct host *h)
 {
-    u64 fl[2] = {0, X86_FL_STATUS};
-    for (unsigned k = 0; k < 2; k++) {
-        switch (op) {
-        case 0: alu_shl(size, a, (u8)b, &fl[k]); break;
-        case 1: alu_shr(size, a, (u8)b, &fl[k]); break;
-        case 2: alu_sar(size, a, (u8)b, &fl[k]); break;
-        default: alu_imul2(size, a, b, &fl[k]); break;
-        }
-    }
-    return fl[0] ^ fl[1];
-}
-
-// Do AND, OR and XOR leave the flags that TEST leaves for the same result?
-static bool logic_is_same(void)
-{
-    bool same = true;
-    for (unsigned size = 4; size <= 8; size *= 2) {
-        for (unsigned i = 0; i < ARRAY_LEN(samples) * ARRAY_LEN(samples); i++) {
-            u64 a = samples[i % ARRAY_LEN(samples)], b = samples[i / ARRAY_LEN(samples)];
-            u64 fl[4] = {0, 0, 0, 0};
-            alu_and(size, a, b, &fl[0]);
-            alu_and(size, a & b, a & b, &fl[1]);
-            same &= fl[0] == fl[1];
-            alu_or(size, a, b, &fl[0]);
-            alu_and(size, a | b, a | b, &fl[1]);
-            same &= fl[0] == fl[1];
-            alu_xor(size, a, b, &fl[2]);
-            alu_and(size, a ^ b, a ^ b, &fl[3]);
-            same &= fl[2] == fl[3];
-        }
-    }
-    return same;
-}
-
-// What the host leaves in the flags that the manuals do not define.
-static void study_host(struct bt *b)
-{
-    u64 shifts = 0, product = 0;
-    for (unsigned size = 1; size <= 8; size *= 2) {
-        for (unsigned i = 0; i < ARRAY_LEN(samples); i++) {
-            for (unsigned n = 1; n < (size == 8 ? 64 : 32); n++) {
-                for (unsigned op = 0; op < 3; op++)
-                    shifts |= flags_kept(op, size, samples[i], n);
-            }
-            for (unsigned j = 0; j < ARRAY_LEN(samples) && size > 1; j++)
-                product |= flags_kept(3, size, samples[i], samples[j]);
-        }
-    }
-    b->logic_same = logic_is_same();
-    b->shifts_clean = !shifts;
-    b->imul_clean = !product;
-    const struct host *h = b->in.v->machine->host;
     u64 before = __builtin_ia32_rdtsc(), tsc = h->ops->tsc ? h->ops->tsc(h->self) : 0;
-    b->host_tsc = before <= tsc && tsc <= __builtin_ia32_rdtsc();
+    return before <= tsc && tsc <= __builtin_ia32_rdtsc();
 }
 
 static void bt_before_device(struct vcpu *v)
@@ -404,7 +273,9 @@ static int bt_vcpu_create(struct vcpu *v)
     b->opts = ~(u32)tuning->off;
     b->limit = tuning->block && tuning->block < BT_INSNS ? tuning->block : BT_INSNS;
     b->ctx->gpr = (u64)v->cpu.gpr;
-    study_host(b);
+    b->host_flags = host_flags_study();
+    b->host_tsc = tsc_is_hosts(h);
+    keeper_init(&b->keeper, &keeper_ops, b);
     vecstate_init(b);
     v->engine_state = b;
     v->doorbell = &b->ctx->doorbell;

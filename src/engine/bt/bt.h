@@ -37,7 +37,9 @@
 #define POGO_ENGINE_BT_H
 
 #include "engine/bt/emit.h"
+#include "engine/host_flags.h"
 #include "engine/interp/interp.h"
+#include "engine/keeper.h"
 
 #define BT_INSNS 64 // in a block, at most
 #define BT_DELTAS 8
@@ -200,26 +202,9 @@ struct bt_cache {
     u32 *by_page;
 };
 
-// Writes to pages with code that the owner has not heard of yet. Any thread posts, the vCPU's own drains.
-#define BT_WRITES 16
-
-struct bt_writes {
-    _Atomic u64 slot[BT_WRITES]; // address << 12 | length - 1, never 0
-    _Atomic bool all;
-};
-
-// A page whose code keeps changing is left to the interpreter for a while.
-#define BT_BUSY 64
-
-struct bt_busy {
-    hva page;
-    u32 drops, level;
-    u64 last, until;
-};
-
 struct bt_stats {
     u64 blocks, insns, code_bytes, cycles; // translated
-    u64 entries, found, links, evictions, dropped, flushes, left_alone;
+    u64 entries, found, links, evictions, dropped, flushes;
     u64 why[BT_WHYS];                                     // calls of service()
     u64 refills, crossings, devices, code_writes, faults; // what became of BT_MISS
     u64 unshared, steps, inner_steps, vec_loads;
@@ -256,19 +241,17 @@ struct bt {
     u8 mode;
     bool counting; // blocks count their instructions
     i64 chunk;     // ctx.left when the interpreter's counters were last exact
-    u64 now;       // passes of time for struct bt_busy: entries from the loop
+    u64 now;       // passes of time for the keeper: entries from the loop
     u32 quiet_steps;
     bool plain;   // dumps without offsets: golden tests
     u32 unlinked; // a link that wants to lead to RIP, or 0
     struct bt_stats stats;
     struct bt_stepped stepped[ISA_OP_COUNT + 1];
-    struct bt_writes writes;
-    struct bt_busy busy[BT_BUSY];
-    bool logic_same;               // AND, OR and XOR leave the same flags as TEST of their result
-    bool has_xsave;                // the host
-    bool host_tsc;                 // the guest's TSC is the host's plus cpu.msr.tsc_offset
-    bool shifts_clean, imul_clean; // see isa/alu.h and study_host()
-    u8 unshared[BT_UNSHARED];      // how often groups of accesses did not work out, by hash of a block's place
+    struct keeper keeper;
+    struct host_flags host_flags;
+    bool has_xsave;           // the host
+    bool host_tsc;            // the guest's TSC is the host's plus cpu.msr.tsc_offset
+    u8 unshared[BT_UNSHARED]; // how often groups of accesses did not work out, by hash of a block's place
     struct interp in;
 };
 
@@ -315,13 +298,6 @@ static inline bool bt_requested(const struct bt *b)
     if (LIKELY(!req))
         return false;
     return req & ~((c->rflags & X86_FL_IF ? 0 : VCPU_REQ_INTR) | (c->nmi_blocked ? VCPU_REQ_NMIS : 0));
-}
-
-// Has code been written to that blocks may still be made from? Who enters a page into the TLB asks afterwards, before any block of it is
-// run: another processor may have changed the code, then the page tables, and must not be seen to do the second alone.
-static inline bool bt_code_pending(const struct bt *b)
-{
-    return UNLIKELY(atomic_load_explicit(&b->in.v->request, memory_order_acquire) & VCPU_REQ_CODE);
 }
 
 // May translated code run at all just now?

@@ -76,17 +76,28 @@ static inline void emit_mov_rr(struct emit *e, unsigned size, unsigned to, unsig
     emit_rr(e, size, 0x8b, to, from);
 }
 
-// ModRM, SIB and displacement for [base + disp].
-static inline void emit_modrm_base(struct emit *e, unsigned reg, unsigned base, i32 disp)
+// The mod field of ModRM that [base + disp] takes, and the displacement for it.
+static inline unsigned emit_mod(unsigned base, i32 disp)
 {
-    unsigned mod = disp == 0 && (base & 7) != X86_RBP ? 0 : disp >= -128 && disp <= 127 ? 1 : 2;
-    emit1(e, mod << 6 | (reg & 7) << 3 | (base & 7));
-    if ((base & 7) == X86_RSP)
-        emit1(e, 0x24);
+    return disp == 0 && (base & 7) != X86_RBP ? 0 : disp >= -128 && disp <= 127 ? 1 : 2;
+}
+
+static inline void emit_disp(struct emit *e, unsigned mod, i32 disp)
+{
     if (mod == 1)
         emit1(e, (u8)disp);
     else if (mod == 2)
         emit4(e, (u32)disp);
+}
+
+// ModRM, SIB and displacement for [base + disp].
+static inline void emit_modrm_base(struct emit *e, unsigned reg, unsigned base, i32 disp)
+{
+    unsigned mod = emit_mod(base, disp);
+    emit1(e, mod << 6 | (reg & 7) << 3 | (base & 7));
+    if ((base & 7) == X86_RSP)
+        emit1(e, 0x24);
+    emit_disp(e, mod, disp);
 }
 
 // The same with REX and opcode in front.
@@ -103,42 +114,21 @@ static inline void emit_rm(struct emit *e, unsigned size, unsigned opcode, unsig
     emit_modrm_base(e, reg, base, disp);
 }
 
-// ModRM, SIB and displacement for [base + index + disp].
-static inline void emit_sib(struct emit *e, unsigned reg, unsigned base, unsigned index, i32 disp)
+// ModRM, SIB and displacement for [base + index << scale + disp].
+static inline void emit_sib(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
 {
-    unsigned mod = disp == 0 && (base & 7) != X86_RBP ? 0 : disp >= -128 && disp <= 127 ? 1 : 2;
-    emit1(e, mod << 6 | (reg & 7) << 3 | 4);
-    emit1(e, (index & 7) << 3 | (base & 7));
-    if (mod == 1)
-        emit1(e, (u8)disp);
-    else if (mod == 2)
-        emit4(e, (u32)disp);
+    unsigned mod = emit_mod(base, disp);
+    EMIT(e, (u8)(mod << 6 | (reg & 7) << 3 | 4), (u8)(scale << 6 | (index & 7) << 3 | (base & 7)));
+    emit_disp(e, mod, disp);
 }
 
-// lea to, [base + index << scale + disp]; index X86_RSP: none. `size` truncates the sum.
-static inline void emit_lea(struct emit *e, unsigned size, unsigned to, unsigned base, unsigned index, unsigned scale,
-                            i32 disp)
-{
-    if (index == X86_RSP) {
-        emit_rm(e, size, 0x8d, to, base, disp);
-        return;
-    }
-    unsigned rex = (size == 8 ? REX_W : 0) | (to >> 3) << 2 | (index >> 3) << 1 | base >> 3;
-    unsigned mod = disp == 0 && (base & 7) != X86_RBP ? 0 : disp >= -128 && disp <= 127 ? 1 : 2;
-    if (rex)
-        emit1(e, REX_BASE | rex);
-    EMIT(e, 0x8d, (u8)(mod << 6 | (to & 7) << 3 | 4), (u8)(scale << 6 | (index & 7) << 3 | (base & 7)));
-    if (mod == 1)
-        emit1(e, (u8)disp);
-    else if (mod == 2)
-        emit4(e, (u32)disp);
-}
+#define EMIT_NO_INDEX 0xffu
 
-// An instruction with [base + index + disp] as its operand; `index` 0xff: no index.
-static inline void emit_ref(struct emit *e, unsigned size, unsigned opcode, unsigned reg, unsigned base, unsigned index,
-                            i32 disp)
+// An instruction with [base + index << scale + disp] as its operand.
+static inline void emit_rmx(struct emit *e, unsigned size, unsigned opcode, unsigned reg, unsigned base, unsigned index,
+                            unsigned scale, i32 disp)
 {
-    if (index == 0xff) {
+    if (index == EMIT_NO_INDEX) {
         emit_rm(e, size, opcode, reg, base, disp);
         return;
     }
@@ -146,7 +136,21 @@ static inline void emit_ref(struct emit *e, unsigned size, unsigned opcode, unsi
     if (rex)
         emit1(e, REX_BASE | rex);
     emit1(e, opcode);
-    emit_sib(e, reg, base, index, disp);
+    emit_sib(e, reg, base, index, scale, disp);
+}
+
+// lea to, [base + index << scale + disp]; index X86_RSP: none. `size` truncates the sum.
+static inline void emit_lea(struct emit *e, unsigned size, unsigned to, unsigned base, unsigned index, unsigned scale,
+                            i32 disp)
+{
+    emit_rmx(e, size, 0x8d, to, base, index == X86_RSP ? EMIT_NO_INDEX : index, scale, disp);
+}
+
+// An instruction with [base + index + disp] as its operand.
+static inline void emit_ref(struct emit *e, unsigned size, unsigned opcode, unsigned reg, unsigned base, unsigned index,
+                            i32 disp)
+{
+    emit_rmx(e, size, opcode, reg, base, index, 0, disp);
 }
 
 // lea to, [index << scale + disp]

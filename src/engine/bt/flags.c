@@ -48,7 +48,7 @@ static struct bt_recipe recipe_of(const struct tr *t)
     case ISA_OP_ADD: kind = same ? RECIPE_NONE : RECIPE_ADD; break;
     case ISA_OP_AND:
     case ISA_OP_OR:
-    case ISA_OP_XOR: kind = t->b->logic_same ? RECIPE_LOGIC : RECIPE_NONE; break;
+    case ISA_OP_XOR: kind = t->b->host_flags.logic_same ? RECIPE_LOGIC : RECIPE_NONE; break;
     default: break;
     }
     r = (struct bt_recipe){.kind = (u8)kind, .size = (u8)o[0].size, .a = o[0].reg, .b = ISA_REG_NONE};

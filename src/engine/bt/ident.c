@@ -159,7 +159,7 @@ static void place_operand(struct shape *s, unsigned i)
 struct shape shape_of(const struct insn *in)
 {
     struct shape s = {
-        .in = in, .f = &isa_forms[in->form], .ok = true, .mem = bt_memory_operand(in), .ref.index = MEM_NO_INDEX};
+        .in = in, .f = &isa_forms[in->form], .ok = true, .mem = isa_memory_operand(in), .ref.index = MEM_NO_INDEX};
     s.vex = in->enc != ISA_ENC_LEGACY;
     s.reg = in->has_modrm ? in->modrm >> 3 & 7 : 0; // an opcode's digit
     s.opr = 0xff;
@@ -291,7 +291,7 @@ static void emit_insn(struct tr *t, const struct shape *s)
     if (moffs)
         emit1(e, HOST_T0 & 7);
     else if (has_index(s))
-        emit_sib(e, s->reg, HOST_T0, s->ref.index, s->ref.disp);
+        emit_sib(e, s->reg, HOST_T0, s->ref.index, 0, s->ref.disp);
     else if (in->has_modrm)
         emit1(e, (s->mem >= 0 ? 0 : in->modrm & 0xc0) | (s->reg & 7) << 3 | (rm & 7));
     if (!moffs)

@@ -149,7 +149,7 @@ static u64 miss(struct bt *b, const struct bt_site *s)
     bool forbidden = false;
     u64 *outcome = refill(b, s, &f, &forbidden);
     (*outcome)++;
-    if (outcome == &b->stats.refills && !bt_code_pending(b) && vec_back(b, s->vec))
+    if (outcome == &b->stats.refills && !keeper_pending(b->in.v) && vec_back(b, s->vec))
         return bt_exec(b, s->retry);
     if (forbidden && s->direct && !s->shared)
         return page_fault(b, s, &f);

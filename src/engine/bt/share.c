@@ -190,7 +190,7 @@ void share_probes(struct tr *t)
         const struct tr_insn *x = tr_now(t);
         const struct insn *in = &x->in;
         const struct isa_form_info *f = &isa_forms[in->form];
-        int mem = bt_memory_operand(in);
+        int mem = isa_memory_operand(in);
         if (x->step || f->cls > ISA_CLASS_BRANCH) {
             forget_all(&s);
             continue;

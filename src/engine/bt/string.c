@@ -13,16 +13,11 @@ bool bt_is_string(const struct insn *in)
            in->op == ISA_OP_SCAS;
 }
 
-static bool is_repeated(const struct insn *in)
-{
-    return in->prefix & (ISA_PFX_REP | ISA_PFX_REPNE);
-}
-
 bool string_can(const struct tr *t, const struct insn *in)
 {
     if (in->op == ISA_OP_CLD || in->op == ISA_OP_STD)
         return true;
-    if (!bt_is_string(in) || in->adsize == 2 || (in->op == ISA_OP_LODS && is_repeated(in)))
+    if (!bt_is_string(in) || in->adsize == 2 || (in->op == ISA_OP_LODS && isa_is_repeated(in)))
         return false;
     return in->seg < X86_FS && (t->wide || in->seg != X86_CS);
 }
@@ -302,9 +297,9 @@ bool tr_string(struct tr *t)
     }
     if (!bt_is_string(in))
         return false;
-    if (is_repeated(in) && is_compare(in))
+    if (isa_is_repeated(in) && is_compare(in))
         emit_repeated_compare(t);
-    else if (is_repeated(in))
+    else if (isa_is_repeated(in))
         emit_repeated(t);
     else
         emit_one(t);

@@ -114,7 +114,7 @@ static enum flags_at wanted_at_start(struct tr *t)
         if (x->step || x->check || bt_is_string(&x->in) || isa_forms[x->in.form].cls > ISA_CLASS_BRANCH ||
             flow_frees_flags(x))
             return FLAGS_SLOT;
-        if (bt_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP)
+        if (isa_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP)
             return FLAGS_SLOT;
         const struct isa_form_info *f = &isa_forms[x->in.form];
         if ((f->implicit_read | f->implicit_written) & ISA_IMPLICIT_STACK)
@@ -198,18 +198,6 @@ static void emit_insns(struct tr *t)
     }
 }
 
-static bool may_read(struct bt *b, gpa phys)
-{
-    struct vcpu *v = b->in.v;
-    struct machine *m = v->machine;
-    mmu_protect_page(m, v, phys);
-    for (unsigned i = 0; i < m->vcpu_count; i++) {
-        if (m->vcpu[i] != v && !mmu_queue_empty(m->vcpu[i]))
-            return false;
-    }
-    return true;
-}
-
 static struct bt_block *new_block(struct tr *t, hva page, hva page2)
 {
     struct bt *b = t->b;
@@ -282,7 +270,7 @@ static void log_line(void *host, const char *text)
 // Bytes of a block are decoded from a private copy: another processor may be writing them.
 static bool copy_code(struct bt *b, hva from, gpa phys, u8 *to, unsigned len)
 {
-    if (!may_read(b, phys))
+    if (!keeper_may_read(b->in.v, phys))
         return false;
     memcpy(to, (const void *)from, len);
     return true;

@@ -103,8 +103,6 @@ static inline const struct insn *tr_in(const struct tr *t)
 // Decode `room` bytes, which nobody else changes, of the code at page offset `off`, to an instruction that crosses the page's
 // end at most. Fills t->insn, t->n and t->cut.
 void analyse(struct tr *t, const u8 *code, unsigned room, unsigned off);
-// Number of the operand that is the ModRM or moffs memory operand, or -1.
-int bt_memory_operand(const struct insn *in);
 // MOVS, CMPS, STOS, LODS, SCAS.
 bool bt_is_string(const struct insn *in);
 
@@ -166,7 +164,7 @@ struct mem_ref {
     u8 index; // host register or MEM_NO_INDEX
     i32 disp;
 };
-#define MEM_NO_INDEX 0xffu
+#define MEM_NO_INDEX EMIT_NO_INDEX
 void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r);
 // The same for the stack access of the current instruction, at guest register `reg` plus `disp`.
 void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref *r);

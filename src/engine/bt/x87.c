@@ -34,7 +34,7 @@ bool x87_can(const struct tr *t, const struct insn *in)
 {
     if (!(t->b->opts & BT_OPT_X87) || !t->b->has_xsave || !bt_is_x87(in) || names_gpr(in))
         return false;
-    return bt_memory_operand(in) < 0 || mem_can(t, in);
+    return isa_memory_operand(in) < 0 || mem_can(t, in);
 }
 
 static void set_pointers(struct tr *t, bool mem)
@@ -85,7 +85,7 @@ bool tr_x87(struct tr *t)
 {
     const struct insn *in = tr_in(t);
     const struct isa_form_info *f = &isa_forms[in->form];
-    int mem = bt_memory_operand(in);
+    int mem = isa_memory_operand(in);
     if (!bt_is_x87(in))
         return false;
     vector_check(t);

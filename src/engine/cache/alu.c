@@ -419,7 +419,7 @@ static cell_fn *select_shift(const struct cache *e, const struct insn *in, enum 
     if (!(live & (rotate ? X86_FL_CF | X86_FL_OF : X86_FL_STATUS)))
         return f->dead[by_cl];
     // Where bits above the operand's size would come in the plain way is not good enough.
-    return rotate || !e->shifts_clean ? f->now[by_cl] : f->noted[by_cl];
+    return rotate || !e->host_flags.shifts_clean ? f->now[by_cl] : f->noted[by_cl];
 }
 
 static cell_fn *select_imul(const struct cache *e, const struct insn *in, u32 live)
@@ -427,11 +427,11 @@ static cell_fn *select_imul(const struct cache *e, const struct insn *in, u32 li
     if (in->nopnd < 2 || in->opnd[0].kind != ISA_OPND_GPR || in->opnd[0].size < 4)
         return NULL;
     enum imul_flags flags = CLEAN;
-    if (!live || (e->imul_partial && !(live & (X86_FL_CF | X86_FL_OF))))
+    if (!live || (e->host_flags.imul_partial && !(live & (X86_FL_CF | X86_FL_OF))))
         flags = DEAD;
-    else if (e->imul_partial)
+    else if (e->host_flags.imul_partial)
         flags = PARTIAL;
-    else if (!e->imul_clean)
+    else if (!e->host_flags.imul_clean)
         return NULL;
     const struct imul_forms *f = &imul_forms[in->opnd[0].size == 8][flags];
     bool mem = in->opnd[1].kind == ISA_OPND_MEM;

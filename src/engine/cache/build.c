@@ -28,18 +28,9 @@ enum ea_kind ea_kind(const struct cache *e, const struct insn *in)
     return wide ? EA_X : EA_X32;
 }
 
-int memory_operand(const struct insn *in)
-{
-    for (unsigned i = 0; i < in->nopnd; i++) {
-        if (in->opnd[i].kind == ISA_OPND_MEM)
-            return (int)i;
-    }
-    return -1;
-}
-
 static bool has_memory(const struct insn *in)
 {
-    return memory_operand(in) >= 0;
+    return isa_memory_operand(in) >= 0;
 }
 
 // Fill in what handlers find in cells. False: does not fit.
@@ -103,32 +94,6 @@ static bool is_quiet(const struct insn *in)
     const u32 memory = ISA_IMPLICIT_MEM | ISA_IMPLICIT_STACK;
     return (f->cls == ISA_CLASS_IDENT || f->cls == ISA_CLASS_MEM) && !has_memory(in) &&
            !((f->implicit_read | f->implicit_written) & memory) && in->op != ISA_OP_PAUSE;
-}
-
-// Status flags that are certain to be overwritten whatever they were.
-static u32 flags_killed(const struct cache *e, const struct insn *in)
-{
-    switch (in->op) {
-    case ISA_OP_ADD:
-    case ISA_OP_OR:
-    case ISA_OP_ADC:
-    case ISA_OP_SBB:
-    case ISA_OP_AND:
-    case ISA_OP_SUB:
-    case ISA_OP_XOR:
-    case ISA_OP_CMP:
-    case ISA_OP_TEST:
-    case ISA_OP_NEG: return X86_FL_STATUS;
-    case ISA_OP_INC:
-    case ISA_OP_DEC: return X86_FL_STATUS & ~X86_FL_CF;
-    case ISA_OP_SHL:
-    case ISA_OP_SHR:
-    case ISA_OP_SAR:
-        return e->shifts_clean && in->opnd[1].kind == ISA_OPND_IMM && in->imm & (in->opnd[0].size == 8 ? 63 : 31)
-                   ? X86_FL_STATUS
-                   : 0;
-    default: return 0;
-    }
 }
 
 static u32 flags_needed(const struct insn *in)
@@ -218,7 +183,7 @@ static void choose_by_flags(struct cache *e, struct plan *p)
         const struct insn *in = &e->decoded[i];
         if (!p->extra[i] && live != X86_FL_STATUS && p->cell[i].fn != slow_step && p->cell[i].fn != slow_op)
             p->cell[i].fn = choose(e, p, i, live);
-        live = (live & ~flags_killed(e, in)) | flags_needed(in);
+        live = (live & ~host_flags_killed(&e->host_flags, in)) | flags_needed(in);
         if (in->op == ISA_OP_JCC || can_fault(p, in, i) || isa_forms[in->form].cls > ISA_CLASS_MEM)
             live = X86_FL_STATUS;
     }
@@ -258,18 +223,6 @@ static void finish(struct cache *e, struct plan *p, struct run *r, struct extra 
     }
 }
 
-static bool may_read(struct cache *e, gpa phys)
-{
-    struct vcpu *v = e->in.v;
-    struct machine *m = v->machine;
-    mmu_protect_page(m, v, phys);
-    for (unsigned i = 0; i < m->vcpu_count; i++) {
-        if (m->vcpu[i] != v && !mmu_queue_empty(m->vcpu[i]))
-            return false;
-    }
-    return true;
-}
-
 // After the last instruction, where that falls through. Without flat segments every run's end has to be held against the limit
 // of CS, which the loop does.
 static struct cell last_cell(const struct cache *e, unsigned end)
@@ -286,7 +239,7 @@ static struct cell last_cell(const struct cache *e, unsigned end)
 struct run *build_run(struct cache *e, hva page, gpa phys, unsigned off)
 {
     struct plan p = {.ends = false};
-    if (!may_read(e, phys))
+    if (!keeper_may_read(e->in.v, phys))
         return NULL;
     unsigned len = decode(e, &p, (const u8 *)page + off, off);
     if (!p.n)

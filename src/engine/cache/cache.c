@@ -14,20 +14,6 @@
 
 // --- what handlers rely on ----------------------------------------------------------------------------------------------------
 
-static bool is_flat(const struct x86_seg *s, u32 must, u32 must_not)
-{
-    return s->base == 0 && s->limit == ~0u && (s->attr & must) == must && !(s->attr & (must_not | X86_SEG_UNUSABLE));
-}
-
-// 32-bit code whose ES, CS, SS and DS cover everything, SS with a 32-bit stack pointer.
-static bool segments_flat(const struct cpu *c)
-{
-    const u32 data = X86_SEG_W, not_data = X86_SEG_CODE | X86_SEG_E;
-    return cpu_pmode(c) && is_flat(&c->seg[X86_CS], X86_SEG_CODE, 0) &&
-           is_flat(&c->seg[X86_SS], data | X86_SEG_DB, not_data) && is_flat(&c->seg[X86_DS], data, not_data) &&
-           is_flat(&c->seg[X86_ES], data, not_data);
-}
-
 // SDM 2A 2.4 and 3A 2.5: what the control registers allow; the interpreter finds out about the rest.
 static void refresh_fpu(struct cache *e)
 {
@@ -57,7 +43,7 @@ static void refresh(struct cache *e)
         e->mode |= RUN_FLAT;
         e->fpu |= FPU_PMODE;
     } else {
-        if (x->mode == ISA_MODE_32 && segments_flat(c))
+        if (x->mode == ISA_MODE_32 && cpu_flat32(c))
             e->mode |= RUN_FLAT;
         if (cpu_pmode(c))
             e->fpu |= FPU_PMODE;
@@ -68,43 +54,6 @@ static void refresh(struct cache *e)
         e->poll &= ~VCPU_REQ_INTR;
     if (c->nmi_blocked)
         e->poll &= ~VCPU_REQ_NMIS;
-}
-
-// --- pages whose code keeps changing ----------------------------------------------------------------------------------------
-
-#define BUSY_DROPS 24          // before a page is left alone ...
-#define BUSY_WINDOW 1000000ull // ... with less than so many instructions from one to the next
-#define BUSY_INSNS 100000u     // how long at first
-#define BUSY_STEPS 30          // instructions from one question whether it still is to the next
-#define BUSY_LEVELS 6          // doubled so many times at most
-
-static struct busy_page *busy_slot(struct cache *e, hva page)
-{
-    return &e->busy[(page >> 12 ^ page >> 18) % BUSY];
-}
-
-static bool is_busy(struct cache *e, hva page)
-{
-    const struct busy_page *b = busy_slot(e, page);
-    return UNLIKELY(b->page == page && e->in.v->insns < b->until);
-}
-
-// Code of the page was dropped. True: leave it alone for a while.
-static bool becomes_busy(struct cache *e, hva page)
-{
-    struct busy_page *b = busy_slot(e, page);
-    u64 now = e->in.v->insns;
-    if (b->page != page || now - b->last > BUSY_WINDOW << b->level)
-        *b = (struct busy_page){.page = page};
-    b->last = now;
-    if (++b->drops < BUSY_DROPS)
-        return false;
-    b->until = now + (BUSY_INSNS << b->level);
-    b->drops = BUSY_DROPS - 4; // it has to prove itself
-    if (b->level < BUSY_LEVELS)
-        b->level++;
-    e->stats.left_alone++;
-    return true;
 }
 
 // --- runs -----------------------------------------------------------------------------------------------------------------------
@@ -128,8 +77,8 @@ static struct run *find_run(struct cache *e)
     }
     struct run *r = store_find(e, page, off, e->mode);
     e->stats.found += r != NULL;
-    if (!r && is_busy(e, page)) {
-        e->quiet_steps = BUSY_STEPS;
+    if (!r && keeper_is_busy(&e->keeper, page, e->in.v->insns)) {
+        e->quiet_steps = KEEPER_STEPS;
     } else if (!r) {
         gpa phys = tlb->cur[e->in.view].phys[tlb_index(lin)] & ~4095ull;
         u64 evictions = e->stats.evictions;
@@ -190,61 +139,30 @@ static bool execute(struct cache *e)
 
 // --- writes to code -----------------------------------------------------------------------------------------------------------
 
-static void drop_all(struct cache *e)
+static bool drop(void *engine, hva page, unsigned off, unsigned len, bool *dropped)
 {
+    struct cache *e = engine;
+    u64 before = e->stats.dropped;
+    bool left = store_drop(e, page, off, len);
+    *dropped = e->stats.dropped != before;
+    return left;
+}
+
+static void flush(void *engine)
+{
+    struct cache *e = engine;
     store_flush(e);
     e->stats.flushes++;
 }
 
-static void drop_written(struct cache *e)
-{
-    struct machine *m = e->in.v->machine;
-    vcpu_request_clear(e->in.v, VCPU_REQ_CODE);
-    if (atomic_exchange(&e->writes.all, false))
-        drop_all(e);
-    for (unsigned i = 0; i < WRITES; i++) {
-        u64 w = atomic_exchange(&e->writes.slot[i], 0);
-        if (!w)
-            continue;
-        gpa a = w >> 12;
-        unsigned off = (unsigned)(a & 4095), len = (unsigned)(w & 4095) + 1;
-        const u8 *host = mem_ptr(&m->mem, a, 1, false);
-        if (!host)
-            continue;
-        bool alone = m->vcpu_count == 1;
-        if (!alone) { // the flag of the page was cleared for all
-            off = 0;
-            len = MEM_PAGE_SIZE;
-        }
-        hva page = (hva)host & ~4095ull;
-        u64 dropped = e->stats.dropped;
-        bool rest = store_drop(e, page, off, len);
-        if (e->stats.dropped != dropped && becomes_busy(e, page))
-            rest = store_drop(e, page, 0, MEM_PAGE_SIZE);
-        if (!rest && alone)
-            mmu_unprotect_page(m, a);
-    }
-}
+// `now` counts instructions.
+static const struct keeper_ops keeper_ops = {.drop = drop, .flush = flush, .window = 1000000, .time = 100000};
 
 // Any thread.
 static void cache_invalidate(struct vcpu *v, gpa base, u64 len)
 {
     struct cache *e = v->engine_state;
-    u64 w = base << 12 | (len - 1);
-    unsigned i = 0;
-    if (len > MEM_PAGE_SIZE - (base & 4095) || !w) {
-        i = WRITES;
-    } else {
-        for (; i < WRITES; i++) {
-            u64 none = 0;
-            u64 now = atomic_load_explicit(&e->writes.slot[i], memory_order_relaxed);
-            if (now == w || (!now && atomic_compare_exchange_strong(&e->writes.slot[i], &none, w)))
-                break;
-        }
-    }
-    if (i == WRITES)
-        atomic_store(&e->writes.all, true);
-    vcpu_request(v, VCPU_REQ_CODE);
+    keeper_post(&e->keeper, v, base, len);
 }
 
 // --- the loop -----------------------------------------------------------------------------------------------------------------
@@ -261,8 +179,8 @@ static void run_loop(struct cache *e)
 {
     struct interp *x = &e->in;
     for (;;) {
-        if (UNLIKELY(atomic_load_explicit(&x->v->request, memory_order_acquire) & VCPU_REQ_CODE))
-            drop_written(e);
+        if (keeper_pending(x->v))
+            keeper_drop(&e->keeper, x->v, x->v->insns);
         if (!interp_ready(x))
             return;
         if (UNLIKELY(e->quiet_steps)) {
@@ -274,8 +192,8 @@ static void run_loop(struct cache *e)
             if (execute(e) && !e->step)
                 continue;
             // Something may have become due meanwhile.
-            if (atomic_load_explicit(&x->v->request, memory_order_acquire) & VCPU_REQ_CODE)
-                drop_written(e);
+            if (keeper_pending(x->v))
+                keeper_drop(&e->keeper, x->v, x->v->insns);
             if (!interp_ready(x))
                 return;
         }
@@ -302,44 +220,6 @@ static struct vm_exit cache_run(struct vcpu *v, u64 budget)
 
 // --- the engine -----------------------------------------------------------------------------------------------------------------
 
-static const u64 samples[] = {0, 1, 0x80, 0x8000, 0x80000000u, 0x8000000000000000u, 0x123456789abcdef1u, ~0ull};
-
-// Status flags that come out different after `op` on the same operands when they were different before.
-static u64 flags_kept(unsigned op, unsigned size, u64 a, u64 b)
-{
-    u64 fl[2] = {0, X86_FL_STATUS};
-    for (unsigned k = 0; k < 2; k++) {
-        switch (op) {
-        case 0: alu_shl(size, a, (u8)b, &fl[k]); break;
-        case 1: alu_shr(size, a, (u8)b, &fl[k]); break;
-        case 2: alu_sar(size, a, (u8)b, &fl[k]); break;
-        default: alu_imul2(size, a, b, &fl[k]); break;
-        }
-    }
-    return fl[0] ^ fl[1];
-}
-
-static void study_host(struct cache *e)
-{
-    u64 shifts = 0, product = 0, product_always = ~0ull;
-    for (unsigned size = 1; size <= 8; size *= 2) {
-        for (unsigned i = 0; i < ARRAY_LEN(samples); i++) {
-            for (unsigned n = 1; n < (size == 8 ? 64 : 32); n++) {
-                for (unsigned op = 0; op < 3; op++)
-                    shifts |= flags_kept(op, size, samples[i], n);
-            }
-            for (unsigned j = 0; j < ARRAY_LEN(samples) && size > 1; j++) {
-                u64 kept = flags_kept(3, size, samples[i], samples[j]);
-                product |= kept;
-                product_always &= kept;
-            }
-        }
-    }
-    e->shifts_clean = !shifts;
-    e->imul_clean = !product;
-    e->imul_partial = product == product_always && product == (X86_FL_STATUS & ~(X86_FL_CF | X86_FL_OF));
-}
-
 static int cache_probe(const char **why)
 {
     (void)why;
@@ -364,7 +244,8 @@ static int cache_vcpu_create(struct vcpu *v)
         return err;
     }
     e->cr0 = ~0ull;
-    study_host(e);
+    e->host_flags = host_flags_study();
+    keeper_init(&e->keeper, &keeper_ops, e);
     v->engine_state = e;
     return 0;
 }
@@ -400,7 +281,7 @@ static void cache_stats(struct vcpu *v, char *buf, size_t size)
         "instructions run by the interpreter %llu, and %llu from inside runs\n",
         (unsigned long long)s->runs, (unsigned long long)s->insns, (unsigned long long)s->entries,
         (unsigned long long)s->found, (unsigned long long)s->links, (unsigned long long)s->dropped,
-        (unsigned long long)s->left_alone, (unsigned long long)s->evictions, (unsigned long long)s->flushes,
+        (unsigned long long)e->keeper.left_alone, (unsigned long long)s->evictions, (unsigned long long)s->flushes,
         (unsigned long long)s->steps, (unsigned long long)s->slow);
 }
 

@@ -27,7 +27,9 @@
 #ifndef POGO_ENGINE_CACHE_H
 #define POGO_ENGINE_CACHE_H
 
+#include "engine/host_flags.h"
 #include "engine/interp/interp.h"
+#include "engine/keeper.h"
 
 struct cell;
 struct cache;
@@ -151,26 +153,6 @@ struct jump {
     struct run *run;
 };
 
-// Writes to pages with code that the owner of the cache has not heard of yet. Any thread posts, the vCPU's own drains.
-#define WRITES 16
-
-struct code_writes {
-    _Atomic u64 slot[WRITES]; // address << 12 | length - 1, never 0
-    _Atomic bool all;
-};
-
-// A page whose code keeps changing costs more to decode than the cache saves: it is left to the interpreter for a while, and its
-// writes go at full speed.
-#define BUSY 64
-
-struct busy_page {
-    hva page;
-    u32 drops; // of runs, lately
-    u32 level; // how often it was left alone: the next time is longer
-    u64 last;  // when (vcpu.insns)
-    u64 until; // not before then
-};
-
 #define STORE_PARTS 8
 
 struct store {
@@ -183,7 +165,7 @@ struct store {
 };
 
 struct cache_stats {
-    u64 runs, insns, evictions, dropped, flushes, entries, found, links, slow, steps, left_alone;
+    u64 runs, insns, evictions, dropped, flushes, entries, found, links, slow, steps;
 };
 
 struct cache {
@@ -205,14 +187,10 @@ struct cache {
     // Not so hot.
     struct store store;
     struct cache_stats stats;
-    struct code_writes writes;
-    struct busy_page busy[BUSY];
+    struct keeper keeper;
+    struct host_flags host_flags;
     unsigned quiet_steps; // so many instructions go to the interpreter without asking
     u64 cr0, cr4, xcr0;   // `fpu` was computed from these
-    // What the host leaves in the flags that the manuals do not define.
-    bool shifts_clean; // after shifts none depends on what it was before
-    bool imul_clean;   // the same for IMUL with two or three operands
-    bool imul_partial; // or it changes CF and OF only
     struct insn decoded[RUN_MAX];
     u8 bytes[RUN_MAX][16];
     struct interp in;
@@ -259,9 +237,6 @@ void store_flush(struct cache *e);
 // Decode the code at offset `off` of host page `page` (guest-physical `phys`) in the current mode. NULL: nothing can be cached
 // there now, the interpreter is to run the instruction.
 struct run *build_run(struct cache *e, hva page, gpa phys, unsigned off);
-
-// Number of the operand that is the ModRM or moffs memory operand, or -1.
-int memory_operand(const struct insn *in);
 
 // The fast handler for an instruction, or NULL. The cell's operands are filled in already.
 // `live`: status flags that somebody may look at after it.

@@ -187,7 +187,7 @@ cell_fn *select_vector(const struct cache *e, const struct insn *in, struct cell
     // x87 and MMX state needs more care: pending exceptions, pointers, tags.
     if (!(f->attr & ISA_ATTR_NATIVE) || f->attr & (ISA_ATTR_X87 | ISA_ATTR_MMX))
         return NULL;
-    int mem = memory_operand(in);
+    int mem = isa_memory_operand(in);
     if (mem >= 0 && ((u64)in->disp + o->next + 0x80000000u > 0xffffffffu || in->opnd[mem].size > 32 ||
                      in->opnd[mem].size & (in->opnd[mem].size - 1) || !in->opnd[mem].size))
         return NULL;
