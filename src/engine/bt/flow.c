@@ -12,11 +12,6 @@
 // Branches destroy host flags, so all but the plain forward JCC and JMP have the guest's in the slot.
 #include "engine/bt/translate.h"
 
-static unsigned natural(const struct tr *t)
-{
-    return t->wide ? 8 : 4;
-}
-
 // Does the displacement from the page fit? Also with 32-bit addresses that wrap.
 static bool target_fits(i64 target)
 {
@@ -31,7 +26,7 @@ static i64 target_of(const struct tr_insn *x)
 bool flow_can(const struct tr *t, const struct insn *in)
 {
     unsigned kind = in->opnd[0].kind;
-    if (in->opsize != natural(t))
+    if (in->opsize != tr_natural(t))
         return false;
     switch (in->op) {
     case ISA_OP_JCC: return target_fits(in->imm + 2 * 4096) && target_fits(in->imm - 4096);
@@ -96,21 +91,11 @@ static void emit_doorbell(struct tr *t)
     emit1(&t->e, 0);
 }
 
-// HOST_T1: the TLB entry for the address in HOST_T0.
-static void emit_entry(struct tr *t)
-{
-    struct emit *e = &t->e;
-    emit_mov_rr(e, 4, HOST_T1, HOST_T0);
-    EMIT(e, 0x41, 0xc1, 0xeb, 7); // shr r11d, 7
-    emit_alu_imm(e, 4, 4, HOST_T1, (TLB_ENTRIES - 1) << 5);
-    emit_rip(e, 8, 0x03, HOST_T1, &t->b->ctx->tlb, 0);
-}
-
 // RIP of page offset `disp`.
 static void emit_rip_of(struct tr *t, unsigned to, i32 disp)
 {
     emit_load(&t->e, 8, to, &t->b->ctx->page_base);
-    emit_lea(&t->e, natural(t), to, to, X86_RSP, 0, disp);
+    emit_lea(&t->e, tr_natural(t), to, to, X86_RSP, 0, disp);
 }
 
 // See that the link's page is mapped where it was, and make it the current page. Leaves by the link's service.
@@ -119,7 +104,7 @@ static void emit_page_change(struct tr *t, struct bt_link *l, bool poll)
     struct emit *e = &t->e;
     struct bt_ctx *c = t->b->ctx;
     emit_rip_of(t, HOST_T0, l->disp);
-    emit_entry(t);
+    mem_entry(t);
     emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
     emit_alu_imm(e, 8, 7, HOST_T0, l->disp & 4095);
     emit_service_if(t, CC_NE, BT_LINK, l);
@@ -211,11 +196,11 @@ void flow_check_page2(struct tr *t)
     struct bt_site *s = tr_site(t);
     flags_clobber(t);
     emit_load(e, 8, HOST_T0, &t->b->ctx->page_base);
-    emit_rr(e, natural(t), 0x81, 0, HOST_T0); // add
+    emit_rr(e, tr_natural(t), 0x81, 0, HOST_T0); // add
     emit4(e, MEM_PAGE_SIZE);
     if (!t->wide)
         emit_service_if(t, CC_E, BT_LEAVE, s); // 32-bit code does not run on at 0
-    emit_entry(t);
+    mem_entry(t);
     emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
     emit_service_if(t, CC_NE, BT_LEAVE, s);
     emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
@@ -329,7 +314,7 @@ static void emit_jmp_direct(struct tr *t)
 static void emit_push_return(struct tr *t)
 {
     struct emit *e = &t->e;
-    unsigned size = natural(t);
+    unsigned size = tr_natural(t);
     struct mem_ref r;
     mem_stack(t, X86_RSP, -(i32)size, true, &r);
     emit_rip_of(t, HOST_T1, tr_now(t)->next);
@@ -357,13 +342,13 @@ static void emit_return_here(struct tr *t)
     struct bt_ctx *c = t->b->ctx;
     struct bt_link *l = new_link(t, tr_now(t)->next);
     emit_store(e, 8, HOST_T0, &c->target);
-    emit_entry(t);
+    mem_entry(t);
     emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
     emit_alu_imm(e, 8, 7, HOST_T0, l->disp & 4095);
     emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
     if (l->far) { // the call was at the page's end: its own page is not looked at, but the one behind
         emit_load(e, 8, HOST_T0, &c->target);
-        emit_lea(e, natural(t), HOST_T0, HOST_T0, X86_RSP, 0, -l->disp);
+        emit_lea(e, tr_natural(t), HOST_T0, HOST_T0, X86_RSP, 0, -l->disp);
         emit_store(e, 8, HOST_T0, &c->page_base);
     }
     emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
@@ -411,7 +396,7 @@ void flow_lookup(struct tr *t)
     emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
     emit_rm(e, 8, 0x8b, HOST_T1, HOST_T1, offsetof(struct bt_jump, block));
     emit_store(e, 8, HOST_T1, &c->tmp[1]);
-    emit_entry(t);
+    mem_entry(t);
     emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
     emit_alu_imm(e, 8, 7, HOST_T0, 4095);
     emit_service_if(t, CC_A, BT_LOOKUP, t->k);
@@ -440,8 +425,8 @@ static void emit_target(struct tr *t)
 {
     const struct insn *in = tr_in(t);
     if (in->opnd[0].kind == ISA_OPND_MEM) {
-        mem_operand(t, natural(t), false);
-        emit_rm(&t->e, natural(t), 0x8b, HOST_T0, HOST_T0, 0);
+        mem_operand(t, tr_natural(t), false);
+        emit_rm(&t->e, tr_natural(t), 0x8b, HOST_T0, HOST_T0, 0);
     } else {
         mem_get_reg(t, HOST_T0, in->opnd[0].reg);
         if (!t->wide)
@@ -501,7 +486,7 @@ static void emit_ret(struct tr *t)
 {
     struct emit *e = &t->e;
     const struct insn *in = tr_in(t);
-    unsigned size = natural(t), pop = size + (in->nopnd ? (u16)in->imm : 0);
+    unsigned size = tr_natural(t), pop = size + (in->nopnd ? (u16)in->imm : 0);
     flags_save(t);
     t->flags = FLAGS_SLOT;
     struct mem_ref r;

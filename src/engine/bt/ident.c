@@ -341,12 +341,6 @@ static void emit_lea_insn(struct tr *t)
     }
 }
 
-void tr_step_if(struct tr *t, unsigned cc)
-{
-    struct bt_site *s = tr_site(t);
-    tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, cc), s)->why = BT_STEP;
-}
-
 // The divisor into HOST_T1, sign-extended or zero-extended to 32 bits. With a memory operand HOST_T0 is its address.
 static void emit_divisor(struct tr *t, const struct shape *s)
 {

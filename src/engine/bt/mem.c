@@ -82,14 +82,20 @@ void mem_ea(struct tr *t, unsigned to)
         emit_rr(&t->e, 4, 0x1b7, to, to); // movzx r32, r16
 }
 
-void mem_probe(struct tr *t, u64 retry, unsigned size, bool write)
+void mem_entry(struct tr *t)
 {
     struct emit *e = &t->e;
-    unsigned tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
     emit_mov_rr(e, 4, HOST_T1, HOST_T0);
     EMIT(e, 0x41, 0xc1, 0xeb, 7); // shr r11d, 7
     emit_alu_imm(e, 4, 4, HOST_T1, (TLB_ENTRIES - 1) << 5);
     emit_rip(e, 8, 0x03, HOST_T1, &t->b->ctx->tlb, 0);
+}
+
+void mem_probe(struct tr *t, u64 retry, unsigned size, bool write)
+{
+    struct emit *e = &t->e;
+    unsigned tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
+    mem_entry(t);
     emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, (i32)tag);
     emit_alu_imm(e, 8, 7, HOST_T0, (i32)(4096 - size));
     u8 *miss = emit_jcc(e, CC_A);
@@ -195,7 +201,7 @@ static bool grouped(struct tr *t, const struct tr_access *a, const struct place 
 
 void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref *r)
 {
-    unsigned size = t->wide ? 8 : 4;
+    unsigned size = tr_natural(t);
     struct place p = {.base = reg, .index = ISA_REG_NONE, .disp = disp};
     if (grouped(t, &tr_now(t)->access[ACCESS_STACK], &p, write, r))
         return;

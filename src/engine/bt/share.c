@@ -140,7 +140,7 @@ static void follow_registers(const struct tr *t, struct groups *s, const struct 
     const struct insn *in = &x->in;
     const struct isa_form_info *f = &isa_forms[in->form];
     const struct isa_operand *o = in->opnd;
-    unsigned size = t->wide ? 8 : 4;
+    unsigned size = tr_natural(t);
     for (unsigned g = 0; g < X86_GPR_COUNT; g++) {
         if (f->implicit_written & ISA_IMPLICIT_GPR(g) && g != X86_RSP)
             changed(s, g);
@@ -167,7 +167,7 @@ static void follow_registers(const struct tr *t, struct groups *s, const struct 
 
 static void stack_access(struct tr *t, struct groups *s, const struct insn *in)
 {
-    unsigned size = t->wide ? 8 : 4;
+    unsigned size = tr_natural(t);
     switch (in->op) {
     case ISA_OP_PUSH:
     case ISA_OP_CALL:

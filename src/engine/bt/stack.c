@@ -3,15 +3,10 @@
 // RSP changes last, so that an access that leaves the block finds everything as it was before the instruction.
 #include "engine/bt/translate.h"
 
-static unsigned natural(const struct tr *t)
-{
-    return t->wide ? 8 : 4;
-}
-
 bool stack_can(const struct tr *t, const struct insn *in)
 {
     unsigned kind = in->opnd[0].kind;
-    if (in->opsize != natural(t) || isa_forms[in->form].cls > ISA_CLASS_MEM)
+    if (in->opsize != tr_natural(t) || isa_forms[in->form].cls > ISA_CLASS_MEM)
         return false;
     switch (in->op) {
     case ISA_OP_PUSH:
@@ -27,7 +22,7 @@ static void emit_push(struct tr *t)
     const struct insn *in = tr_in(t);
     const struct isa_operand *o = &in->opnd[0];
     struct emit *e = &t->e;
-    unsigned size = natural(t);
+    unsigned size = tr_natural(t);
     if (o->kind == ISA_OPND_MEM) {
         mem_operand(t, size, false);
         emit_rm(e, size, 0x8b, HOST_T0, HOST_T0, 0);
@@ -53,7 +48,7 @@ static void emit_push(struct tr *t)
 
 static void emit_pop(struct tr *t)
 {
-    unsigned g = tr_in(t)->opnd[0].reg, size = natural(t);
+    unsigned g = tr_in(t)->opnd[0].reg, size = tr_natural(t);
     struct emit *e = &t->e;
     struct mem_ref r;
     mem_stack(t, X86_RSP, 0, false, &r);
@@ -67,7 +62,7 @@ static void emit_pop(struct tr *t)
 
 bool tr_stack(struct tr *t)
 {
-    unsigned size = natural(t);
+    unsigned size = tr_natural(t);
     struct mem_ref r;
     switch (tr_in(t)->op) {
     case ISA_OP_PUSH: emit_push(t); return true;

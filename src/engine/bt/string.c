@@ -29,12 +29,6 @@ static unsigned size_log2(unsigned size)
     return (unsigned)__builtin_ctz(size);
 }
 
-// To the interpreter by the jump whose displacement is at `from`; flags are in the slot.
-static void step_from(struct tr *t, u8 *from)
-{
-    tr_tail(t, TAIL_SERVICE, from, tr_site(t))->why = BT_STEP;
-}
-
 static const i32 rflags_from_gpr = (i32)offsetof(struct cpu, rflags) - (i32)offsetof(struct cpu, gpr);
 #define DF_BIT 10
 
@@ -44,7 +38,7 @@ static void emit_df_check(struct tr *t)
     emit_load(e, 8, HOST_T1, &t->b->ctx->gpr);
     emit_rm(e, 4, 0xf6, 0, HOST_T1, rflags_from_gpr + DF_BIT / 8); // test byte, imm
     emit1(e, 1 << DF_BIT % 8);
-    step_from(t, emit_jcc(e, CC_NE));
+    tr_step_from(t, emit_jcc(e, CC_NE));
 }
 
 // Host address of the element at RSI or RDI into HOST_T0. After a miss only this probe runs again: two operands may want the same
@@ -165,7 +159,7 @@ static void emit_round(struct tr *t)
     if (in->opnd[0].size > 1) {
         emit_rr(e, 4, 0xc1, 5, HOST_T1); // shr
         emit1(e, size_log2(in->opnd[0].size));
-        step_from(t, emit_jcc(e, CC_E));
+        tr_step_from(t, emit_jcc(e, CC_E));
     }
     emit_rr(e, in->adsize, 0x3b, HOST_T1, X86_RCX);
     emit_rr(e, in->adsize, 0x140 | CC_A, HOST_T1, X86_RCX);
@@ -226,7 +220,7 @@ static void emit_again(struct tr *t, u64 again)
     emit_rip(e, 4, 0x83, 7, (const void *)&t->b->ctx->doorbell, 1); // cmp dword [doorbell], 0
     emit1(e, 0);
     emit_jcc_to(e, CC_E, again);
-    step_from(t, emit_jmp(e));
+    tr_step_from(t, emit_jmp(e));
 }
 
 static void emit_repeated(struct tr *t)

@@ -22,11 +22,6 @@
 
 _Static_assert(offsetof(struct cpu, gpr) == 0 && offsetof(struct vcpu, cpu) == 0, "ctx.gpr is the vCPU's address");
 
-static unsigned natural(const struct tr *t)
-{
-    return t->wide ? 8 : 4;
-}
-
 static bool reads_cr(const struct insn *in)
 {
     return in->opnd[1].kind == ISA_OPND_CR && !(in->prefix & ISA_PFX_LOCK) && in->opnd[1].reg != 1 &&
@@ -48,7 +43,7 @@ bool sys_can(const struct tr *t, const struct insn *in)
     case ISA_OP_CLAC:
     case ISA_OP_STAC: return true;
     case ISA_OP_PUSHF:
-    case ISA_OP_POPF: return in->opsize == natural(t);
+    case ISA_OP_POPF: return in->opsize == tr_natural(t);
     case ISA_OP_SWAPGS:
     case ISA_OP_RDFSBASE:
     case ISA_OP_RDGSBASE:
@@ -70,11 +65,10 @@ bool sys_ends(const struct insn *in)
 
 // --- pieces -----------------------------------------------------------------------------------------------------------------
 
+// To the interpreter, often enough for the instruction to be kept decoded.
 static void step_if(struct tr *t, unsigned cc)
 {
-    struct bt_site *s = tr_site(t);
-    s->call = t->i + 1;
-    tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, cc), s)->why = BT_STEP;
+    tr_step_if(t, cc)->call = t->i + 1;
 }
 
 // HOST_T0: struct cpu.
@@ -232,15 +226,15 @@ static void emit_ac(struct tr *t, bool on)
 static void probe_stack(struct tr *t, i32 disp, bool write)
 {
     u64 retry = emit_here(&t->e);
-    emit_lea(&t->e, natural(t), HOST_T0, HOST_SP, X86_RSP, 0, disp);
-    mem_probe(t, retry, natural(t), write);
+    emit_lea(&t->e, tr_natural(t), HOST_T0, HOST_SP, X86_RSP, 0, disp);
+    mem_probe(t, retry, tr_natural(t), write);
 }
 
 static void emit_pushf(struct tr *t)
 {
     struct emit *e = &t->e;
     struct bt_ctx *c = t->b->ctx;
-    unsigned size = natural(t);
+    unsigned size = tr_natural(t);
     flags_in_slot(t);
     probe_stack(t, -(i32)size, true);
     emit_store(e, 8, HOST_T0, &c->tmp[0]);
@@ -257,7 +251,7 @@ static void emit_popf(struct tr *t)
 {
     struct emit *e = &t->e;
     struct bt_ctx *c = t->b->ctx;
-    unsigned size = natural(t);
+    unsigned size = tr_natural(t);
     flags_clobber(t);
     probe_stack(t, 0, false);
     emit_rm(e, 4, 0x8b, HOST_T1, HOST_T0, 0);
@@ -356,7 +350,7 @@ static void emit_read_cr(struct tr *t)
     const struct insn *in = tr_in(t);
     begin(t);
     need_cpl0(t);
-    cpu_load(t, natural(t), HOST_T1, where[in->opnd[1].reg]);
+    cpu_load(t, tr_natural(t), HOST_T1, where[in->opnd[1].reg]);
     mem_put_reg(t, in->opnd[0].reg, HOST_T1);
 }
 

@@ -54,6 +54,18 @@ struct tail *tr_tail(struct tr *t, enum tail_kind kind, u8 *from, const void *re
     return l;
 }
 
+struct bt_site *tr_step_from(struct tr *t, u8 *from)
+{
+    struct bt_site *s = tr_site(t);
+    tr_tail(t, TAIL_SERVICE, from, s)->why = BT_STEP;
+    return s;
+}
+
+struct bt_site *tr_step_if(struct tr *t, unsigned cc)
+{
+    return tr_step_from(t, emit_jcc(&t->e, cc));
+}
+
 void tr_step(struct tr *t)
 {
     struct bt_site *s = tr_site(t);

@@ -98,6 +98,12 @@ static inline const struct insn *tr_in(const struct tr *t)
     return &t->insn[t->i].in;
 }
 
+// Size of addresses and of what the stack holds, in bytes.
+static inline unsigned tr_natural(const struct tr *t)
+{
+    return t->wide ? 8 : 4;
+}
+
 // --- analyse.c ------------------------------------------------------------------------------------------------------------------
 
 // Decode `room` bytes, which nobody else changes, of the code at page offset `off`, to an instruction that crosses the page's
@@ -120,7 +126,9 @@ struct tail *tr_tail(struct tr *t, enum tail_kind kind, u8 *from, const void *re
 // Run the current instruction in the interpreter.
 void tr_step(struct tr *t);
 // The same when `cc` holds after what was just emitted; the flags are in the slot.
-void tr_step_if(struct tr *t, unsigned cc);
+struct bt_site *tr_step_if(struct tr *t, unsigned cc);
+// The same for the jump whose displacement is at `from`.
+struct bt_site *tr_step_from(struct tr *t, u8 *from);
 
 // --- vector.c -------------------------------------------------------------------------------------------------------------------
 
@@ -168,7 +176,9 @@ struct mem_ref {
 void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r);
 // The same for the stack access of the current instruction, at guest register `reg` plus `disp`.
 void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref *r);
-// The same for the linear address in HOST_T0. `retry`: where its computation began.
+// HOST_T1: the TLB entry for the linear address in HOST_T0; destroys flags.
+void mem_entry(struct tr *t);
+// Host address for the linear address in HOST_T0, as mem_operand() finds it. `retry`: where its computation began.
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
 // Can the memory operand's segment be handled?
 bool mem_can(const struct tr *t, const struct insn *in);
