@@ -14,18 +14,31 @@
 
 // --- what blocks rely on ------------------------------------------------------------------------------------------------------
 
+// Translated code may have gone from one privilege to the other, C may have, or both.
+static void use_stack(struct bt_ctx *k, bool user)
+{
+    u64 sp = k->sp;
+    if (k->sp_top[user] - sp < BT_STACK)
+        return;
+    k->sp = k->sp_other;
+    k->sp_other = sp;
+}
+
 // Is code of the current mode translated?
 static bool refresh(struct bt *b)
 {
     const struct interp *x = &b->in;
     const struct cpu *c = x->c;
     struct bt_ctx *k = b->ctx;
-    u8 mode = (u8)(x->mode | BLOCK_FLAT);
+    bool user = c->cpl == 3;
+    u8 mode = (u8)(x->mode | BLOCK_FLAT | (user ? BLOCK_USER : 0));
     if (x->mode == ISA_MODE_16 || (x->mode == ISA_MODE_32 && !cpu_flat32(c)))
         return false;
-    if (b->mode != mode) {
-        b->mode = mode;
-        k->sp = k->sp_top; // return addresses there are into code of the other mode
+    b->mode = mode;
+    use_stack(k, user);
+    if (b->stack_mode[user] != mode) {
+        b->stack_mode[user] = mode;
+        k->sp = k->sp_top[user]; // return addresses there are into code of the other mode
     }
     for (unsigned i = 0; i < TLB_VIEW_COUNT; i++)
         k->view[i] = (u64)x->v->tlb.cur[i].e;

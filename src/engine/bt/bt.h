@@ -25,7 +25,8 @@
 //
 // and the guest's r10 r11 r15 are in struct bt_ctx. Vector registers are in the host's when ctx.vec says so (vecstate.c). All other state is in struct cpu; RIP is ctx.page_base plus what the place in the
 // block says. struct bt_ctx lies right before the code, in reach of RIP-relative operands. Blocks are found by host page and mode,
-// hold no linear address, and so serve all aliases of a page.
+// hold no linear address, and so serve all aliases of a page. Code of CPL 3 and of the others are different blocks (BLOCK_USER), so
+// that a block knows the privilege of what it does; each has a private stack.
 //
 // The interpreter is inside (struct bt holds a struct interp): what is unusual goes to it for one instruction. A place in a block that
 // may have to leave it is a *site*: a record with all that is needed to bring struct cpu up to date there and to come back.
@@ -46,6 +47,8 @@
 #define BT_JUMP_BITS 12
 #define BT_JUMPS (1u << BT_JUMP_BITS)
 #define BT_PARTS 8
+#define BT_STACK (64u << 10) // bytes of a private stack: 8192 nested calls less the reserve for signal handlers
+#define BT_STACK_RESERVE (16u << 10)
 #define BT_CACHE_MAX (2000ull << 20) // bytes: code and its context are within 32-bit displacements of each other
 
 // Nonzero: service() and what it calls may use vector registers.
@@ -74,15 +77,17 @@ struct bt_ctx {
     _Atomic u32 doorbell;
     u32 why; // enum bt_why, on the way out
     i64 left;
-    u64 site;                 // the site or link concerned, as its distance from the start of the near memory
-    u64 addr;                 // linear address that missed the TLB
-    u64 target;               // RIP that an indirect branch goes to
-    u64 ret_site;             // the RET that is going to ctx.target
-    u64 go;                   // where to enter translated code
-    u64 sp, sp_limit, sp_top; // private stack
+    u64 site;                   // the site or link concerned, as its distance from the start of the near memory
+    u64 addr;                   // linear address that missed the TLB
+    u64 target;                 // RIP that an indirect branch goes to
+    u64 ret_site;               // the RET that is going to ctx.target
+    u64 go;                     // where to enter translated code
+    u64 sp;                     // of the private stack in use ...
+    u64 sp_other;               // ... and of that for the other privilege
+    u64 sp_limit[2], sp_top[2]; // of each: [1] for CPL 3
     u64 c_sp;
     u64 gpr;     // the guest's other registers: struct cpu.gpr
-    u64 jump[2]; // struct bt_jump *, of 64-bit code and of 32-bit code
+    u64 jump[4]; // struct bt_jump *: see bt_jump_table()
     u64 tmp[4];
     u64 delta[BT_DELTAS]; // from guest to host addresses, of groups of accesses (share.c)
     u64 seg_base[2];      // FS and GS
@@ -171,7 +176,8 @@ enum flags_at {
     FLAGS_RECIPE = 4, // nowhere, but they follow from registers: struct bt_recipe. Only inside a block
 };
 
-#define BLOCK_FLAT 0x04u // mode: enum isa_mode with this
+#define BLOCK_FLAT 0x04u // mode: enum isa_mode with this ...
+#define BLOCK_USER 0x08u // ... and with this at CPL 3
 
 struct bt_block {
     u64 page;                               // host page; 0: forgotten
@@ -233,15 +239,16 @@ struct bt_stepped {
 struct bt {
     struct bt_ctx *ctx; // in the near memory
     struct bt_cache cache;
-    u64 glue_enter, glue_ret;                     // executable addresses
+    u64 glue_enter, glue_ret[2];                  // executable addresses; [1] for CPL 3
     u64 vec_store, vec_load, x87_store, x87_load; // the same; vecstate.c
     u64 glue[BT_WHYS], glue_link_host, glue_step_host;
     u32 opts;  // enum bt_opt: those that are on
     u32 limit; // instructions in a block, at most
     u8 mode;
-    bool counting; // blocks count their instructions
-    i64 chunk;     // ctx.left when the interpreter's counters were last exact
-    u64 now;       // passes of time for the keeper: entries from the loop
+    u8 stack_mode[2]; // of the code that each private stack leads to
+    bool counting;    // blocks count their instructions
+    i64 chunk;        // ctx.left when the interpreter's counters were last exact
+    u64 now;          // passes of time for the keeper: entries from the loop
     u32 quiet_steps;
     bool plain;   // dumps without offsets: golden tests
     u32 unlinked; // a link that wants to lead to RIP, or 0
@@ -258,6 +265,17 @@ struct bt {
 static inline bool bt_mode_64(unsigned mode)
 {
     return (mode & 3) == ISA_MODE_64;
+}
+
+static inline bool bt_mode_user(unsigned mode)
+{
+    return mode & BLOCK_USER;
+}
+
+// Which jump table.
+static inline unsigned bt_jump_table(unsigned mode)
+{
+    return (bt_mode_64(mode) ? 0 : 1) + (bt_mode_user(mode) ? 2 : 0);
 }
 
 static inline void *bt_near(const struct bt *b, u32 distance)
@@ -320,7 +338,7 @@ static inline bool bt_undisturbed(const struct bt *b)
 // Hash of the jump table.
 static inline struct bt_jump *bt_jump_slot(struct bt *b, u64 rip)
 {
-    struct bt_jump *t = (struct bt_jump *)b->ctx->jump[!bt_mode_64(b->mode)];
+    struct bt_jump *t = (struct bt_jump *)b->ctx->jump[bt_jump_table(b->mode)];
     return &t[rip >> 4 & (BT_JUMPS - 1)];
 }
 

@@ -14,8 +14,6 @@
 
 #define HASH_BITS 17 // blocks of a full cache are some 300000
 #define HASH (1u << HASH_BITS)
-#define STACK_SIZE (64u << 10) // private stack: 8192 nested calls less the reserve for signal handlers
-#define STACK_RESERVE (16u << 10)
 
 static unsigned hash_address(hva page, unsigned off)
 {
@@ -46,8 +44,8 @@ int codecache_init(struct bt *b, u64 size)
     struct host *h = b->in.v->machine->host;
     struct bt_cache *m = &b->cache;
     u64 code = round_up(size * 2 / 3, 4096), meta = round_up(size - size * 2 / 3, 4096);
-    u64 fixed =
-        round_up(sizeof(struct bt_ctx), 4096) + 2 * round_up(BT_JUMPS * sizeof(struct bt_jump), 4096) + STACK_SIZE;
+    u64 fixed = round_up(sizeof(struct bt_ctx), 4096) +
+                ARRAY_LEN(b->ctx->jump) * round_up(BT_JUMPS * sizeof(struct bt_jump), 4096) + 2 * BT_STACK;
     if (!h->ops->code_alloc)
         return -95; // -EOPNOTSUPP
     if (size > BT_CACHE_MAX)
@@ -65,15 +63,18 @@ int codecache_init(struct bt *b, u64 size)
     u64 where;
     place(b, &at, sizeof(struct bt_ctx), &where);
     b->ctx = (struct bt_ctx *)where;
-    place(b, &at, BT_JUMPS * sizeof(struct bt_jump), &b->ctx->jump[0]);
-    place(b, &at, BT_JUMPS * sizeof(struct bt_jump), &b->ctx->jump[1]);
-    place(b, &at, STACK_SIZE, &where);
-    b->ctx->sp_limit = where + STACK_RESERVE;
-    b->ctx->sp_top = where + STACK_SIZE - 64;
+    for (unsigned i = 0; i < ARRAY_LEN(b->ctx->jump); i++)
+        place(b, &at, BT_JUMPS * sizeof(struct bt_jump), &b->ctx->jump[i]);
+    for (unsigned user = 0; user < 2; user++) {
+        place(b, &at, BT_STACK, &where);
+        b->ctx->sp_limit[user] = where + BT_STACK_RESERVE;
+        b->ctx->sp_top[user] = where + BT_STACK - 64;
+    }
     u32 glue = glue_emit(b);
     if (h->names_code)
         h->ops->code_name(h->self, m->mem.exec, glue, "bt:glue");
-    *(u64 *)b->ctx->sp_top = b->glue_ret;
+    for (unsigned user = 0; user < 2; user++)
+        *(u64 *)b->ctx->sp_top[user] = b->glue_ret[user];
     m->code_part = (u32)(code / BT_PARTS) & ~63u;
     m->meta_part = (u32)((m->mem.near_size - at) / BT_PARTS) & ~63u;
     for (u32 i = 0; i < BT_PARTS; i++)
@@ -95,12 +96,13 @@ void codecache_fini(struct bt *b)
 
 static void forget_jumps(struct bt *b)
 {
-    for (unsigned t = 0; t < 2; t++) {
+    for (unsigned t = 0; t < ARRAY_LEN(b->ctx->jump); t++) {
         struct bt_jump *j = (struct bt_jump *)b->ctx->jump[t];
         for (unsigned i = 0; i < BT_JUMPS; i++)
             j[i] = (struct bt_jump){.rip = TLB_INVALID};
     }
-    b->ctx->sp = b->ctx->sp_top;
+    b->ctx->sp = b->ctx->sp_top[0];
+    b->ctx->sp_other = b->ctx->sp_top[1];
 }
 
 void codecache_flush(struct bt *b)

@@ -35,12 +35,12 @@ static const struct {
     { \
 #f, offsetof(struct bt_ctx, f), sizeof(((struct bt_ctx *)0)->f) \
     }
-    FIELD(r10),      FIELD(r11),       FIELD(r15),        FIELD(page_base), FIELD(tlb),      FIELD(slot),
-    FIELD(doorbell), FIELD(why),       FIELD(left),       FIELD(site),      FIELD(addr),     FIELD(target),
-    FIELD(ret_site), FIELD(go),        FIELD(sp),         FIELD(sp_limit),  FIELD(sp_top),   FIELD(c_sp),
-    FIELD(gpr),      FIELD(jump),      FIELD(tmp),        FIELD(seg_base),  FIELD(seg_flat), FIELD(scratch),
-    FIELD(delta),    FIELD(vec),       FIELD(host_mxcsr), FIELD(fip),       FIELD(fdp),      FIELD(fop),
-    FIELD(fseg),     FIELD(xstate_bv),
+    FIELD(r10),      FIELD(r11),   FIELD(r15),       FIELD(page_base),  FIELD(tlb),      FIELD(slot),
+    FIELD(doorbell), FIELD(why),   FIELD(left),      FIELD(site),       FIELD(addr),     FIELD(target),
+    FIELD(ret_site), FIELD(go),    FIELD(sp),        FIELD(sp_other),   FIELD(sp_limit), FIELD(sp_top),
+    FIELD(c_sp),     FIELD(gpr),   FIELD(jump),      FIELD(tmp),        FIELD(seg_base), FIELD(seg_flat),
+    FIELD(scratch),  FIELD(delta), FIELD(vec),       FIELD(host_mxcsr), FIELD(fip),      FIELD(fdp),
+    FIELD(fop),      FIELD(fseg),  FIELD(xstate_bv),
 #undef FIELD
 };
 
@@ -104,7 +104,8 @@ static bool name_glue(const struct bt *b, u64 a, char *name)
         const char *name;
         u64 at;
     } others[] = {{"enter", b->glue_enter},
-                  {"ret", b->glue_ret},
+                  {"ret", b->glue_ret[0]},
+                  {"ret, user", b->glue_ret[1]},
                   {"link, save flags", b->glue_link_host},
                   {"step, save flags", b->glue_step_host}};
     for (unsigned why = 0; why < BT_WHYS; why++) {

@@ -330,7 +330,7 @@ static bool pairs(const struct tr *t)
 
 static void emit_stack_check(struct tr *t)
 {
-    emit_rip(&t->e, 8, 0x3b, X86_RSP, &t->b->ctx->sp_limit, 0);
+    emit_rip(&t->e, 8, 0x3b, X86_RSP, &t->b->ctx->sp_limit[t->user], 0);
     u8 *full = emit_jcc(&t->e, CC_B);
     tr_tail(t, TAIL_SP_RESET, full, t->k)->back = emit_here(&t->e);
 }
@@ -381,7 +381,7 @@ static void emit_call_direct(struct tr *t)
 // --- indirect -----------------------------------------------------------------------------------------------------------------------
 
 // Go to the RIP in HOST_T0 and ctx.target: the block that was there last time, if its page is where it was.
-void flow_lookup(struct tr *t)
+void flow_lookup(struct tr *t, bool user)
 {
     struct emit *e = &t->e;
     struct bt_ctx *c = t->b->ctx;
@@ -391,7 +391,7 @@ void flow_lookup(struct tr *t)
     }
     emit_mov_rr(e, 4, HOST_T1, HOST_T0);
     emit_alu_imm(e, 4, 4, HOST_T1, (BT_JUMPS - 1) << 4); // bt_jump_slot()
-    emit_rip(e, 8, 0x03, HOST_T1, &c->jump[!t->wide], 0);
+    emit_rip(e, 8, 0x03, HOST_T1, &c->jump[(t->wide ? 0 : 1) + (user ? 2 : 0)], 0);
     emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct bt_jump, rip));
     emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
     emit_rm(e, 8, 0x8b, HOST_T1, HOST_T1, offsetof(struct bt_jump, block));
@@ -454,7 +454,7 @@ static void emit_jmp_indirect(struct tr *t)
     t->flags = FLAGS_SLOT;
     emit_target(t);
     emit_canonical_check(t);
-    flow_lookup(t);
+    flow_lookup(t, t->user);
 }
 
 static void emit_call_indirect(struct tr *t)
@@ -468,7 +468,7 @@ static void emit_call_indirect(struct tr *t)
     emit_push_return(t);
     if (!pairs(t)) {
         emit_load(e, 8, HOST_T0, &c->target);
-        flow_lookup(t);
+        flow_lookup(t, t->user);
         return;
     }
     emit_stack_check(t);
@@ -477,7 +477,7 @@ static void emit_call_indirect(struct tr *t)
         emit_call(e); // the look-up, as a subroutine: what it leaves for has its return address on the private stack
     u8 *skip = emit_jmp(e);
     emit_patch(e, over, emit_here(e));
-    flow_lookup(t);
+    flow_lookup(t, t->user);
     emit_patch(e, skip, emit_here(e));
     emit_return_here(t);
 }
@@ -501,7 +501,7 @@ static void emit_ret(struct tr *t)
         emit1(e, 0xc3);
     } else {
         emit_store(e, 8, HOST_T0, &t->b->ctx->target);
-        flow_lookup(t);
+        flow_lookup(t, t->user);
     }
 }
 

@@ -83,10 +83,10 @@ static void emit_save_flags(struct emit *e, struct bt_ctx *c)
 }
 
 // A RET whose host return address leads nowhere: the private stack is empty.
-static void emit_ret_miss(struct emit *e, struct bt *b)
+static void emit_ret_miss(struct emit *e, struct bt *b, bool user)
 {
     struct bt_ctx *c = b->ctx;
-    emit_load(e, 8, X86_RSP, &c->sp_top);
+    emit_load(e, 8, X86_RSP, &c->sp_top[user]);
     emit_store(e, 8, HOST_T0, &c->target);
     emit_jmp_to(e, b->glue[BT_LOOKUP]);
 }
@@ -116,7 +116,9 @@ u32 glue_emit(struct bt *b)
     b->glue_step_host = emit_here(&e);
     emit_save_flags(&e, b->ctx);
     emit_jmp_to(&e, b->glue[BT_STEP]);
-    b->glue_ret = emit_here(&e);
-    emit_ret_miss(&e, b);
+    for (unsigned user = 0; user < 2; user++) {
+        b->glue_ret[user] = emit_here(&e);
+        emit_ret_miss(&e, b, user);
+    }
     return (u32)(e.p - m->write + 63) & ~63u;
 }

@@ -388,6 +388,17 @@ static void set_cpl(struct tr *t, unsigned cpl)
     set_view(t, cpl ? TLB_USER : TLB_SUPER);
 }
 
+// Go on to code of CPL 3, or not. Destroys HOST_T1.
+static void use_stack_of(struct tr *t, bool user)
+{
+    struct bt_ctx *c = t->b->ctx;
+    if (user == t->user)
+        return;
+    emit_load(&t->e, 8, HOST_T1, &c->sp_other);
+    emit_store(&t->e, 8, X86_RSP, &c->sp_other);
+    emit_mov_rr(&t->e, 8, X86_RSP, HOST_T1);
+}
+
 static void emit_syscall(struct tr *t)
 {
     struct emit *e = &t->e;
@@ -421,7 +432,8 @@ static void emit_syscall(struct tr *t)
     cpu_load(t, 8, HOST_T0, CPU(msr.lstar));
     emit_store(e, 8, HOST_T0, &c->target);
     t->flags = FLAGS_SLOT;
-    flow_lookup(t);
+    use_stack_of(t, false);
+    flow_lookup(t, false);
 }
 
 static void emit_sysret(struct tr *t)
@@ -457,7 +469,8 @@ static void emit_sysret(struct tr *t)
     emit_mov_rr(e, 8, HOST_T0, X86_RCX);
     emit_store(e, 8, HOST_T0, &c->target);
     t->flags = FLAGS_SLOT;
-    flow_lookup(t);
+    use_stack_of(t, true);
+    flow_lookup(t, true);
 }
 
 bool tr_sys(struct tr *t)

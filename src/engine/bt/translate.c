@@ -97,7 +97,7 @@ static void emit_tail(struct tr *t, const struct tail *l)
     }
     switch (l->kind) {
     case TAIL_SP_RESET:
-        emit_load(e, 8, X86_RSP, &t->b->ctx->sp_top);
+        emit_load(e, 8, X86_RSP, &t->b->ctx->sp_top[t->user]);
         emit_jmp_to(e, l->back);
         break;
     case TAIL_MISS:
@@ -290,7 +290,7 @@ static bool copy_code(struct bt *b, hva from, gpa phys, u8 *to, unsigned len)
 
 struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys)
 {
-    struct tr t = {.b = b, .wide = bt_mode_64(b->mode)};
+    struct tr t = {.b = b, .wide = bt_mode_64(b->mode), .user = bt_mode_user(b->mode)};
     u8 code[BT_INSNS * ISA_MAX_LEN + ISA_MAX_LEN];
     unsigned off = (unsigned)(lin & 4095), room = MEM_PAGE_SIZE - off;
     hva page2 = 0;

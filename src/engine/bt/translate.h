@@ -64,6 +64,7 @@ struct tr {
     unsigned links; // used
     unsigned tails;
     bool wide;               // 64-bit mode
+    bool user;               // CPL 3
     bool cut;                // the bytes end inside the instruction after the last one
     bool failed;             // out of room: give up
     u32 done;                // bytes up to the last instruction's end ...
@@ -218,8 +219,8 @@ bool flow_frees_flags(const struct tr_insn *x);
 void flow_poll(struct tr *t);
 // The block goes on at page offset `off`, with nothing emitted after this.
 void flow_end(struct tr *t, unsigned off);
-// Go to the RIP in HOST_T0 and ctx.target; flags are in the slot.
-void flow_lookup(struct tr *t);
+// Go to the RIP in HOST_T0 and ctx.target, at CPL 3 or not; flags are in the slot.
+void flow_lookup(struct tr *t, bool user);
 void flow_tail(struct tr *t, const struct tail *l); // TAIL_EDGE
 // At the start of a block, in counting mode.
 void flow_count(struct tr *t);
