@@ -62,12 +62,21 @@ static void info_mem(struct monitor *m, char *args)
     pagewalk_ranges(m->out, monitor_cpu(m));
 }
 
-static unsigned count_bits(const u64 *words)
-{
-    unsigned n = 0;
+struct tlb_counts {
+    unsigned valid, global, writable, large;
+};
 
-    for (unsigned i = 0; i < TLB_WORDS; i++)
-        n += (unsigned)__builtin_popcountll(words[i]);
+static struct tlb_counts count_entries(const struct tlb_table *t)
+{
+    struct tlb_counts n = {0};
+
+    for (unsigned i = 0; i < TLB_WORDS; i++) {
+        const struct tlb_bits *b = &t->bits[i];
+        n.valid += (unsigned)__builtin_popcountll(b->valid);
+        n.global += (unsigned)__builtin_popcountll(b->global);
+        n.writable += (unsigned)__builtin_popcountll(b->writable);
+        n.large += (unsigned)__builtin_popcountll(b->large);
+    }
     return n;
 }
 
@@ -82,11 +91,11 @@ static void show_tlb(FILE *out, const struct tlb *t)
         if (!c->used && i != t->cur_ctx)
             continue;
         for (unsigned v = 0; v < TLB_VIEW_COUNT; v++) {
-            const struct tlb_table *table = &c->view[v];
-            if (count_bits(table->valid))
+            const struct tlb_counts n = count_entries(&c->view[v]);
+            if (n.valid)
                 fprintf(out, "%cTLB of PCID %u, %s: %u of %u entries, %u writable, %u global, %u of large pages\n",
-                        i == t->cur_ctx ? '*' : ' ', c->pcid, views[v], count_bits(table->valid), TLB_ENTRIES,
-                        count_bits(table->writable), count_bits(table->global), count_bits(table->large));
+                        i == t->cur_ctx ? '*' : ' ', c->pcid, views[v], n.valid, TLB_ENTRIES, n.writable, n.global,
+                        n.large);
         }
     }
 }

@@ -345,7 +345,7 @@ bool mmu_fill(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
     struct mmu_page page;
 
     if (UNLIKELY(!mmu_walk(v, a, access, view, &page, fault))) {
-        tlb_flush_gva(&v->tlb, a);
+        tlb_flush_page(&v->tlb, a);
         return false;
     }
     *phys = page.addr;

@@ -1,13 +1,18 @@
 // The software TLB: filling, switching and flushing. Probing is inline in tlb.h.
 //
 // Every table keeps bitmaps of its valid, global, writable and large-page entries. Flushes walk the set bits only:
-// loading CR3 after a handful of fills costs a handful of stores, and a flush of an empty table is eight loads. An
+// loading CR3 after a handful of fills costs a handful of stores, and where nothing was filled one load. An
 // entry is valid in the bitmap exactly when tag_r or tag_x is not tlb_invalid(i) (whatever can be written can be read).
 //
 // A guest's large page enters as 4 KiB fragments. INVLPG of one address must drop every fragment of the page; so that
-// it need not search for them each time, a table has two small filters (hash bits of the 2 MiB and 1 GiB ranges in
-// which it has fragments) which answer "certainly none" for nearly every address.
+// it need not search for them each time, a table counts its fragments by a hash of the range they are in, and nearly every
+// address finds a count of 0. Fragments of one page of 2 or 4 MiB are in neighbouring entries.
+//
+// Global entries count in every address space, and so INVLPG looks for them in all contexts. Guests have them in the upper half of
+// the address space, as a rule; while that is so, addresses in the lower half are looked for in the current context alone.
 #include "core/tlb.h"
+
+_Static_assert(TLB_WORDS <= 64, "struct tlb_table.local has a bit for each");
 
 static unsigned entry_shift(const struct tlb_table *tab, unsigned i)
 {
@@ -24,20 +29,16 @@ static gva entry_gva(const struct tlb_table *tab, unsigned i)
     return tab->e[i].tag_r != tlb_invalid(i) ? tab->e[i].tag_r : tab->e[i].tag_x;
 }
 
-static u64 filter_bit(gva a, unsigned shift)
+static u16 *large_count(struct tlb_table *tab, gva a, unsigned shift)
 {
-    return 1ull << (((a >> shift) ^ (a >> (shift + 6)) ^ (a >> (shift + 12))) & 63);
+    u64 range = a >> (shift == 30 ? 30 : 22);
+    u16 *count = shift == 30 ? tab->large_1g : tab->large_4m;
+    return &count[range * 0x9e3779b97f4a7c15ull >> (64 - TLB_FILTER_BITS)];
 }
 
-static bool bit_get(const u64 *map, unsigned i)
+static bool bit_get(u64 map, unsigned i)
 {
-    return (map[i / 64] >> (i % 64)) & 1;
-}
-
-static void bit_put(u64 *map, unsigned i, bool on)
-{
-    u64 bit = 1ull << (i % 64);
-    map[i / 64] = on ? map[i / 64] | bit : map[i / 64] & ~bit;
+    return (map >> (i % 64)) & 1;
 }
 
 static void tags_clear(struct tlb_table *tab, unsigned i)
@@ -46,13 +47,23 @@ static void tags_clear(struct tlb_table *tab, unsigned i)
     e->tag_r = e->tag_w = e->tag_x = tlb_invalid(i);
 }
 
+// Entry i is a fragment of a large page, and will not be any more.
+static void forget_large(struct tlb_table *tab, unsigned i)
+{
+    --*large_count(tab, entry_gva(tab, i), entry_shift(tab, i));
+}
+
 static void entry_drop(struct tlb_table *tab, unsigned i)
 {
+    struct tlb_bits *b = &tab->bits[i / 64];
+    u64 bit = 1ull << (i % 64);
+    if (b->large & bit)
+        forget_large(tab, i);
     tags_clear(tab, i);
-    bit_put(tab->valid, i, false);
-    bit_put(tab->global, i, false);
-    bit_put(tab->writable, i, false);
-    bit_put(tab->large, i, false);
+    b->valid &= ~bit;
+    b->global &= ~bit;
+    b->writable &= ~bit;
+    b->large &= ~bit;
 }
 
 static void table_init(struct tlb_table *tab)
@@ -60,25 +71,37 @@ static void table_init(struct tlb_table *tab)
     for (unsigned i = 0; i < TLB_ENTRIES; i++)
         tags_clear(tab, i);
     for (unsigned w = 0; w < TLB_WORDS; w++)
-        tab->valid[w] = tab->global[w] = tab->writable[w] = tab->large[w] = 0;
-    tab->filter_2m = tab->filter_1g = 0;
+        tab->bits[w] = (struct tlb_bits){0};
+    for (unsigned i = 0; i < 1u << TLB_FILTER_BITS; i++)
+        tab->large_4m[i] = tab->large_1g[i] = 0;
+    tab->local = 0;
+}
+
+static void word_flush(struct tlb_table *tab, unsigned w, u64 keep)
+{
+    struct tlb_bits *b = &tab->bits[w];
+    for (u64 drop = b->large & ~keep; drop; drop &= drop - 1)
+        forget_large(tab, w * 64 + (unsigned)__builtin_ctzll(drop));
+    for (u64 drop = b->valid & ~keep; drop; drop &= drop - 1)
+        tags_clear(tab, w * 64 + (unsigned)__builtin_ctzll(drop));
+    b->valid &= keep;
+    b->global &= keep;
+    b->writable &= keep;
+    b->large &= keep;
 }
 
 static void table_flush(struct tlb_table *tab, bool keep_global)
 {
-    u64 large = 0;
-    for (unsigned w = 0; w < TLB_WORDS; w++) {
-        u64 keep = keep_global ? tab->global[w] : 0;
-        for (u64 drop = tab->valid[w] & ~keep; drop; drop &= drop - 1)
-            tags_clear(tab, w * 64 + (unsigned)__builtin_ctzll(drop));
-        tab->valid[w] &= keep;
-        tab->global[w] &= keep;
-        tab->writable[w] &= keep;
-        tab->large[w] &= keep;
-        large |= tab->large[w];
+    if (keep_global) {
+        for (u64 left = tab->local; left; left &= left - 1) {
+            unsigned w = (unsigned)__builtin_ctzll(left);
+            word_flush(tab, w, tab->bits[w].global);
+        }
+    } else {
+        for (unsigned w = 0; w < TLB_WORDS; w++)
+            word_flush(tab, w, 0);
     }
-    if (!large)
-        tab->filter_2m = tab->filter_1g = 0;
+    tab->local = 0;
 }
 
 static void context_flush(struct tlb_context *c, bool keep_global)
@@ -92,26 +115,38 @@ enum flush_scope { FLUSH_ANY, FLUSH_GLOBAL, FLUSH_NONGLOBAL };
 
 static bool in_scope(const struct tlb_table *tab, unsigned i, enum flush_scope scope)
 {
-    return scope == FLUSH_ANY || bit_get(tab->global, i) == (scope == FLUSH_GLOBAL);
+    return scope == FLUSH_ANY || bit_get(tab->bits[i / 64].global, i) == (scope == FLUSH_GLOBAL);
 }
 
-static void table_flush_large(struct tlb_table *tab, gva a, enum flush_scope scope)
+// Fragments in the bitmaps' words [w, end).
+static void table_flush_large(struct tlb_table *tab, unsigned w, unsigned end, gva a, enum flush_scope scope)
 {
-    for (unsigned w = 0; w < TLB_WORDS; w++)
-        for (u64 left = tab->large[w]; left; left &= left - 1) {
+    for (; w < end; w++)
+        for (u64 left = tab->bits[w].large; left; left &= left - 1) {
             unsigned i = w * 64 + (unsigned)__builtin_ctzll(left);
             if (((entry_gva(tab, i) ^ a) >> entry_shift(tab, i)) == 0 && in_scope(tab, i, scope))
                 entry_drop(tab, i);
         }
 }
 
-static void table_flush_gva(struct tlb_table *tab, gva a, enum flush_scope scope)
+static void table_flush_page(struct tlb_table *tab, gva a, enum flush_scope scope)
 {
     unsigned i = tlb_index(a);
-    if (bit_get(tab->valid, i) && entry_gva(tab, i) == (a & ~0xfffull) && in_scope(tab, i, scope))
+    if (bit_get(tab->bits[i / 64].valid, i) && entry_gva(tab, i) == (a & ~0xfffull) && in_scope(tab, i, scope))
         entry_drop(tab, i);
-    if ((tab->filter_2m & filter_bit(a, 21)) || (tab->filter_1g & filter_bit(a, 30)))
-        table_flush_large(tab, a, scope);
+}
+
+#define WORDS_4M ((4u << 20) / 4096 / 64)
+
+static void table_flush_gva(struct tlb_table *tab, gva a, enum flush_scope scope)
+{
+    table_flush_page(tab, a, scope);
+    if (UNLIKELY(*large_count(tab, a, 21))) {
+        unsigned first = TLB_WORDS > WORDS_4M ? tlb_index(a) / 64 & ~(WORDS_4M - 1) : 0;
+        table_flush_large(tab, first, TLB_WORDS > WORDS_4M ? first + WORDS_4M : TLB_WORDS, a, scope);
+    }
+    if (UNLIKELY(*large_count(tab, a, 30)))
+        table_flush_large(tab, 0, TLB_WORDS, a, scope);
 }
 
 static void context_flush_gva(struct tlb_context *c, gva a, enum flush_scope scope)
@@ -136,6 +171,7 @@ void tlb_init(struct tlb *t)
         t->ctx[i].used = false;
     t->use_clock = 0;
     t->cur_ctx = 0;
+    t->low_globals = false;
     context_init(&t->ctx[0], 0);
     t->cur = t->ctx[0].view;
 }
@@ -150,6 +186,10 @@ void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p
         entry_drop(tab, i);
         return;
     }
+    struct tlb_bits *b = &tab->bits[i / 64];
+    u64 bit = 1ull << (i % 64);
+    if (UNLIKELY(b->large & bit))
+        forget_large(tab, i);
     tab->e[i] = (struct tlb_entry){
         .tag_r = p->r ? page : tlb_invalid(i),
         .tag_w = p->w && p->r ? page : tlb_invalid(i),
@@ -157,16 +197,16 @@ void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p
         .page = p->host,
     };
     tab->phys[i] = p->phys | p->shift;
-    bit_put(tab->valid, i, true);
-    bit_put(tab->global, i, p->global);
-    bit_put(tab->writable, i, p->w && p->r);
-    bit_put(tab->large, i, p->shift > 12);
-    if (p->shift == 30)
-        tab->filter_1g |= filter_bit(a, 30);
-    else if (p->shift == 21)
-        tab->filter_2m |= filter_bit(a, 21);
-    else if (p->shift > 12)
-        tab->filter_2m |= filter_bit(a & ~(1ull << 21), 21) | filter_bit(a | 1ull << 21, 21); // a 4 MiB page
+    b->valid |= bit;
+    b->global = p->global ? b->global | bit : b->global & ~bit;
+    b->writable = p->w && p->r ? b->writable | bit : b->writable & ~bit;
+    b->large = p->shift > 12 ? b->large | bit : b->large & ~bit;
+    if (p->shift > 12)
+        ++*large_count(tab, a, p->shift);
+    if (!p->global)
+        tab->local |= 1ull << i / 64;
+    else if (!(a >> 63))
+        t->low_globals = true;
 }
 
 void tlb_flush_all(struct tlb *t)
@@ -174,6 +214,7 @@ void tlb_flush_all(struct tlb *t)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].used)
             context_flush(&t->ctx[i], false);
+    t->low_globals = false;
 }
 
 void tlb_flush_all_nonglobal(struct tlb *t)
@@ -188,11 +229,27 @@ void tlb_flush_nonglobal(struct tlb *t)
     context_flush(&t->ctx[t->cur_ctx], true);
 }
 
+// Can contexts other than the current one have a global entry for `a`?
+static bool may_be_global(const struct tlb *t, gva a)
+{
+    return t->low_globals || a >> 63;
+}
+
 void tlb_flush_gva(struct tlb *t, gva a)
 {
-    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
-        if (t->ctx[i].used)
-            context_flush_gva(&t->ctx[i], a, i == t->cur_ctx ? FLUSH_ANY : FLUSH_GLOBAL);
+    context_flush_gva(&t->ctx[t->cur_ctx], a, FLUSH_ANY);
+    for (unsigned i = 0; may_be_global(t, a) && i < TLB_CONTEXTS; i++)
+        if (t->ctx[i].used && i != t->cur_ctx)
+            context_flush_gva(&t->ctx[i], a, FLUSH_GLOBAL);
+}
+
+void tlb_flush_page(struct tlb *t, gva a)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        bool current = i == t->cur_ctx;
+        for (unsigned view = 0; (current || (t->ctx[i].used && may_be_global(t, a))) && view < TLB_VIEW_COUNT; view++)
+            table_flush_page(&t->ctx[i].view[view], a, current ? FLUSH_ANY : FLUSH_GLOBAL);
+    }
 }
 
 static struct tlb_context *context_find(struct tlb *t, u16 pcid)
@@ -256,11 +313,11 @@ void tlb_switch_pcid(struct tlb *t, u16 pcid, bool flush)
 static void table_protect_gpa(struct tlb_table *tab, gpa page)
 {
     for (unsigned w = 0; w < TLB_WORDS; w++)
-        for (u64 left = tab->writable[w]; left; left &= left - 1) {
+        for (u64 left = tab->bits[w].writable; left; left &= left - 1) {
             unsigned i = w * 64 + (unsigned)__builtin_ctzll(left);
             if (entry_phys(tab, i) == page) {
                 tab->e[i].tag_w = tlb_invalid(i);
-                bit_put(tab->writable, i, false);
+                tab->bits[w].writable &= ~(1ull << (i % 64));
             }
         }
 }
@@ -268,7 +325,7 @@ static void table_protect_gpa(struct tlb_table *tab, gpa page)
 static void table_flush_gpa(struct tlb_table *tab, gpa page)
 {
     for (unsigned w = 0; w < TLB_WORDS; w++)
-        for (u64 left = tab->valid[w]; left; left &= left - 1) {
+        for (u64 left = tab->bits[w].valid; left; left &= left - 1) {
             unsigned i = w * 64 + (unsigned)__builtin_ctzll(left);
             if (entry_phys(tab, i) == page)
                 entry_drop(tab, i);
@@ -288,11 +345,11 @@ void tlb_protect_all(struct tlb *t)
         for (unsigned view = 0; t->ctx[c].used && view < TLB_VIEW_COUNT; view++) {
             struct tlb_table *tab = &t->ctx[c].view[view];
             for (unsigned w = 0; w < TLB_WORDS; w++) {
-                for (u64 left = tab->writable[w]; left; left &= left - 1) {
+                for (u64 left = tab->bits[w].writable; left; left &= left - 1) {
                     unsigned i = w * 64 + (unsigned)__builtin_ctzll(left);
                     tab->e[i].tag_w = tlb_invalid(i);
                 }
-                tab->writable[w] = 0;
+                tab->bits[w].writable = 0;
             }
         }
 }

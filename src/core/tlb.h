@@ -17,6 +17,7 @@
 #define TLB_ENTRIES (1u << TLB_BITS)
 #define TLB_WORDS (TLB_ENTRIES / 64)
 #define TLB_CONTEXTS 8
+#define TLB_FILTER_BITS 9
 #define TLB_INVALID 0x8000000000000000ull // see tlb_invalid()
 
 enum tlb_view { TLB_USER, TLB_SUPER, TLB_SUPER_AC, TLB_VIEW_COUNT }; // AC: SMAP lifted by EFLAGS.AC
@@ -26,17 +27,23 @@ struct tlb_entry {
     hva page; // host address of the page
 };
 
+// Bitmaps of 64 entries.
+struct tlb_bits {
+    u64 valid;    // some tag is valid; the others are subsets of this
+    u64 global;   // survives CR3 loads
+    u64 writable; // tag_w is valid
+    u64 large;    // 4 KiB fragment of a large page: INVLPG of any address in that page must find it
+};
+
 // The bitmaps name entries by index, so that a flush costs what was filled since the last one and not the size of the
 // table.
 struct tlb_table {
     struct tlb_entry e[TLB_ENTRIES];
-    gpa phys[TLB_ENTRIES];   // guest-physical page; low bits: log2 of the size of the guest's page (12, 21, 22, 30)
-    u64 valid[TLB_WORDS];    // some tag is valid; the other bitmaps are subsets of this
-    u64 global[TLB_WORDS];   // survives CR3 loads
-    u64 writable[TLB_WORDS]; // tag_w is valid
-    u64 large[TLB_WORDS];    // 4 KiB fragment of a large page: INVLPG of any address in that page must find it
-    u64 filter_2m,
-        filter_1g; // hash of the 2 MiB and 1 GiB ranges that hold large pages with fragments here (no bit: none)
+    gpa phys[TLB_ENTRIES]; // guest-physical page; low bits: log2 of the size of the guest's page (12, 21, 22, 30)
+    struct tlb_bits bits[TLB_WORDS];
+    u64 local; // words of the bitmaps that may name entries that are not global
+    // How many fragments of large pages there are, by a hash of where: of those of 2 and 4 MiB, and of 1 GiB.
+    u16 large_4m[1u << TLB_FILTER_BITS], large_1g[1u << TLB_FILTER_BITS];
 };
 
 struct tlb_context {
@@ -50,6 +57,7 @@ struct tlb {
     struct tlb_table *cur; // the current context's views: cur[enum tlb_view]
     unsigned cur_ctx;
     u64 use_clock;
+    bool low_globals; // global entries for the lower half of the address space have been made
     struct tlb_context ctx[TLB_CONTEXTS];
 };
 
@@ -106,6 +114,8 @@ void tlb_flush_all(struct tlb *t);
 void tlb_flush_nonglobal(struct tlb *t);
 // One linear page of the current context, and global entries for it of every context (INVLPG).
 void tlb_flush_gva(struct tlb *t, gva a);
+// The same, but of a large page the 4 KiB around `a` alone (a page fault: only what would translate `a` has to go).
+void tlb_flush_page(struct tlb *t, gva a);
 // Entries of one PCID: one address, or all non-global ones (INVPCID types 0 and 1).
 void tlb_flush_pcid_gva(struct tlb *t, u16 pcid, gva a);
 void tlb_flush_pcid(struct tlb *t, u16 pcid);

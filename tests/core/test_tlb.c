@@ -36,19 +36,27 @@ static void check_invariants(const struct tlb *t)
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
         for (unsigned view = 0; t->ctx[c].used && view < TLB_VIEW_COUNT; view++) {
             const struct tlb_table *tab = &t->ctx[c].view[view];
+            unsigned fragments = 0, counted = 0;
+            for (unsigned i = 0; i < 1u << TLB_FILTER_BITS; i++)
+                counted += tab->large_4m[i] + tab->large_1g[i];
             for (unsigned i = 0; i < TLB_ENTRIES; i++) {
                 const struct tlb_entry *e = &tab->e[i];
+                const struct tlb_bits *b = &tab->bits[i / 64];
                 u64 bit = 1ull << (i % 64);
                 bool valid = e->tag_r != tlb_invalid(i) || e->tag_x != tlb_invalid(i);
-                assert_int_equal((tab->valid[i / 64] & bit) != 0, valid);
-                assert_int_equal((tab->writable[i / 64] & bit) != 0, e->tag_w != tlb_invalid(i));
+                assert_int_equal((b->valid & bit) != 0, valid);
+                assert_int_equal((b->writable & bit) != 0, e->tag_w != tlb_invalid(i));
                 if (!valid)
-                    assert_int_equal((tab->global[i / 64] | tab->large[i / 64] | tab->writable[i / 64]) & bit, 0);
+                    assert_int_equal((b->global | b->large | b->writable) & bit, 0);
+                if (b->valid & ~b->global & bit)
+                    assert_true(tab->local >> (i / 64) & 1);
+                fragments += (b->large & bit) != 0;
                 gva tag[] = {e->tag_r, e->tag_w, e->tag_x};
                 for (unsigned k = 0; k < 3; k++)
                     if (tag[k] != tlb_invalid(i))
                         assert_true(tlb_index(tag[k]) == i && (tag[k] & 0xfff) == 0);
             }
+            assert_int_equal(fragments, counted);
         }
 }
 
@@ -189,7 +197,55 @@ static void test_flush_large(void **state)
     free(t);
 }
 
-// The filters forget only when no fragment is left.
+// A page fault drops what would have translated the address, and no more.
+static void test_flush_page(void **state)
+{
+    (void)state;
+    struct tlb *t = tlb_new();
+
+    fill(t, TLB_SUPER, 0xffff888000200000, 1, 21, true);
+    fill(t, TLB_SUPER, 0xffff888000201000, 2, 21, true);
+    fill(t, TLB_USER, 0x201000, 3, 21, false);
+    tlb_switch_pcid(t, 1, false);
+    fill(t, TLB_SUPER, 0xffff888000201000, 2, 21, true);
+    fill(t, TLB_USER, 0x201000, 3, 21, false);
+    tlb_flush_page(t, 0xffff888000201fff);
+    tlb_flush_page(t, 0x201000);
+    for (unsigned pcid = 2; pcid-- > 0;) {
+        tlb_switch_pcid(t, (u16)pcid, false);
+        assert_false(has(t, TLB_SUPER, 0xffff888000201000));
+        assert_int_equal(has(t, TLB_USER, 0x201000), pcid == 0);
+    }
+    assert_true(has(t, TLB_SUPER, 0xffff888000200000));
+    check_invariants(t);
+    free(t);
+}
+
+// Global entries are looked for in other address spaces wherever a guest has them.
+static void test_low_globals(void **state)
+{
+    (void)state;
+    struct tlb *t = tlb_new();
+
+    for (unsigned round = 0; round < 2; round++) {
+        tlb_switch_pcid(t, 0, false);
+        fill(t, TLB_USER, 0x5000, 1, 12, true);
+        fill(t, TLB_USER, 0x7fffffe00000, 1, 21, true);
+        tlb_switch_pcid(t, 1, false);
+        if (round)
+            tlb_flush_page(t, 0x5000);
+        else
+            tlb_flush_gva(t, 0x5000);
+        tlb_flush_gva(t, 0x7fffffe01000);
+        tlb_switch_pcid(t, 0, false);
+        assert_false(has(t, TLB_USER, 0x5000) || has(t, TLB_USER, 0x7fffffe00000));
+        tlb_flush_all(t);
+        check_invariants(t);
+    }
+    free(t);
+}
+
+// Fragments are counted until none is left.
 static void test_large_filter_after_partial_flush(void **state)
 {
     (void)state;
@@ -202,7 +258,7 @@ static void test_large_filter_after_partial_flush(void **state)
     assert_false(has(t, TLB_SUPER, 0x200000));
     fill(t, TLB_SUPER, 0x200000, 1, 21, false);
     tlb_flush_nonglobal(t);
-    assert_int_equal(t->cur[TLB_SUPER].filter_2m | t->cur[TLB_SUPER].filter_1g, 0);
+    check_invariants(t);
     // Several large pages: each is still found.
     for (unsigned i = 0; i < 4; i++) {
         fill(t, TLB_SUPER, 0x40001000 + ((u64)i << 30) + i * 0x1000, i, 30, false);
@@ -486,6 +542,8 @@ int main(void)
         cmocka_unit_test(test_global_survives_cr3),
         cmocka_unit_test(test_flush_gva),
         cmocka_unit_test(test_flush_large),
+        cmocka_unit_test(test_flush_page),
+        cmocka_unit_test(test_low_globals),
         cmocka_unit_test(test_large_filter_after_partial_flush),
         cmocka_unit_test(test_pcid_switch),
         cmocka_unit_test(test_pcid_eviction),
