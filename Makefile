@@ -95,7 +95,7 @@ UNIT_TESTS += dev/test_fw_cfg board/test_pc_fw_cfg board/test_shadow board/test_
 UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/test_virtio_console host/test_blockio host/test_blockio_faults
 UNIT_TESTS += interp/test_debug gdb/test_gdb
 UNIT_TESTS += bt/golden bt/test_emit bt/test_codecache
-UNIT_TESTS += host/test_chardev cli/test_options cli/test_lockstep
+UNIT_TESTS += host/test_chardev host/test_memory cli/test_options cli/test_lockstep
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES) $(G)/stress $(G)/trial64 $(G)/trial32
 # The processor oracle.

@@ -33,7 +33,7 @@ struct host_ops {
     // machine is built. `name` is for /proc and messages.
     void *(*mem_alloc)(void *host, const char *name, u64 size);
     void (*mem_free)(void *host, void *p, u64 size);
-    // The same for guest RAM, in a form that other processes can be given; mem_free frees it. NULL: mem_alloc will do.
+    // The same for guest RAM, in huge pages where the host has them; mem_free frees it. NULL: mem_alloc will do.
     void *(*ram_alloc)(void *host, const char *name, u64 size);
     // Code memory of at least `size` bytes, with at least `near` bytes of zeroed plain memory before it. `fault` is called on the
     // faulting thread, where only async-signal-safe things are allowed, for exceptions whose pc is in this memory. 0 or a negative
