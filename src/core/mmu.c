@@ -374,7 +374,8 @@ bool mmu_fill(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
                  .global = page.global,
                  .r = perm & PERM_R,
                  .w = writable && (perm & PERM_W),
-                 .x = perm & PERM_X,
+                 // Only what code is taken from concerns the execution keys.
+                 .x = perm & PERM_X && (access == MMU_EXEC || tlb_exec(&v->tlb, view, a)),
              });
     if (access != MMU_WRITE || writable)
         *host = here;

@@ -10,6 +10,11 @@
 //
 // Global entries count in every address space, and so INVLPG looks for them in all contexts. Guests have them in the upper half of
 // the address space, as a rule; while that is so, addresses in the lower half are looked for in the current context alone.
+//
+// Execution keys. A struct tlb_code says of which pages the guest may expect that they are forgotten; a flush that concerns one of them
+// draws a new key. Its filter cannot give up a single page, so it is only cleared when no valid tag_x can be left of what it
+// stands for. Global supervisor pages are in tlb.shared whichever context filled them. A context that also has others goes by its own key
+// until they are flushed, and that is replaced for the shared pages' sake, too.
 #include "core/tlb.h"
 
 _Static_assert(TLB_WORDS <= 64, "struct tlb_table.local has a bit for each");
@@ -104,12 +109,6 @@ static void table_flush(struct tlb_table *tab, bool keep_global)
     tab->local = 0;
 }
 
-static void context_flush(struct tlb_context *c, bool keep_global)
-{
-    for (unsigned view = 0; view < TLB_VIEW_COUNT; view++)
-        table_flush(&c->view[view], keep_global);
-}
-
 // Which entries a flush of one address is about.
 enum flush_scope { FLUSH_ANY, FLUSH_GLOBAL, FLUSH_NONGLOBAL };
 
@@ -155,9 +154,130 @@ static void context_flush_gva(struct tlb_context *c, gva a, enum flush_scope sco
         table_flush_gva(&c->view[view], a, scope);
 }
 
-// A context is made ready when it is first used: that writes to all of its memory, and most guests never use more than one.
-static void context_init(struct tlb_context *c, u16 pcid)
+// --- execution keys ---------------------------------------------------------------------------------------------------
+
+static u64 new_key(struct tlb *t)
 {
+    do
+        t->last_key++;
+    while (!(u32)t->last_key);
+    return t->last_key;
+}
+
+static void code_init(struct tlb *t, struct tlb_code *s)
+{
+    s->key = new_key(t);
+    s->any = s->global = false;
+    __builtin_memset(s->filter, 0, sizeof s->filter);
+}
+
+// All of its pages go, but global ones stay where they are when `keep_global`.
+static void code_flush(struct tlb *t, struct tlb_code *s, bool keep_global)
+{
+    if (!s->any)
+        return;
+    if (keep_global && s->global)
+        s->key = new_key(t);
+    else
+        code_init(t, s);
+}
+
+// Where the filter has the page of size 1 << shift with `a`: bit numbers.
+static void filter_bits(gva a, unsigned shift, unsigned bit[2])
+{
+    u64 x = ((a >> shift) + shift) * 0x9e3779b97f4a7c15ull;
+    bit[0] = (unsigned)(x >> (64 - TLB_CODE_BITS));
+    bit[1] = (unsigned)(x >> (64 - 2 * TLB_CODE_BITS)) & ((1u << TLB_CODE_BITS) - 1);
+}
+
+static bool filter_has(const struct tlb_code *s, gva a, unsigned shift)
+{
+    unsigned bit[2];
+    filter_bits(a, shift, bit);
+    return bit_get(s->filter[bit[0] / 64], bit[0]) && bit_get(s->filter[bit[1] / 64], bit[1]);
+}
+
+static bool code_may_hold(const struct tlb_code *s, gva a)
+{
+    return s->any && (filter_has(s, a, 12) || filter_has(s, a, 21) || filter_has(s, a, 22) || filter_has(s, a, 30));
+}
+
+static void code_add(struct tlb_code *s, gva a, const struct tlb_page *p)
+{
+    unsigned bit[2];
+    s->any = true;
+    s->global |= p->global;
+    filter_bits(a, p->shift, bit);
+    for (unsigned i = 0; i < 2; i++)
+        s->filter[bit[i] / 64] |= 1ull << (bit[i] % 64);
+}
+
+static void keys_update(struct tlb *t)
+{
+    const struct tlb_context *c = &t->ctx[t->cur_ctx];
+    t->key[0] = c->own.any ? c->own.key : t->shared.key;
+    t->key[1] = c->user.key;
+}
+
+// The page has become executable in the current context.
+static void code_filled(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p)
+{
+    struct tlb_context *c = &t->ctx[t->cur_ctx];
+    if (view == TLB_USER) {
+        code_add(&c->user, a, p);
+    } else if (p->global) {
+        code_add(&t->shared, a, p);
+    } else {
+        if (!c->own.any)
+            c->own.key = new_key(t);
+        code_add(&c->own, a, p);
+        keys_update(t);
+    }
+}
+
+// A global page, supervisor's or not, is to be forgotten in all contexts, if it was executable.
+static void code_global_gone(struct tlb *t, gva a)
+{
+    bool shared = code_may_hold(&t->shared, a);
+    if (shared)
+        t->shared.key = new_key(t);
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *c = &t->ctx[i];
+        if (!c->used)
+            continue;
+        if (shared)
+            c->own.key = new_key(t);
+        if (c->user.global && code_may_hold(&c->user, a))
+            c->user.key = new_key(t);
+    }
+}
+
+// The same for a page of one context that is not global.
+static void code_gone(struct tlb *t, struct tlb_context *c, gva a)
+{
+    if (code_may_hold(&c->user, a))
+        c->user.key = new_key(t);
+    if (code_may_hold(&c->own, a))
+        c->own.key = new_key(t);
+}
+
+// --- contexts ---------------------------------------------------------------------------------------------------------
+
+// All but global entries.
+static void context_flush(struct tlb *t, struct tlb_context *c)
+{
+    for (unsigned view = 0; view < TLB_VIEW_COUNT; view++)
+        table_flush(&c->view[view], true);
+    code_flush(t, &c->user, true);
+    code_flush(t, &c->own, true);
+    keys_update(t);
+}
+
+// A context is made ready when it is first used: that writes to all of its memory, and most guests never use more than one.
+static void context_init(struct tlb *t, struct tlb_context *c, u16 pcid)
+{
+    code_init(t, &c->user);
+    code_init(t, &c->own);
     c->used = true;
     c->pcid = pcid;
     c->last_use = 0;
@@ -172,8 +292,10 @@ void tlb_init(struct tlb *t)
     t->use_clock = 0;
     t->cur_ctx = 0;
     t->low_globals = false;
-    context_init(&t->ctx[0], 0);
+    context_init(t, &t->ctx[0], 0);
+    code_init(t, &t->shared);
     t->cur = t->ctx[0].view;
+    keys_update(t);
 }
 
 void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p)
@@ -207,13 +329,23 @@ void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p
         tab->local |= 1ull << i / 64;
     else if (!(a >> 63))
         t->low_globals = true;
+    if (p->x)
+        code_filled(t, view, page, p);
 }
 
 void tlb_flush_all(struct tlb *t)
 {
-    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
-        if (t->ctx[i].used)
-            context_flush(&t->ctx[i], false);
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *c = &t->ctx[i];
+        if (!c->used)
+            continue;
+        for (unsigned view = 0; view < TLB_VIEW_COUNT; view++)
+            table_flush(&c->view[view], false);
+        code_flush(t, &c->user, false);
+        code_flush(t, &c->own, false);
+    }
+    code_flush(t, &t->shared, false);
+    keys_update(t);
     t->low_globals = false;
 }
 
@@ -221,12 +353,12 @@ void tlb_flush_all_nonglobal(struct tlb *t)
 {
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].used)
-            context_flush(&t->ctx[i], true);
+            context_flush(t, &t->ctx[i]);
 }
 
 void tlb_flush_nonglobal(struct tlb *t)
 {
-    context_flush(&t->ctx[t->cur_ctx], true);
+    context_flush(t, &t->ctx[t->cur_ctx]);
 }
 
 // Can contexts other than the current one have a global entry for `a`?
@@ -235,12 +367,21 @@ static bool may_be_global(const struct tlb *t, gva a)
     return t->low_globals || a >> 63;
 }
 
+static void code_flush_gva(struct tlb *t, gva a)
+{
+    if (may_be_global(t, a))
+        code_global_gone(t, a);
+    code_gone(t, &t->ctx[t->cur_ctx], a);
+    keys_update(t);
+}
+
 void tlb_flush_gva(struct tlb *t, gva a)
 {
     context_flush_gva(&t->ctx[t->cur_ctx], a, FLUSH_ANY);
     for (unsigned i = 0; may_be_global(t, a) && i < TLB_CONTEXTS; i++)
         if (t->ctx[i].used && i != t->cur_ctx)
             context_flush_gva(&t->ctx[i], a, FLUSH_GLOBAL);
+    code_flush_gva(t, a);
 }
 
 void tlb_flush_page(struct tlb *t, gva a)
@@ -250,6 +391,7 @@ void tlb_flush_page(struct tlb *t, gva a)
         for (unsigned view = 0; (current || (t->ctx[i].used && may_be_global(t, a))) && view < TLB_VIEW_COUNT; view++)
             table_flush_page(&t->ctx[i].view[view], a, current ? FLUSH_ANY : FLUSH_GLOBAL);
     }
+    code_flush_gva(t, a);
 }
 
 static struct tlb_context *context_find(struct tlb *t, u16 pcid)
@@ -263,15 +405,18 @@ static struct tlb_context *context_find(struct tlb *t, u16 pcid)
 void tlb_flush_pcid_gva(struct tlb *t, u16 pcid, gva a)
 {
     struct tlb_context *c = context_find(t, pcid);
-    if (c)
-        context_flush_gva(c, a, FLUSH_NONGLOBAL);
+    if (!c)
+        return;
+    context_flush_gva(c, a, FLUSH_NONGLOBAL);
+    code_gone(t, c, a);
+    keys_update(t);
 }
 
 void tlb_flush_pcid(struct tlb *t, u16 pcid)
 {
     struct tlb_context *c = context_find(t, pcid);
     if (c)
-        context_flush(c, true);
+        context_flush(t, c);
 }
 
 static struct tlb_context *context_oldest(struct tlb *t)
@@ -293,19 +438,20 @@ void tlb_switch_pcid(struct tlb *t, u16 pcid, bool flush)
     struct tlb_context *c = context_find(t, pcid);
     if (c) {
         if (flush)
-            context_flush(c, true);
+            context_flush(t, c);
     } else {
         c = context_oldest(t);
         if (!c->used)
-            context_init(c, pcid);
+            context_init(t, c, pcid);
         else
             // Its global entries are valid in every address space, so the new owner may as well keep them.
-            context_flush(c, true);
+            context_flush(t, c);
         c->pcid = pcid;
     }
     c->last_use = ++t->use_clock;
     t->cur_ctx = (unsigned)(c - t->ctx);
     t->cur = c->view;
+    keys_update(t);
 }
 
 // Calls for every table with an entry for a physical page would need an index by physical page; they are rare (an
@@ -359,4 +505,10 @@ void tlb_flush_gpa(struct tlb *t, gpa page)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         for (unsigned view = 0; t->ctx[i].used && view < TLB_VIEW_COUNT; view++)
             table_flush_gpa(&t->ctx[i].view[view], page & ~0xfffull);
+    // Code may have been executed from it by way of an entry that has made room since.
+    t->shared.key = new_key(t);
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        if (t->ctx[i].used)
+            t->ctx[i].user.key = t->ctx[i].own.key = new_key(t);
+    keys_update(t);
 }

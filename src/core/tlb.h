@@ -8,6 +8,12 @@
 // The probe is `off = a - tag; if (off <= 4096 - size) host = off + page`: one compare for hit, permission and page
 // crossing. An invalid tag is the address of a page whose entry is another one, so that no address at all, canonical or not,
 // matches it where it is looked for.
+//
+// Execution keys. An engine that has once found code by way of a tag wants to go there again without a probe, also when the entry has
+// meanwhile made room for another. tlb.key[] is a number for "this address space at this privilege, with the executable pages that it has
+// had so far": as long as it is the same, every page from which code was executed (whose tag_x was valid) under it may still be
+// taken to be mapped where it was, and executable, as a processor might have kept it. It is another one as soon as the guest may expect
+// one of these pages to be forgotten; flushes of addresses that hold data do not touch it.
 #ifndef POGO_CORE_TLB_H
 #define POGO_CORE_TLB_H
 
@@ -46,16 +52,32 @@ struct tlb_table {
     u16 large_4m[1u << TLB_FILTER_BITS], large_1g[1u << TLB_FILTER_BITS];
 };
 
+#define TLB_CODE_BITS 15
+#define TLB_CODE_WORDS ((1u << TLB_CODE_BITS) / 64)
+
+// The pages that were executable under a key and its predecessors since a flush, as a filter: it may take others for them.
+struct tlb_code {
+    u64 key;
+    bool any;
+    bool global;                // some survive CR3 loads
+    u64 filter[TLB_CODE_WORDS]; // two bits for each of them
+};
+
 struct tlb_context {
     u16 pcid;
     bool used;
     u64 last_use;
+    struct tlb_code user;
+    struct tlb_code own; // of supervisor pages that are not global; none: the key is that of tlb.shared
     struct tlb_table view[TLB_VIEW_COUNT];
 };
 
 struct tlb {
     struct tlb_table *cur; // the current context's views: cur[enum tlb_view]
+    u64 key[2];            // execution keys of the current context: [1] for CPL 3. The lower half is never 0
     unsigned cur_ctx;
+    u64 last_key;           // keys are drawn from this, and never again
+    struct tlb_code shared; // global supervisor pages, of all contexts: a kernel's code, mostly
     u64 use_clock;
     bool low_globals; // global entries for the lower half of the address space have been made
     struct tlb_context ctx[TLB_CONTEXTS];
@@ -103,7 +125,8 @@ static inline hva tlb_exec(const struct tlb *t, enum tlb_view view, gva a)
     return off <= 4095u ? e->page + off : 0;
 }
 
-// Must be called before the first probe: a zeroed table would match page 0.
+// Must be called before the first probe: a zeroed table would match page 0. The memory was zeroed before the first call; another
+// one goes on with new keys.
 void tlb_init(struct tlb *t);
 // Enter the page that holds `a` into the current context. Replaces the entry as a whole, so its tags are never a
 // mixture of two states of the guest's tables.

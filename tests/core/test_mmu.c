@@ -846,6 +846,8 @@ static void test_rom_access(void **state)
     u8 *rom = fake_mem_alloc(NULL, "rom", 4096);
     _Atomic u8 flags[1] = {0};
     struct mmu_fault fault;
+    hva host;
+    gpa phys;
     u64 val;
 
     rom[0] = 0x5a;
@@ -855,6 +857,11 @@ static void test_rom_access(void **state)
     assert_true(mmu_store(&f->vcpu, 0xfffff000, 1, TLB_SUPER, 0, &fault));
     assert_int_equal(rom[0], 0x5a);
     assert_true(tlb_read(&f->vcpu.tlb, TLB_SUPER, 0xfffff000, 1) == (hva)rom);
+    // It becomes executable when code is taken from it, and stays so when it is read again.
+    assert_true(tlb_exec(&f->vcpu.tlb, TLB_SUPER, 0xfffff000) == 0);
+    assert_true(mmu_fill(&f->vcpu, 0xfffff000, MMU_EXEC, TLB_SUPER, &host, &phys, &fault) && host == (hva)rom);
+    assert_true(tlb_exec(&f->vcpu.tlb, TLB_SUPER, 0xfffff000) == (hva)rom);
+    assert_true(mmu_fill(&f->vcpu, 0xfffff000, MMU_READ, TLB_SUPER, &host, &phys, &fault) && host == (hva)rom);
     assert_true(tlb_exec(&f->vcpu.tlb, TLB_SUPER, 0xfffff000) == (hva)rom);
     assert_true(tlb_write(&f->vcpu.tlb, TLB_SUPER, 0xfffff000, 1) == 0);
     free(rom);

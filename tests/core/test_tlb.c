@@ -533,6 +533,280 @@ static void test_protect_other_vcpu(void **state)
     fake_machine_free(f);
 }
 
+// --- execution keys ---------------------------------------------------------------------------------------------------
+
+static void fill_data(struct tlb *t, enum tlb_view view, gva a)
+{
+    tlb_fill(t, view, a, &(struct tlb_page){.host = HOST(1), .phys = PHYS(1), .shift = 12, .r = true, .w = true});
+}
+
+// What has become of the keys since the last call: bit 0 the supervisor's is another one, bit 1 the user's.
+static unsigned changed(const struct tlb *t, u64 last[2])
+{
+    unsigned bits = (t->key[0] != last[0]) | (unsigned)(t->key[1] != last[1]) << 1;
+
+    last[0] = t->key[0];
+    last[1] = t->key[1];
+    return bits;
+}
+
+enum { NO_KEY = 0, SUPER_KEY = 1, USER_KEY = 2, BOTH_KEYS = 3 };
+
+static void test_key_of_pages(void **state)
+{
+    (void)state;
+    struct tlb *t = tlb_new();
+    u64 last[2] = {0, 0};
+
+    assert_int_equal(changed(t, last), BOTH_KEYS);
+    assert_int_not_equal(last[0], last[1]);
+    // Data can come and go.
+    fill_data(t, TLB_USER, 0x5000);
+    tlb_flush_gva(t, 0x5000);
+    tlb_flush_nonglobal(t);
+    tlb_flush_all(t);
+    assert_int_equal(changed(t, last), NO_KEY);
+    // What code is taken from cannot, whether its entry is still there or not; other pages can.
+    fill(t, TLB_USER, 0x5000, 1, 12, false);
+    fill_data(t, TLB_USER, 0x6000);
+    tlb_flush_gva(t, 0x6000);
+    assert_int_equal(changed(t, last), NO_KEY);
+    tlb_flush_gva(t, 0x5fff);
+    assert_int_equal(changed(t, last), USER_KEY);
+    fill(t, TLB_USER, 0x5000, 1, 12, false);
+    fill(t, TLB_USER, 0x5000 + TLB_ENTRIES * 0x1000ull, 2, 12, false);
+    assert_false(has(t, TLB_USER, 0x5000));
+    fill(t, TLB_USER, 0x5000, 3, 12,
+         false); // from elsewhere: nothing was said of the old place, which may be used for now
+    assert_int_equal(changed(t, last), NO_KEY);
+    fill(t, TLB_USER, 0x5000 + TLB_ENTRIES * 0x1000ull, 2, 12, false);
+    tlb_flush_gva(t, 0x5000);
+    assert_int_equal(changed(t, last), USER_KEY);
+    tlb_flush_gva(t, 0x5000 + TLB_ENTRIES * 0x1000ull); // from before that, and still there
+    assert_int_equal(changed(t, last), USER_KEY);
+    fill(t, TLB_USER, 0x7000, 1, 12, false);
+    tlb_flush_page(t, 0x7123);
+    assert_int_equal(changed(t, last), USER_KEY);
+    tlb_flush_nonglobal(t);
+    assert_int_equal(changed(t, last), USER_KEY);
+    tlb_flush_nonglobal(t); // there is nothing
+    tlb_flush_gva(t, 0x7000);
+    assert_int_equal(changed(t, last), NO_KEY);
+    fill(t, TLB_USER, 0x7000, 1, 12, true); // global, and so still there afterwards
+    tlb_flush_nonglobal(t);
+    assert_int_equal(changed(t, last), USER_KEY);
+    tlb_flush_gva(t, 0x7000);
+    assert_int_equal(changed(t, last), USER_KEY);
+    tlb_flush_gpa(t, PHYS(9));
+    assert_int_equal(changed(t, last), BOTH_KEYS);
+    free(t);
+}
+
+static void test_key_of_large_pages(void **state)
+{
+    (void)state;
+    static const unsigned shifts[] = {21, 22, 30};
+    struct tlb *t = tlb_new();
+    u64 last[2];
+
+    for (unsigned i = 0; i < ARRAY_LEN(shifts); i++) {
+        gva base = 0xffff888000000000 + (7ull << shifts[i]);
+        fill(t, TLB_SUPER, base + 0x3000, 1, shifts[i], true);
+        changed(t, last);
+        tlb_flush_gva(t, base + (1ull << shifts[i]));
+        tlb_flush_gva(t, base - 1);
+        assert_int_equal(changed(t, last), NO_KEY);
+        tlb_flush_gva(t, base + (1ull << shifts[i]) - 1);
+        assert_int_equal(changed(t, last), SUPER_KEY);
+        tlb_flush_all(t);
+        assert_int_equal(changed(t, last), SUPER_KEY);
+    }
+    free(t);
+}
+
+// One key for a kernel whose pages are global, as long as they all are.
+static void test_key_of_supervisor(void **state)
+{
+    (void)state;
+    struct tlb *t = tlb_new();
+    const gva text = 0xffffffff81000000;
+    u64 last[2], shared, of[2][2];
+
+    fill(t, TLB_SUPER, text, 1, 12, true);
+    changed(t, last);
+    shared = last[0];
+    tlb_switch_pcid(t, 1, true);
+    fill(t, TLB_USER, 0x1000, 1, 12, false);
+    fill(t, TLB_SUPER, text, 1, 12, true);
+    assert_int_equal(changed(t, last), USER_KEY);
+    of[1][1] = last[1];
+    fill(t, TLB_SUPER, 0x5000, 1, 12, false);
+    assert_int_equal(changed(t, last), SUPER_KEY);
+    of[1][0] = last[0];
+    tlb_switch_pcid(t, 0, false);
+    assert_int_equal(changed(t, last), BOTH_KEYS);
+    assert_int_equal(last[0], shared);
+    tlb_switch_pcid(t, 1, false); // as it was left
+    assert_true(t->key[0] == of[1][0] && t->key[1] == of[1][1]);
+    changed(t, last);
+    tlb_switch_pcid(t, 0, false);
+    tlb_flush_gva(t, text); // of all contexts
+    assert_int_not_equal(t->key[0], shared);
+    shared = t->key[0];
+    tlb_switch_pcid(t, 1, false);
+    assert_int_equal(changed(t, last), SUPER_KEY);
+    assert_int_not_equal(last[0], shared);
+    tlb_flush_pcid_gva(t, 1, 0x5000);
+    assert_int_equal(changed(t, last), SUPER_KEY);
+    tlb_flush_pcid_gva(t, 1, 0x1000);
+    assert_int_equal(changed(t, last), USER_KEY);
+    tlb_flush_pcid(t, 1); // what was its own is gone
+    assert_int_equal(changed(t, last), BOTH_KEYS);
+    assert_int_equal(last[0], shared);
+    free(t);
+}
+
+static void test_key_halves(void **state)
+{
+    (void)state;
+    struct tlb *t = tlb_new();
+
+    t->last_key = 0xfffffff0;
+    for (unsigned i = 0; i < 64; i++) {
+        u64 before = t->last_key;
+        fill(t, TLB_USER, 0x1000, 1, 12, false);
+        tlb_flush_gva(t, 0x1000);
+        assert_true(t->key[1] > before && (u32)t->key[1]);
+    }
+    u64 before = t->last_key;
+    tlb_init(t);
+    assert_true(t->key[0] > before && t->key[1] > before);
+    free(t);
+}
+
+// At random: once a page may be expected to be forgotten, no key under which it was executable is ever current again.
+struct ran {
+    u64 key;
+    gva a;
+    u16 pcid;
+    bool global, super, gone;
+};
+
+static void forget_ran(struct ran *r, unsigned n, bool (*hit)(const struct ran *r, u16 pcid, gva a), u16 pcid, gva a)
+{
+    for (unsigned i = 0; i < n; i++)
+        r[i].gone |= hit(&r[i], pcid, a);
+}
+
+static bool hit_all(const struct ran *r, u16 pcid, gva a)
+{
+    (void)r, (void)pcid, (void)a;
+    return true;
+}
+
+static bool hit_nonglobal(const struct ran *r, u16 pcid, gva a)
+{
+    (void)a;
+    return !r->global && (pcid == 0xffff || r->pcid == pcid);
+}
+
+static bool hit_address(const struct ran *r, u16 pcid, gva a)
+{
+    return r->a == a && (r->global || r->pcid == pcid);
+}
+
+static bool hit_pcid_address(const struct ran *r, u16 pcid, gva a)
+{
+    return r->a == a && !r->global && r->pcid == pcid;
+}
+
+static void test_key_random(void **state)
+{
+    (void)state;
+    enum { RAN = 4096 };
+    struct tlb *t = tlb_new();
+    struct ran *r = calloc(RAN, sizeof *r);
+    u64 seed = 0x9e3779b97f4a7c15ull;
+    unsigned n = 0, same = 0;
+    u16 now = 0;
+
+    for (unsigned round = 0; round < 40000; round++) {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        unsigned x = seed >> 20 & 0xffff, page = seed >> 40 & 15;
+        u16 pcid = seed >> 50 & 3;
+        // Some pages share a slot. What is global is so everywhere.
+        gva a = (page & 8 ? 0xffff800000000000 : 0) + (page & 3) * 0x1000ull + (page & 4 ? TLB_ENTRIES * 0x1000ull : 0);
+        bool global = page == 9 || page == 13 || (page == 2 && seed >> 60 == 0), super = seed >> 55 & 1;
+        switch (x % 16) {
+        case 0:
+            tlb_flush_gva(t, a + 5);
+            forget_ran(r, n, hit_address, now, a);
+            break;
+        case 1:
+            tlb_flush_pcid_gva(t, pcid, a);
+            forget_ran(r, n, hit_pcid_address, pcid, a);
+            break;
+        case 2:
+            tlb_flush_page(t, a);
+            forget_ran(r, n, hit_address, now, a);
+            break;
+        case 3:
+            tlb_flush_nonglobal(t);
+            forget_ran(r, n, hit_nonglobal, now, 0);
+            break;
+        case 4:
+            if (x >> 4 & 15)
+                break;
+            tlb_flush_all(t);
+            forget_ran(r, n, hit_all, 0, 0);
+            break;
+        case 5:
+            if (x >> 4 & 7)
+                break;
+            tlb_flush_all_nonglobal(t);
+            forget_ran(r, n, hit_nonglobal, 0xffff, 0);
+            break;
+        case 6:
+            tlb_flush_pcid(t, pcid);
+            forget_ran(r, n, hit_nonglobal, pcid, 0);
+            break;
+        case 7:
+        case 8: // more of them than there are contexts
+            now = (u16)(pcid + (x >> 8 & 7));
+            tlb_switch_pcid(t, now, x >> 12 == 0);
+            if (x >> 12 == 0)
+                forget_ran(r, n, hit_nonglobal, now, 0);
+            break;
+        default: fill(t, super ? TLB_SUPER : TLB_USER, a, page, 12, global); break;
+        }
+        for (unsigned i = 0; i < n; i++) {
+            if (r[i].key != t->key[!r[i].super])
+                continue;
+            assert_false(r[i].gone);
+            same++;
+        }
+        // Whatever can be had without a walk now may be taken for known under the present key.
+        for (unsigned view = TLB_USER; view <= TLB_SUPER; view++)
+            for (unsigned p = 0; p < 16; p++) {
+                gva at = (p & 8 ? 0xffff800000000000 : 0) + (p & 3) * 0x1000ull + (p & 4 ? TLB_ENTRIES * 0x1000ull : 0);
+                unsigned i = tlb_index(at);
+                if (n == RAN)
+                    n = 0;
+                if (tlb_exec(t, view, at))
+                    r[n++] = (struct ran){.key = t->key[view == TLB_USER],
+                                          .a = at,
+                                          .pcid = now,
+                                          .super = view == TLB_SUPER,
+                                          .global = t->cur[view].bits[i / 64].global >> (i % 64) & 1};
+            }
+    }
+    assert_true(same > 40000);
+    free(r);
+    free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -553,6 +827,11 @@ int main(void)
         cmocka_unit_test(test_cr3_load),
         cmocka_unit_test(test_fault_drops_entry),
         cmocka_unit_test(test_protect_other_vcpu),
+        cmocka_unit_test(test_key_of_pages),
+        cmocka_unit_test(test_key_of_large_pages),
+        cmocka_unit_test(test_key_of_supervisor),
+        cmocka_unit_test(test_key_halves),
+        cmocka_unit_test(test_key_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
