@@ -43,7 +43,7 @@
 #include "engine/keeper.h"
 
 #define BT_INSNS 64 // in a block, at most
-#define BT_DELTAS 8
+#define BT_PLACES 16
 #define BT_JUMP_BITS 12
 #define BT_JUMPS (1u << BT_JUMP_BITS)
 #define BT_PARTS 8
@@ -89,7 +89,7 @@ struct bt_ctx {
     u64 gpr;     // the guest's other registers: struct cpu.gpr
     u64 jump[4]; // struct bt_jump *: see bt_jump_table()
     u64 tmp[4];
-    u64 delta[BT_DELTAS]; // from guest to host addresses, of groups of accesses (share.c)
+    u64 place[BT_PLACES]; // host addresses of groups of accesses (share.c)
     u64 seg_base[2];      // FS and GS
     u32 seg_flat[2];      // outside 64-bit mode: they are usable, writable and have no limit
     u64 scratch;          // of the glue
@@ -137,6 +137,7 @@ struct bt_site {
     u8 vec;                  // VEC_*: what code at `retry` and `resume` relies on
     u8 pop;                  // RET: bytes taken off the stack, to undo it
     bool shared;             // the probe is for a group of accesses
+    bool upgraded;           // it reads, and the probe is for a write
     bool direct;             // nothing but a page fault can come of an access that the page tables forbid
     u16 op;                  // enum isa_op
     struct bt_recipe recipe; // RECIPE_NONE: status flags are in the slot
@@ -229,7 +230,17 @@ enum bt_opt {
 };
 
 #define BT_UNSHARED 4096
-#define BT_UNSHARE_AFTER 4
+#define BT_UNSHARE_AFTER 8
+#define BT_UNSHARE_WITHIN 20000 // cycles from one time to the next
+
+// How groups of accesses do in blocks at a place.
+struct bt_sharing {
+    u32 last;  // time-stamp counter when one failed
+    u8 failed; // how often, again and again
+    u8 level;  // enum bt_share
+};
+
+enum bt_share { SHARE_ALL, SHARE_NO_UPGRADES, SHARE_NOTHING };
 
 // Instructions that the interpreter ran, by operation.
 struct bt_stepped {
@@ -256,9 +267,9 @@ struct bt {
     struct bt_stepped stepped[ISA_OP_COUNT + 1];
     struct keeper keeper;
     struct host_flags host_flags;
-    bool has_xsave;           // the host
-    bool host_tsc;            // the guest's TSC is the host's plus cpu.msr.tsc_offset
-    u8 unshared[BT_UNSHARED]; // how often groups of accesses did not work out, by hash of a block's place
+    bool has_xsave;                         // the host
+    bool host_tsc;                          // the guest's TSC is the host's plus cpu.msr.tsc_offset
+    struct bt_sharing sharing[BT_UNSHARED]; // by hash of a block's place
     struct interp in;
 };
 
@@ -303,9 +314,9 @@ static inline struct bt_site *bt_sites(struct bt_block *k)
     return (struct bt_site *)(void *)(bt_links(k) + k->links);
 }
 
-static inline u8 *bt_unshared(struct bt *b, hva page, unsigned off)
+static inline struct bt_sharing *bt_sharing(struct bt *b, hva page, unsigned off)
 {
-    return &b->unshared[((page >> 12) * 0x9e3779b97f4a7c15ull + off * 0xc2b2ae3d27d4eb4full) >> 52];
+    return &b->sharing[((page >> 12) * 0x9e3779b97f4a7c15ull + off * 0xc2b2ae3d27d4eb4full) >> 52];
 }
 
 // Has somebody asked for something that can be had now?

@@ -39,7 +39,7 @@ static const struct {
     FIELD(doorbell), FIELD(why),   FIELD(left),      FIELD(site),       FIELD(addr),     FIELD(target),
     FIELD(ret_site), FIELD(go),    FIELD(sp),        FIELD(sp_other),   FIELD(sp_limit), FIELD(sp_top),
     FIELD(c_sp),     FIELD(gpr),   FIELD(jump),      FIELD(tmp),        FIELD(seg_base), FIELD(seg_flat),
-    FIELD(scratch),  FIELD(delta), FIELD(vec),       FIELD(host_mxcsr), FIELD(fip),      FIELD(fdp),
+    FIELD(scratch),  FIELD(place), FIELD(vec),       FIELD(host_mxcsr), FIELD(fip),      FIELD(fdp),
     FIELD(fop),      FIELD(fseg),  FIELD(xstate_bv),
 #undef FIELD
 };

@@ -292,8 +292,10 @@ static void emit_insn(struct tr *t, const struct shape *s)
         emit1(e, HOST_T0 & 7);
     else if (has_index(s))
         emit_sib(e, s->reg, HOST_T0, s->ref.index, 0, s->ref.disp);
+    else if (in->has_modrm && s->mem >= 0)
+        emit_modrm_base(e, s->reg, rm, s->ref.disp);
     else if (in->has_modrm)
-        emit1(e, (s->mem >= 0 ? 0 : in->modrm & 0xc0) | (s->reg & 7) << 3 | (rm & 7));
+        emit1(e, (in->modrm & 0xc0) | (s->reg & 7) << 3 | (rm & 7));
     if (!moffs)
         emit_bytes(e, bytes + in->imm_off, in->len - in->imm_off);
     if (s->f->field[3] == ISA_FIELD_IS4 && in->mode != ISA_MODE_64)

@@ -91,10 +91,11 @@ void mem_entry(struct tr *t)
     emit_rip(e, 8, 0x03, HOST_T1, &t->b->ctx->tlb, 0);
 }
 
-void mem_probe(struct tr *t, u64 retry, unsigned size, bool write)
+// `as_write`: where it could be written to, too.
+static void mem_probe_as(struct tr *t, u64 retry, unsigned size, bool write, bool as_write)
 {
     struct emit *e = &t->e;
-    unsigned tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
+    unsigned tag = as_write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
     mem_entry(t);
     emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, (i32)tag);
     emit_alu_imm(e, 8, 7, HOST_T0, (i32)(4096 - size));
@@ -103,8 +104,14 @@ void mem_probe(struct tr *t, u64 retry, unsigned size, bool write)
     struct bt_site *s = tr_site(t);
     s->retry = (u32)(retry - (u64)t->b->cache.mem.exec);
     s->access = write ? SITE_WRITE : SITE_READ;
+    s->upgraded = as_write && !write;
     s->size = (u16)size;
     tr_tail(t, TAIL_MISS, miss, s)->tag = (u8)tag;
+}
+
+void mem_probe(struct tr *t, u64 retry, unsigned size, bool write)
+{
+    mem_probe_as(t, retry, size, write, write);
 }
 
 static void service_if(struct tr *t, unsigned cc)
@@ -162,39 +169,27 @@ static void linear(struct tr *t, unsigned to, const struct place *p, i32 disp)
     emit_lea(&t->e, t->wide ? 8 : 4, to, base, index, p->scale, disp);
 }
 
-static void member(struct tr *t, const struct tr_access *a, const struct place *p, struct mem_ref *r)
+static void leader(struct tr *t, const struct tr_access *a, const struct place *p, bool write, struct mem_ref *r)
 {
-    emit_load(&t->e, 8, HOST_T0, &t->b->ctx->delta[a->slot]);
-    if (t->wide && p->index == ISA_REG_NONE && host_reg(p->base) >= 0) {
-        *r = (struct mem_ref){.index = (u8)host_reg(p->base), .disp = p->disp};
-        return;
-    }
-    linear(t, HOST_T1, p, p->disp);
-    emit_lea(&t->e, 8, HOST_T0, HOST_T0, HOST_T1, 0, 0);
-}
-
-static void leader(struct tr *t, const struct tr_access *a, const struct place *p, bool write)
-{
-    struct emit *e = &t->e;
+    r->disp = a->at - a->lo;
     flags_clobber(t);
-    u64 retry = emit_here(e);
-    linear(t, HOST_T0, p, a->lo);
-    mem_probe(t, retry, a->size, write);
+    u64 retry = emit_here(&t->e);
+    linear(t, HOST_T0, p, p->disp - r->disp);
+    mem_probe_as(t, retry, a->size, write, write || a->upgraded);
     bt_sites(t->k)[t->k->sites - 1].shared = true;
-    linear(t, HOST_T1, p, a->lo);
-    EMIT(e, 0x49, 0xf7, 0xdb);             // neg r11
-    emit_rr(e, 8, 0x03, HOST_T1, HOST_T0); // add r11, r10
-    emit_store(e, 8, HOST_T1, &t->b->ctx->delta[a->slot]);
-    if (p->disp != a->lo)
-        emit_lea(e, 8, HOST_T0, HOST_T0, X86_RSP, 0, p->disp - a->lo);
+    emit_store(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
+    t->place_lo[a->slot] = a->lo;
 }
 
 static bool grouped(struct tr *t, const struct tr_access *a, const struct place *p, bool write, struct mem_ref *r)
 {
     *r = (struct mem_ref){.index = MEM_NO_INDEX};
     switch (a->role) {
-    case ACCESS_MEMBER: member(t, a, p, r); return true;
-    case ACCESS_LEADER: leader(t, a, p, write); return true;
+    case ACCESS_MEMBER:
+        emit_load(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
+        r->disp = a->at - t->place_lo[a->slot];
+        return true;
+    case ACCESS_LEADER: leader(t, a, p, write, r); return true;
     default: return false;
     }
 }
@@ -215,8 +210,8 @@ void mem_operand(struct tr *t, unsigned size, bool write)
 {
     struct mem_ref r;
     mem_operand_ref(t, size, write, &r);
-    if (r.index != MEM_NO_INDEX)
-        emit_lea(&t->e, 8, HOST_T0, HOST_T0, r.index, 0, r.disp);
+    if (r.disp)
+        emit_lea(&t->e, 8, HOST_T0, HOST_T0, X86_RSP, 0, r.disp);
 }
 
 void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r)

@@ -103,12 +103,20 @@ static u64 step(struct bt *b, const struct bt_site *s)
     return bt_exec(b, resume);
 }
 
-// A group of accesses is not in one page of plain memory.
-static void unshare(struct bt *b, struct bt_block *k)
+// A group of accesses is not in one page of plain memory, or not in one that may be written to. Now and then that costs less than
+// doing without.
+static void unshare(struct bt *b, struct bt_block *k, bool upgraded)
 {
+    struct bt_sharing *s = bt_sharing(b, k->page, k->off);
+    u32 now = (u32)__builtin_ia32_rdtsc();
     b->stats.unshared++;
-    if (k->page && ++*bt_unshared(b, k->page, k->off) >= BT_UNSHARE_AFTER)
-        codecache_kill(b, k);
+    s->failed = now - s->last < BT_UNSHARE_WITHIN ? s->failed + 1 : 1;
+    s->last = now;
+    if (!k->page || s->failed < BT_UNSHARE_AFTER)
+        return;
+    s->failed = 0;
+    s->level = upgraded && s->level == SHARE_ALL ? SHARE_NO_UPGRADES : SHARE_NOTHING;
+    codecache_kill(b, k);
 }
 
 // See to it that the probe will hit. The counter of what came of it; `forbidden`: the page tables do not allow it, see *f.
@@ -149,12 +157,14 @@ static u64 miss(struct bt *b, const struct bt_site *s)
     bool forbidden = false;
     u64 *outcome = refill(b, s, &f, &forbidden);
     (*outcome)++;
-    if (outcome == &b->stats.refills && !keeper_pending(b->in.v) && vec_back(b, s->vec))
+    bool good =
+        outcome == &b->stats.refills && (!s->upgraded || tlb_write(&b->in.v->tlb, b->in.view, b->ctx->addr, s->size));
+    if (good && !keeper_pending(b->in.v) && vec_back(b, s->vec))
         return bt_exec(b, s->retry);
     if (forbidden && s->direct && !s->shared)
         return page_fault(b, s, &f);
-    if (s->shared && outcome != &b->stats.refills)
-        unshare(b, bt_near(b, s->block));
+    if (s->shared && !good)
+        unshare(b, bt_near(b, s->block), outcome == &b->stats.refills);
     return step(b, s);
 }
 

@@ -1,39 +1,54 @@
 // Accesses that share a probe.
 //
-// Code reaches for several fields of a structure, or pushes several registers, off one base register. Such accesses form a *group*: the
-// first, its leader, probes for the whole range that they cover, and keeps the distance from guest to host addresses in that page
-// (ctx.delta). The others add it to their address: no probe, no flags, no way out.
+// Code reaches for several fields of a structure, or pushes several registers, off one address. Such accesses form a *group*: the first, its
+// leader, probes for the whole range that they cover, and keeps where that is in the host (ctx.place). The others take it from there: no
+// probe, no flags, no way out.
 //
-// A group ends when its base register is changed other than by a constant, or when something may have changed what pages are mapped to. That
-// a distance stays right while a block runs follows from what the guest may expect of its processor's TLB; whatever takes a page's
-// permission away (pages that get code, page tables that are given up) is done when blocks have been left.
+// Registers are followed through the block as *values*: an unknown quantity and a constant. Two accesses belong together when base and
+// index are the same quantities; how far they are apart is then known. A group lasts until something may have changed what pages are
+// mapped to. That a place stays right while a block runs follows from what the guest may expect of its processor's TLB; whatever takes a
+// page's permission away (pages that get code, page tables that are given up) is done when blocks have been left.
+//
+// A write can join reads when nothing between the leader and it leaves the straight path: the leader then probes as for a write, though
+// it never makes a page dirty before its time.
 //
 // The range has to lie in one page, which the leader's probe checks as it checks a single access; and where the page is not plain memory the
-// leader's instruction goes to the interpreter and the block is left, because the others have no distance. A block on which that
-// happens again and again is translated anew without groups (service.c).
+// leader's instruction goes to the interpreter and the block is left, because the others have no place. A block on which that happens again
+// and again is translated anew without groups (service.c).
 #include "engine/bt/translate.h"
 
 #define RANGE 256 // bytes that a group may cover
+#define FAR (1 << 28)
+
+// What a register holds.
+struct value {
+    u16 quantity; // 0: there is no register
+    i32 plus;
+};
 
 struct group {
     bool write;
     u8 leader, leader_access; // which instruction
-    u8 index, scale;
-    u8 members;
-    i32 lo, hi; // relative to the base register's value at the leader
-};
-
-// What a register points into: its value is that of the group's base register at the leader plus `adjust`.
-struct pointer {
-    bool valid;
-    u8 group;
-    i32 adjust;
+    u8 scale, members;
+    u8 branches; // groups.branches then
+    u16 base, index;
+    i32 lo, hi; // relative to the quantities
 };
 
 struct groups {
+    struct value reg[X86_GPR_COUNT];
+    unsigned quantities, slots, branches;
+    unsigned first, count; // those before the first are over
     struct group group[BT_INSNS * ACCESSES];
-    struct pointer reg[X86_GPR_COUNT];
-    unsigned count, slots;
+};
+
+// An access: at base + index << scale + at.
+struct reach {
+    u16 base, index;
+    u8 scale;
+    bool write;
+    i32 at;
+    unsigned size;
 };
 
 static struct tr_access *leader_of(struct tr *t, const struct group *g)
@@ -41,143 +56,153 @@ static struct tr_access *leader_of(struct tr *t, const struct group *g)
     return &t->insn[g->leader].access[g->leader_access];
 }
 
-static void forget_all(struct groups *s)
-{
-    for (unsigned g = 0; g < X86_GPR_COUNT; g++)
-        s->reg[g].valid = false;
-}
-
-// Groups with this index register are over.
-static void index_changed(struct groups *s, unsigned reg)
-{
-    for (unsigned g = 0; g < X86_GPR_COUNT; g++) {
-        if (s->reg[g].valid && s->group[s->reg[g].group].index == reg)
-            s->reg[g].valid = false;
-    }
-}
-
 static void changed(struct groups *s, unsigned reg)
 {
-    s->reg[reg].valid = false;
-    index_changed(s, reg);
+    s->reg[reg] = (struct value){.quantity = (u16)++s->quantities};
 }
 
-static void moved(struct groups *s, unsigned reg, i64 by)
+static void is_value(struct groups *s, unsigned reg, struct value v, i64 plus)
 {
-    struct pointer *p = &s->reg[reg];
-    index_changed(s, reg);
-    if (p->valid && s->group[p->group].index == ISA_REG_NONE && by > -RANGE && by < RANGE && p->adjust > -RANGE &&
-        p->adjust < RANGE)
-        p->adjust += (i32)by;
+    plus += v.plus;
+    if (plus < -FAR || plus > FAR)
+        changed(s, reg);
     else
-        p->valid = false;
+        s->reg[reg] = (struct value){.quantity = v.quantity, .plus = (i32)plus};
 }
 
-static void copied(struct groups *s, unsigned to, unsigned from)
+static bool joins(const struct groups *s, const struct group *g, const struct reach *r)
 {
-    struct pointer p = s->reg[from];
-    changed(s, to);
-    if (p.valid && s->group[p.group].index == ISA_REG_NONE)
-        s->reg[to] = p;
+    if (g->base != r->base || g->index != r->index || g->scale != r->scale)
+        return false;
+    i32 lo = r->at < g->lo ? r->at : g->lo, hi = r->at + (i32)r->size > g->hi ? r->at + (i32)r->size : g->hi;
+    if (hi - lo > RANGE)
+        return false;
+    return !r->write || g->write || g->branches == s->branches;
 }
 
-static bool joins(const struct group *g, i32 at, unsigned size, bool write, unsigned index, unsigned scale)
+static void join(struct tr *t, struct groups *s, struct group *g, unsigned n, const struct reach *r)
 {
-    i32 lo = at < g->lo ? at : g->lo, hi = at + (i32)size > g->hi ? at + (i32)size : g->hi;
-    return g->index == index && g->scale == scale && (!write || g->write) && hi - lo <= RANGE;
-}
-
-static void join(struct tr *t, struct groups *s, struct group *g, struct tr_access *a, i32 at, unsigned size)
-{
-    struct tr_access *l = leader_of(t, g);
-    if (!g->members && s->slots == BT_DELTAS)
+    struct tr_access *l = leader_of(t, g), *a = &t->insn[t->i].access[n];
+    if (!g->members && s->slots == BT_PLACES)
         return; // no more room: a probe of its own
     if (!g->members)
         l->slot = (u8)s->slots++;
-    l->role = ACCESS_LEADER;
     g->members++;
-    g->lo = at < g->lo ? at : g->lo;
-    g->hi = at + (i32)size > g->hi ? at + (i32)size : g->hi;
+    g->lo = r->at < g->lo ? r->at : g->lo;
+    g->hi = r->at + (i32)r->size > g->hi ? r->at + (i32)r->size : g->hi;
+    l->role = ACCESS_LEADER;
     l->lo = g->lo;
     l->size = (u16)(g->hi - g->lo);
+    l->upgraded |= r->write && !g->write;
+    g->write |= r->write;
     a->role = ACCESS_MEMBER;
     a->slot = l->slot;
+    a->at = r->at;
 }
 
-// An access of `size` bytes, number `n` of its instruction, at [reg + index << scale + disp].
-static void add(struct tr *t, struct groups *s, unsigned n, unsigned reg, unsigned index, unsigned scale, i64 disp,
-                unsigned size, bool write)
+// Access number `n` of the current instruction.
+static void add(struct tr *t, struct groups *s, unsigned n, const struct reach *r)
 {
-    struct pointer *p = &s->reg[reg];
-    if (disp < -(1 << 30) || disp > 1 << 30 || !size || size > RANGE) {
-        p->valid = false;
+    if (!r->size || r->size > RANGE)
         return;
+    for (unsigned i = s->count; i-- > s->first;) {
+        if (joins(s, &s->group[i], r) && (t->upgrade || !r->write || s->group[i].write)) {
+            join(t, s, &s->group[i], n, r);
+            return;
+        }
     }
-    if (p->valid && joins(&s->group[p->group], (i32)disp + p->adjust, size, write, index, scale)) {
-        join(t, s, &s->group[p->group], &t->insn[t->i].access[n], (i32)disp + p->adjust, size);
-        return;
-    }
-    s->group[s->count] = (struct group){.write = write,
-                                        .leader = (u8)t->i,
-                                        .leader_access = (u8)n,
-                                        .index = (u8)index,
-                                        .scale = (u8)scale,
-                                        .lo = (i32)disp,
-                                        .hi = (i32)disp + (i32)size};
-    *p = (struct pointer){.valid = true, .group = (u8)s->count++};
+    t->insn[t->i].access[n].at = r->at;
+    s->group[s->count++] = (struct group){.write = r->write,
+                                          .leader = (u8)t->i,
+                                          .leader_access = (u8)n,
+                                          .branches = (u8)s->branches,
+                                          .scale = r->scale,
+                                          .base = r->base,
+                                          .index = r->index,
+                                          .lo = r->at,
+                                          .hi = r->at + (i32)r->size};
 }
 
-static bool groupable(const struct tr *t, const struct insn *in)
+// Can the address in operand `in` be followed?
+static bool followed(const struct tr *t, const struct insn *in)
 {
-    if (in->adsize != (t->wide ? 8 : 4) || in->seg >= X86_FS || in->base >= X86_GPR_COUNT)
+    if (in->adsize != tr_natural(t) || in->seg >= X86_FS || in->base >= X86_GPR_COUNT)
         return false;
     return in->index == ISA_REG_NONE || (host_reg(in->base) >= 0 && host_reg(in->index) >= 0);
 }
 
-// What the instruction does to the registers that groups are about.
-static void follow_registers(const struct tr *t, struct groups *s, const struct tr_insn *x)
+static void operand(struct tr *t, struct groups *s, const struct insn *in, unsigned mem)
 {
-    const struct insn *in = &x->in;
-    const struct isa_form_info *f = &isa_forms[in->form];
+    struct value b = s->reg[in->base], x = {0};
+    unsigned scale = 0;
+    if (in->index != ISA_REG_NONE) {
+        x = s->reg[in->index];
+        scale = in->scale;
+    }
+    i64 at = in->disp + b.plus + ((i64)x.plus << scale);
+    if (at < -FAR || at > FAR)
+        return;
+    add(t, s, ACCESS_OPERAND,
+        &(struct reach){.base = b.quantity,
+                        .index = x.quantity,
+                        .scale = (u8)scale,
+                        .write = isa_forms[in->form].access[mem] & ISA_ACC_W,
+                        .at = (i32)at,
+                        .size = in->opnd[mem].size});
+}
+
+// A register is written by the instruction: with something that is known?
+static void written(const struct tr *t, struct groups *s, const struct insn *in, unsigned i)
+{
     const struct isa_operand *o = in->opnd;
     unsigned size = tr_natural(t);
+    bool whole = i == 0 && o[0].size == size && o[0].kind == ISA_OPND_GPR;
+    bool constant = whole && in->nopnd == 2 && o[1].kind == ISA_OPND_IMM;
+    if (constant && in->op == ISA_OP_ADD)
+        is_value(s, o[0].reg, s->reg[o[0].reg], in->imm);
+    else if (constant && in->op == ISA_OP_SUB)
+        is_value(s, o[0].reg, s->reg[o[0].reg], -in->imm);
+    else if (whole && in->op == ISA_OP_LEA && in->adsize == size && in->base < X86_GPR_COUNT &&
+             in->index == ISA_REG_NONE)
+        is_value(s, o[0].reg, s->reg[in->base], in->disp);
+    else if (whole && in->op == ISA_OP_MOV && o[1].kind == ISA_OPND_GPR)
+        is_value(s, o[0].reg, s->reg[o[1].reg], 0);
+    else if (whole && in->nopnd == 1 && (in->op == ISA_OP_INC || in->op == ISA_OP_DEC))
+        is_value(s, o[0].reg, s->reg[o[0].reg], in->op == ISA_OP_INC ? 1 : -1);
+    else
+        changed(s, o[i].reg);
+}
+
+static void follow_registers(const struct tr *t, struct groups *s, const struct insn *in)
+{
+    const struct isa_form_info *f = &isa_forms[in->form];
     for (unsigned g = 0; g < X86_GPR_COUNT; g++) {
         if (f->implicit_written & ISA_IMPLICIT_GPR(g) && g != X86_RSP)
             changed(s, g);
     }
     for (unsigned i = 0; i < in->nopnd; i++) {
-        if (!(f->access[i] & ISA_ACC_W) || (o[i].kind != ISA_OPND_GPR && o[i].kind != ISA_OPND_GPR8H))
-            continue;
-        bool constant = i == 0 && o[0].size == size && in->nopnd == 2 && o[1].kind == ISA_OPND_IMM;
-        if (constant && in->op == ISA_OP_ADD)
-            moved(s, o[0].reg, in->imm);
-        else if (constant && in->op == ISA_OP_SUB)
-            moved(s, o[0].reg, -in->imm);
-        else if (in->op == ISA_OP_LEA && in->opsize == size && in->adsize == size && in->base == o[0].reg &&
-                 in->index == ISA_REG_NONE)
-            moved(s, o[0].reg, in->disp);
-        else if (in->op == ISA_OP_MOV && i == 0 && o[0].size == size && o[1].kind == ISA_OPND_GPR)
-            copied(s, o[0].reg, o[1].reg);
-        else if (i == 0 && in->nopnd == 1 && o[0].size == size && (in->op == ISA_OP_INC || in->op == ISA_OP_DEC))
-            moved(s, o[0].reg, in->op == ISA_OP_INC ? 1 : -1);
-        else
-            changed(s, o[i].reg);
+        if (f->access[i] & ISA_ACC_W && (in->opnd[i].kind == ISA_OPND_GPR || in->opnd[i].kind == ISA_OPND_GPR8H))
+            written(t, s, in, i);
     }
 }
 
 static void stack_access(struct tr *t, struct groups *s, const struct insn *in)
 {
-    unsigned size = tr_natural(t);
+    i32 size = (i32)tr_natural(t);
+    struct value sp = s->reg[X86_RSP];
+    struct reach r = {.base = sp.quantity, .at = sp.plus, .size = (unsigned)size};
     switch (in->op) {
     case ISA_OP_PUSH:
     case ISA_OP_CALL:
-        add(t, s, ACCESS_STACK, X86_RSP, ISA_REG_NONE, 0, -(i64)size, size, true);
-        moved(s, X86_RSP, -(i64)size);
+        r.at -= size;
+        r.write = true;
+        add(t, s, ACCESS_STACK, &r);
+        is_value(s, X86_RSP, sp, -size);
         break;
     case ISA_OP_POP:
     case ISA_OP_RET:
-        add(t, s, ACCESS_STACK, X86_RSP, ISA_REG_NONE, 0, 0, size, false);
-        moved(s, X86_RSP, size);
+        add(t, s, ACCESS_STACK, &r);
+        is_value(s, X86_RSP, sp, size);
         break;
     default: changed(s, X86_RSP); break;
     }
@@ -185,21 +210,27 @@ static void stack_access(struct tr *t, struct groups *s, const struct insn *in)
 
 void share_probes(struct tr *t)
 {
-    struct groups s = {.slots = 0};
+    struct groups s;
+    s.quantities = s.slots = s.branches = s.first = s.count = 0;
+    for (unsigned g = 0; g < X86_GPR_COUNT; g++)
+        changed(&s, g);
     for (t->i = 0; t->i < t->n; t->i++) {
         const struct tr_insn *x = tr_now(t);
         const struct insn *in = &x->in;
         const struct isa_form_info *f = &isa_forms[in->form];
         int mem = isa_memory_operand(in);
         if (x->step || f->cls > ISA_CLASS_BRANCH) {
-            forget_all(&s);
+            for (unsigned g = 0; g < X86_GPR_COUNT; g++)
+                changed(&s, g);
+            s.first = s.count;
+            s.slots = 0;
             continue;
         }
-        if (x->shares && mem >= 0 && groupable(t, in))
-            add(t, &s, ACCESS_OPERAND, in->base, in->index, in->index == ISA_REG_NONE ? 0 : in->scale, in->disp,
-                in->opnd[mem].size, f->access[mem] & ISA_ACC_W);
+        if (x->shares && mem >= 0 && followed(t, in))
+            operand(t, &s, in, (unsigned)mem);
         if ((f->implicit_read | f->implicit_written) & ISA_IMPLICIT_STACK)
             stack_access(t, &s, in);
-        follow_registers(t, &s, x);
+        follow_registers(t, &s, in);
+        s.branches += f->cls == ISA_CLASS_BRANCH;
     }
 }

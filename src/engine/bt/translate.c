@@ -294,7 +294,9 @@ struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys)
     u8 code[BT_INSNS * ISA_MAX_LEN + ISA_MAX_LEN];
     unsigned off = (unsigned)(lin & 4095), room = MEM_PAGE_SIZE - off;
     hva page2 = 0;
-    t.share = b->opts & BT_OPT_SHARE && *bt_unshared(b, page, off) < BT_UNSHARE_AFTER;
+    enum bt_share level = b->opts & BT_OPT_SHARE ? bt_sharing(b, page, off)->level : SHARE_NOTHING;
+    t.share = level < SHARE_NOTHING;
+    t.upgrade = level < SHARE_NO_UPGRADES;
     if (room > BT_INSNS * ISA_MAX_LEN)
         room = BT_INSNS * ISA_MAX_LEN;
     if (!copy_code(b, page + off, phys, code, room))

@@ -17,9 +17,10 @@ enum access_role {
 enum { ACCESS_OPERAND, ACCESS_STACK, ACCESSES };
 
 struct tr_access {
-    u8 role, slot; // slot: of ctx.delta
-    u16 size;
-    i32 lo;
+    u8 role, slot; // slot: of ctx.place
+    bool upgraded; // a read that probes as for a write
+    u16 size;      // LEADER: of the group's range, from `lo` on
+    i32 at, lo;    // relative to the quantities of which its registers consist
 };
 
 struct tr_insn {
@@ -72,7 +73,8 @@ struct tr {
     bool wrote_flags;        // the current instruction has
     struct bt_recipe recipe; // of the flags that were written last, or RECIPE_NONE
     bool polled;             // the doorbell has been looked at in this block
-    bool share;              // groups of accesses are looked for
+    bool share, upgrade;     // groups of accesses are looked for, writes among reads
+    i32 place_lo[BT_PLACES]; // tr_access.lo of the groups
     struct tr_insn insn[BT_INSNS];
     struct tail tail[TAILS];
 };
