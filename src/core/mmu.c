@@ -264,10 +264,66 @@ static bool walk_fault(const struct cpu *c, gva a, enum mmu_access access, enum 
     return false;
 }
 
+// Host address of a table's entry in one of the largest regions of RAM, or NULL.
+static const u64 *quick_entry(const struct mem *m, gpa addr)
+{
+    for (unsigned i = 0; i < MEM_HOT; i++) {
+        const struct mem_region *r = &m->region[m->hot[i]];
+        if (LIKELY(addr - r->base < r->size && r->kind == MEM_RAM))
+            return (const u64 *)(const void *)(r->host + (addr - r->base));
+    }
+    return NULL;
+}
+
+// The walk that nearly all are: 64-bit paging, tables in RAM, nothing to set in them. False: that is not so, or there is a fault.
+static bool quick_walk(const struct vcpu *v, gva a, enum mmu_access access, struct mmu_page *page)
+{
+    const struct cpu *c = &v->cpu;
+    u64 bad = phys_rsvd(v->model, 51) | (c->msr.efer & X86_EFER_NXE ? 0 : X86_PTE_NX);
+    u64 val = c->cr3, all = X86_PTE_W | X86_PTE_U | X86_PTE_NX;
+    unsigned shift = 39;
+
+    if (UNLIKELY(!(c->msr.efer & X86_EFER_LMA) || ~c->a20_mask))
+        return false;
+    for (;; shift -= 9) {
+        const u64 *e = quick_entry(&v->machine->mem, (val & ADDR_MASK) + ((a >> shift) & 511) * 8);
+        if (UNLIKELY(!e))
+            return false;
+        val = __atomic_load_n(e, __ATOMIC_RELAXED);
+        if (UNLIKELY((val & (X86_PTE_P | X86_PTE_A)) != (X86_PTE_P | X86_PTE_A) || val & bad))
+            return false;
+        all &= val ^ X86_PTE_NX;
+        if (shift == 12)
+            break;
+        if (shift == 21 && val & X86_PTE_PS) {
+            bad |= 0x1fe000;
+            break;
+        }
+        if (shift == 30 && val & X86_PTE_PS && cpu_model_offers(v->model, ISA_FEAT_PDPE1GB)) {
+            bad |= 0x3fffe000;
+            break;
+        }
+        if (val & X86_PTE_PS || (shift == 39 && val & X86_PTE_G))
+            return false;
+    }
+    if (UNLIKELY(val & bad || (access == MMU_WRITE && !(val & X86_PTE_D))))
+        return false;
+    u64 in_page = (1ull << shift) - 1;
+    *page = (struct mmu_page){
+        .addr = (val & ADDR_MASK & ~in_page) | (a & in_page),
+        .page_size = 1ull << shift,
+        .global = (val & X86_PTE_G) && (c->cr4 & X86_CR4_PGE),
+        .prot = all ^ X86_PTE_NX,
+        .dirty = val & X86_PTE_D,
+    };
+    return true;
+}
+
+static const u8 permission_for[] = {[MMU_READ] = PERM_R, [MMU_WRITE] = PERM_W, [MMU_EXEC] = PERM_X};
+
 bool mmu_walk(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view, struct mmu_page *page,
               struct mmu_fault *fault)
 {
-    static const u8 need[] = {[MMU_READ] = PERM_R, [MMU_WRITE] = PERM_W, [MMU_EXEC] = PERM_X};
     struct walk w;
     struct pte leaf;
     unsigned shift;
@@ -275,6 +331,8 @@ bool mmu_walk(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
     // The 386 and 486 mark the page directory's entry only when the access goes through.
     bool late = v->model && (v->model->family == 3 || v->model->family == 4);
 
+    if (LIKELY(quick_walk(v, a, access, page) && permissions(&v->cpu, page->prot, view) & permission_for[access]))
+        return true;
     walk_init(&w, v, a);
     w.v = v;
     if (w.paging == PAGING_NONE) {
@@ -288,7 +346,7 @@ bool mmu_walk(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
             continue;
         if (UNLIKELY(step != STEP_OK))
             return walk_fault(&v->cpu, a, access, view, step == STEP_RESERVED ? X86_PF_P | X86_PF_RSVD : 0, fault);
-        if (UNLIKELY(!(permissions(&v->cpu, prot, view) & need[access])))
+        if (UNLIKELY(!(permissions(&v->cpu, prot, view) & permission_for[access])))
             return walk_fault(&v->cpu, a, access, view, X86_PF_P, fault);
         if (UNLIKELY(late) && walk_down(&w, &leaf, &shift, &prot, true) != STEP_OK)
             continue;

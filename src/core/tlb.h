@@ -19,7 +19,7 @@
 
 #include "pogo/types.h"
 
-#define TLB_BITS 11
+#define TLB_BITS 12
 #define TLB_ENTRIES (1u << TLB_BITS)
 #define TLB_WORDS (TLB_ENTRIES / 64)
 #define TLB_CONTEXTS 8

@@ -62,6 +62,14 @@ enum { HOST_T0 = X86_R10, HOST_T1 = X86_R11, HOST_SP = X86_R15 };
 struct bt_block;
 struct bt;
 
+// What became of a miss of the TLB.
+struct bt_missed {
+    u64 *outcome;           // the counter for it
+    bool good;              // the probe will hit
+    bool forbidden;         // the page tables do not allow the access ...
+    struct mmu_fault fault; // ... and this comes of it
+};
+
 // Where indirect branches went lately, by RIP.
 struct bt_jump {
     u64 rip;
@@ -261,7 +269,8 @@ struct bt {
     i64 chunk;        // ctx.left when the interpreter's counters were last exact
     u64 now;          // passes of time for the keeper: entries from the loop
     u32 quiet_steps;
-    bool plain;   // dumps without offsets: golden tests
+    bool plain; // dumps without offsets: golden tests
+    struct bt_missed missed;
     u32 unlinked; // a link that wants to lead to RIP, or 0
     struct bt_stats stats;
     struct bt_stepped stepped[ISA_OP_COUNT + 1];
@@ -406,6 +415,9 @@ void stats_print(const struct bt *b, char *buf, size_t size);
 
 // Called by translated code, through the glue, on the stack of glue_enter()'s caller. Where to go on, or 0: leave.
 u64 service(struct bt *b);
+// The same for a miss of the TLB at ctx.site for ctx.addr, with not all of the guest's registers in struct cpu: enters the page. The
+// probe to run again, or 0: there is more to it, as b->missed says to service().
+u64 service_miss(struct bt *b);
 // Make everything in struct cpu and the interpreter's counters exact, as of the boundary before a site.
 void service_sync(struct bt *b, const struct bt_site *s);
 // The same at `rip`, with `left` instructions of budget.

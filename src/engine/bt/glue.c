@@ -3,14 +3,20 @@
 //
 //   enter    save what C wants kept, load the guest's registers, jump to ctx.go
 //   call     store the guest's registers, change to C's stack, call service(); back to where that says, or out
+//   miss     store those registers that C does not preserve, call service_miss(); back to the probe, or on to `call`
 //
-// Everything is loaded and stored each time: some forty moves, and the guest's state is where C expects it.
+// But for misses of the TLB, which are many and short, everything is loaded and stored each time: some forty moves, and the guest's
+// state is where C expects it.
 #include "engine/bt/vecstate.h"
 
 static const u8 kept[] = {X86_RBX, X86_RBP, X86_R12, X86_R13, X86_R14, X86_R15};
 // Guest registers that are in the host's of the same number.
 static const u8 same[] = {X86_RAX, X86_RCX, X86_RDX, X86_RBX, X86_RBP, X86_RSI,
                           X86_RDI, X86_R8,  X86_R9,  X86_R12, X86_R13, X86_R14};
+
+// Those of them that C may destroy, and those that it preserves.
+static const u8 lost[] = {X86_RAX, X86_RCX, X86_RDX, X86_RSI, X86_RDI, X86_R8, X86_R9};
+static const u8 preserved[] = {X86_RBX, X86_RBP, X86_R12, X86_R13, X86_R14};
 
 static void emit_push(struct emit *e, unsigned reg)
 {
@@ -26,14 +32,20 @@ static void emit_pop(struct emit *e, unsigned reg)
     emit1(e, 0x58 | (reg & 7));
 }
 
+// HOST_T0: where they are. Opcode 89 stores, 8b loads.
+static void emit_gprs(struct emit *e, unsigned opcode, const u8 *reg, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        emit_rm(e, 8, opcode, reg[i], HOST_T0, 8 * reg[i]);
+}
+
 // rax is free; flags from the slot, then all registers, r10 last used, and away.
 static void emit_go(struct emit *e, struct bt_ctx *c)
 {
     emit_rip(e, 4, 0x1b7, X86_RAX, &c->slot, 0); // movzx eax, word
     EMIT(e, 0x04, 0x7f, 0x9e);                   // add al, 0x7f; sahf
     emit_load(e, 8, HOST_T0, &c->gpr);
-    for (unsigned i = 0; i < ARRAY_LEN(same); i++)
-        emit_rm(e, 8, 0x8b, same[i], HOST_T0, 8 * same[i]);
+    emit_gprs(e, 0x8b, same, ARRAY_LEN(same));
     emit_rm(e, 8, 0x8b, HOST_SP, HOST_T0, 8 * X86_RSP);
     emit_load(e, 8, X86_RSP, &c->sp);
     emit_rip(e, 4, 0xff, 4, &c->go, 0); // jmp [go]
@@ -48,21 +60,33 @@ static void emit_enter(struct emit *e, struct bt_ctx *c)
     emit_go(e, c);
 }
 
-// Flags are in the slot already; ctx.why, ctx.site and so on are set.
-static void emit_call_service(struct emit *e, struct bt *b)
+static void emit_call_c(struct emit *e, struct bt *b, const void *fn)
+{
+    emit_mov_imm(e, X86_RDI, (u64)b);
+    emit_mov_imm(e, X86_RAX, (u64)fn);
+    EMIT(e, 0xff, 0xd0);       // call rax
+    EMIT(e, 0x48, 0x85, 0xc0); // test rax, rax
+}
+
+// To C's stack.
+static void emit_leave_stack(struct emit *e, struct bt_ctx *c)
+{
+    emit_store(e, 8, X86_RSP, &c->sp);
+    emit_load(e, 8, X86_RSP, &c->c_sp);
+}
+
+// Flags are in the slot already; ctx.why, ctx.site and so on are set. Returns where to enter when registers and stack have been
+// seen to.
+static u64 emit_call_service(struct emit *e, struct bt *b)
 {
     struct bt_ctx *c = b->ctx;
     emit_load(e, 8, HOST_T0, &c->gpr);
-    for (unsigned i = 0; i < ARRAY_LEN(same); i++)
-        emit_rm(e, 8, 0x89, same[i], HOST_T0, 8 * same[i]);
+    emit_gprs(e, 0x89, same, ARRAY_LEN(same));
     emit_rm(e, 8, 0x89, HOST_SP, HOST_T0, 8 * X86_RSP);
-    emit_store(e, 8, X86_RSP, &c->sp);
-    emit_load(e, 8, X86_RSP, &c->c_sp);
+    emit_leave_stack(e, c);
+    u64 saved = emit_here(e);
     vecstate_emit_save(b, e);
-    emit_mov_imm(e, X86_RDI, (u64)b);
-    emit_mov_imm(e, X86_RAX, (u64)&service);
-    EMIT(e, 0xff, 0xd0);       // call rax
-    EMIT(e, 0x48, 0x85, 0xc0); // test rax, rax
+    emit_call_c(e, b, &service);
     u8 *out = emit_jcc(e, CC_E);
     emit_store(e, 8, X86_RAX, &c->go);
     vecstate_emit_restore(b, e);
@@ -72,6 +96,29 @@ static void emit_call_service(struct emit *e, struct bt *b)
     for (unsigned i = ARRAY_LEN(kept); i-- > 0;)
         emit_pop(e, kept[i]);
     emit1(e, 0xc3);
+    return saved;
+}
+
+// Probes destroy flags, so where one is run again no flags are in the host's. ctx.site and ctx.addr are set.
+static void emit_miss(struct emit *e, struct bt *b, u64 saved)
+{
+    struct bt_ctx *c = b->ctx;
+    emit_load(e, 8, HOST_T0, &c->gpr);
+    emit_gprs(e, 0x89, lost, ARRAY_LEN(lost));
+    emit_leave_stack(e, c);
+    emit_call_c(e, b, &service_miss);
+    u8 *other = emit_jcc(e, CC_E);
+    emit_mov_rr(e, 8, HOST_T1, X86_RAX);
+    emit_load(e, 8, HOST_T0, &c->gpr);
+    emit_gprs(e, 0x8b, lost, ARRAY_LEN(lost));
+    emit_load(e, 8, X86_RSP, &c->sp);
+    EMIT(e, 0x41, 0xff, 0xe3); // jmp r11
+    emit_patch(e, other, emit_here(e));
+    emit_load(e, 8, HOST_T0, &c->gpr);
+    emit_gprs(e, 0x89, preserved, ARRAY_LEN(preserved));
+    emit_rm(e, 8, 0x89, HOST_SP, HOST_T0, 8 * X86_RSP);
+    emit_store_imm(e, &c->why, BT_MISS);
+    emit_jmp_to(e, saved);
 }
 
 static void emit_save_flags(struct emit *e, struct bt_ctx *c)
@@ -100,13 +147,17 @@ u32 glue_emit(struct bt *b)
     b->glue_enter = emit_here(&e);
     emit_enter(&e, b->ctx);
     u64 call = emit_here(&e);
-    emit_call_service(&e, b);
+    u64 saved = emit_call_service(&e, b);
     for (unsigned why = 0; why < BT_WHYS; why++) {
         b->glue[why] = emit_here(&e);
         if (why != BT_LOOKUP)
             emit_store(&e, 8, HOST_T1, &b->ctx->site);
         if (why == BT_MISS)
             emit_store(&e, 8, HOST_T0, &b->ctx->addr);
+        if (why == BT_MISS && !BT_VEC_EAGER) {
+            emit_miss(&e, b, saved);
+            continue;
+        }
         emit_store_imm(&e, &b->ctx->why, why);
         emit_jmp_to(&e, call);
     }

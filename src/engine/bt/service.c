@@ -119,30 +119,48 @@ static void unshare(struct bt *b, struct bt_block *k, bool upgraded)
     codecache_kill(b, k);
 }
 
-// See to it that the probe will hit. The counter of what came of it; `forbidden`: the page tables do not allow it, see *f.
-static u64 *refill(struct bt *b, const struct bt_site *s, struct mmu_fault *f, bool *forbidden)
+// See to it that the probe will hit.
+static void refill(struct bt *b, const struct bt_site *s)
 {
     struct vcpu *v = b->in.v;
+    struct bt_missed *m = &b->missed;
     gva a = b->ctx->addr;
     hva host;
     gpa phys;
     enum mmu_access access = s->access == SITE_WRITE ? MMU_WRITE : MMU_READ;
-    if ((a & 4095) + s->size > 4096)
-        return &b->stats.crossings;
-    if (!gva_canonical(a))
-        return &b->stats.faults;
-    if (!mmu_fill(v, a, access, b->in.view, &host, &phys, f)) {
-        *forbidden = true;
-        return &b->stats.faults;
+    m->forbidden = false;
+    if (UNLIKELY((a & 4095) + s->size > 4096)) {
+        m->outcome = &b->stats.crossings;
+    } else if (UNLIKELY(!gva_canonical(a))) {
+        m->outcome = &b->stats.faults;
+    } else if (UNLIKELY(!mmu_fill(v, a, access, b->in.view, &host, &phys, &m->fault))) {
+        m->forbidden = true;
+        m->outcome = &b->stats.faults;
+    } else if (LIKELY(host)) {
+        m->outcome = &b->stats.refills;
+    } else {
+        m->outcome = mem_ptr(&v->machine->mem, phys, 1, false) ? &b->stats.code_writes : &b->stats.devices;
     }
-    if (host)
-        return &b->stats.refills;
-    return mem_ptr(&v->machine->mem, phys, 1, false) ? &b->stats.code_writes : &b->stats.devices;
+    (*m->outcome)++;
+}
+
+u64 service_miss(struct bt *b)
+{
+    const struct bt_site *s = bt_near(b, (u32)b->ctx->site);
+    b->stats.why[BT_MISS]++;
+    b->in.view = mmu_view(b->in.c);
+    refill(b, s);
+    b->missed.good = b->missed.outcome == &b->stats.refills &&
+                     (!s->upgraded || tlb_write(&b->in.v->tlb, b->in.view, b->ctx->addr, s->size));
+    if (LIKELY(b->missed.good) && !keeper_pending(b->in.v) && vec_back(b, s->vec))
+        return bt_exec(b, s->retry);
+    return 0;
 }
 
 // What the interpreter would find out: the fault of the instruction at a site, which has changed nothing yet.
-static u64 page_fault(struct bt *b, const struct bt_site *s, const struct mmu_fault *f)
+static u64 page_fault(struct bt *b, const struct bt_site *s)
 {
+    const struct mmu_fault *f = &b->missed.fault;
     service_sync(b, s);
     b->in.budget--;
     b->chunk--;
@@ -151,21 +169,20 @@ static u64 page_fault(struct bt *b, const struct bt_site *s, const struct mmu_fa
     return go_on(b);
 }
 
+// After service_miss() has said 0.
+static u64 missed(struct bt *b, const struct bt_site *s)
+{
+    if (b->missed.forbidden && s->direct && !s->shared)
+        return page_fault(b, s);
+    if (s->shared && !b->missed.good)
+        unshare(b, bt_near(b, s->block), b->missed.outcome == &b->stats.refills);
+    return step(b, s);
+}
+
 static u64 miss(struct bt *b, const struct bt_site *s)
 {
-    struct mmu_fault f;
-    bool forbidden = false;
-    u64 *outcome = refill(b, s, &f, &forbidden);
-    (*outcome)++;
-    bool good =
-        outcome == &b->stats.refills && (!s->upgraded || tlb_write(&b->in.v->tlb, b->in.view, b->ctx->addr, s->size));
-    if (good && !keeper_pending(b->in.v) && vec_back(b, s->vec))
-        return bt_exec(b, s->retry);
-    if (forbidden && s->direct && !s->shared)
-        return page_fault(b, s, &f);
-    if (s->shared && !good)
-        unshare(b, bt_near(b, s->block), outcome == &b->stats.refills);
-    return step(b, s);
+    u64 retry = BT_VEC_EAGER ? service_miss(b) : 0;
+    return retry ? retry : missed(b, s);
 }
 
 // The state is loaded for the check to succeed; what is not allowed, the interpreter faults.
@@ -224,8 +241,8 @@ static u64 dispatch(struct bt *b)
 {
     struct bt_ctx *c = b->ctx;
     const void *record = bt_near(b, (u32)c->site);
-    b->stats.why[c->why]++;
-    b->in.view = mmu_view(b->in.c); // translated code may have changed it
+    b->stats.why[c->why] += c->why != BT_MISS; // service_miss() counts those
+    b->in.view = mmu_view(b->in.c);            // translated code may have changed it
     switch ((enum bt_why)c->why) {
     case BT_MISS: return miss(b, record);
     case BT_STEP: return step(b, record);
