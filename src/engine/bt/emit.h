@@ -2,6 +2,8 @@
 //
 // Code is written through one mapping of the code memory and runs in another (core/host.h), so addresses that code refers to are
 // computed for where it will run. Everything the emitted code keeps in memory is within reach of RIP-relative addressing.
+//
+// Up to eight bytes behind what is emitted may be written to.
 #ifndef POGO_ENGINE_BT_EMIT_H
 #define POGO_ENGINE_BT_EMIT_H
 
@@ -59,16 +61,46 @@ static inline void emit_bytes(struct emit *e, const u8 *p, unsigned n)
 
 #define EMIT(e, ...) emit_bytes(e, (const u8[]){__VA_ARGS__}, sizeof((const u8[]){__VA_ARGS__}))
 
-// REX, opcode (two bytes where it has 0f in its second byte), ModRM for two registers. `size` 4 or 8.
+// Bytes of an instruction that are put together before they are written: the first ones lowest. Writing them one by one would
+// have each wait for the one before.
+struct emit_word {
+    u64 v;
+    unsigned n;
+};
+
+static inline void word_put(struct emit_word *w, unsigned b)
+{
+    w->v |= (u64)b << 8 * w->n++;
+}
+
+// Writes eight bytes, of which w->n count.
+static inline void emit_word(struct emit *e, struct emit_word w)
+{
+    memcpy(e->p, &w.v, 8);
+    e->p += w.n;
+}
+
+// Operand size, REX for the three register numbers, opcode (two bytes where it has 0f in its second byte). `size` 2 (66 goes first), 4 or 8.
+static inline struct emit_word word_opcode(unsigned size, unsigned opcode, unsigned reg, unsigned index, unsigned base)
+{
+    struct emit_word w = {0, 0};
+    unsigned rex = (size == 8 ? REX_W : 0) | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3;
+    if (size == 2)
+        word_put(&w, 0x66);
+    if (rex)
+        word_put(&w, REX_BASE | rex);
+    if (opcode > 0xff)
+        word_put(&w, 0x0f);
+    word_put(&w, opcode & 0xff);
+    return w;
+}
+
+// An instruction on two registers. `size` 4 or 8.
 static inline void emit_rr(struct emit *e, unsigned size, unsigned opcode, unsigned reg, unsigned rm)
 {
-    unsigned rex = (size == 8 ? REX_W : 0) | (reg >> 3) << 2 | rm >> 3;
-    if (rex)
-        emit1(e, REX_BASE | rex);
-    if (opcode > 0xff)
-        emit1(e, 0x0f);
-    emit1(e, opcode);
-    emit1(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+    struct emit_word w = word_opcode(size == 8 ? 8 : 4, opcode, reg, 0, rm);
+    word_put(&w, 0xc0 | (reg & 7) << 3 | (rm & 7));
+    emit_word(e, w);
 }
 
 static inline void emit_mov_rr(struct emit *e, unsigned size, unsigned to, unsigned from)
@@ -82,44 +114,50 @@ static inline unsigned emit_mod(unsigned base, i32 disp)
     return disp == 0 && (base & 7) != X86_RBP ? 0 : disp >= -128 && disp <= 127 ? 1 : 2;
 }
 
-static inline void emit_disp(struct emit *e, unsigned mod, i32 disp)
+// What was put together, and the displacement.
+static inline void emit_word_disp(struct emit *e, struct emit_word w, unsigned mod, i32 disp)
 {
     if (mod == 1)
-        emit1(e, (u8)disp);
-    else if (mod == 2)
+        word_put(&w, (u8)disp);
+    emit_word(e, w);
+    if (mod == 2)
         emit4(e, (u32)disp);
+}
+
+static inline void emit_word_base(struct emit *e, struct emit_word w, unsigned reg, unsigned base, i32 disp)
+{
+    unsigned mod = emit_mod(base, disp);
+    word_put(&w, mod << 6 | (reg & 7) << 3 | (base & 7));
+    if ((base & 7) == X86_RSP)
+        word_put(&w, 0x24);
+    emit_word_disp(e, w, mod, disp);
+}
+
+static inline void emit_word_sib(struct emit *e, struct emit_word w, unsigned reg, unsigned base, unsigned index,
+                                 unsigned scale, i32 disp)
+{
+    unsigned mod = emit_mod(base, disp);
+    word_put(&w, mod << 6 | (reg & 7) << 3 | 4);
+    word_put(&w, scale << 6 | (index & 7) << 3 | (base & 7));
+    emit_word_disp(e, w, mod, disp);
 }
 
 // ModRM, SIB and displacement for [base + disp].
 static inline void emit_modrm_base(struct emit *e, unsigned reg, unsigned base, i32 disp)
 {
-    unsigned mod = emit_mod(base, disp);
-    emit1(e, mod << 6 | (reg & 7) << 3 | (base & 7));
-    if ((base & 7) == X86_RSP)
-        emit1(e, 0x24);
-    emit_disp(e, mod, disp);
+    emit_word_base(e, (struct emit_word){0, 0}, reg, base, disp);
 }
 
 // The same with REX and opcode in front.
 static inline void emit_rm(struct emit *e, unsigned size, unsigned opcode, unsigned reg, unsigned base, i32 disp)
 {
-    unsigned rex = (size == 8 ? REX_W : 0) | (reg >> 3) << 2 | base >> 3;
-    if (size == 2)
-        emit1(e, 0x66);
-    if (rex)
-        emit1(e, REX_BASE | rex);
-    if (opcode > 0xff)
-        emit1(e, 0x0f);
-    emit1(e, opcode);
-    emit_modrm_base(e, reg, base, disp);
+    emit_word_base(e, word_opcode(size, opcode, reg, 0, base), reg, base, disp);
 }
 
 // ModRM, SIB and displacement for [base + index << scale + disp].
 static inline void emit_sib(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
 {
-    unsigned mod = emit_mod(base, disp);
-    EMIT(e, (u8)(mod << 6 | (reg & 7) << 3 | 4), (u8)(scale << 6 | (index & 7) << 3 | (base & 7)));
-    emit_disp(e, mod, disp);
+    emit_word_sib(e, (struct emit_word){0, 0}, reg, base, index, scale, disp);
 }
 
 #define EMIT_NO_INDEX 0xffu
@@ -132,11 +170,7 @@ static inline void emit_rmx(struct emit *e, unsigned size, unsigned opcode, unsi
         emit_rm(e, size, opcode, reg, base, disp);
         return;
     }
-    unsigned rex = (size == 8 ? REX_W : 0) | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3;
-    if (rex)
-        emit1(e, REX_BASE | rex);
-    emit1(e, opcode);
-    emit_sib(e, reg, base, index, scale, disp);
+    emit_word_sib(e, word_opcode(size == 8 ? 8 : 4, opcode, reg, index, base), reg, base, index, scale, disp);
 }
 
 // lea to, [base + index << scale + disp]; index X86_RSP: none. `size` truncates the sum.
@@ -156,10 +190,10 @@ static inline void emit_ref(struct emit *e, unsigned size, unsigned opcode, unsi
 // lea to, [index << scale + disp]
 static inline void emit_lea_index(struct emit *e, unsigned size, unsigned to, unsigned index, unsigned scale, i32 disp)
 {
-    unsigned rex = (size == 8 ? REX_W : 0) | (to >> 3) << 2 | (index >> 3) << 1;
-    if (rex)
-        emit1(e, REX_BASE | rex);
-    EMIT(e, 0x8d, (u8)((to & 7) << 3 | 4), (u8)(scale << 6 | (index & 7) << 3 | 5));
+    struct emit_word w = word_opcode(size == 8 ? 8 : 4, 0x8d, to, index, 0);
+    word_put(&w, (to & 7) << 3 | 4);
+    word_put(&w, scale << 6 | (index & 7) << 3 | 5);
+    emit_word(e, w);
     emit4(e, (u32)disp);
 }
 
@@ -167,15 +201,9 @@ static inline void emit_lea_index(struct emit *e, unsigned size, unsigned to, un
 static inline void emit_rip(struct emit *e, unsigned size, unsigned opcode, unsigned reg, const void *addr,
                             unsigned imm)
 {
-    unsigned rex = (size == 8 ? REX_W : 0) | (reg >> 3) << 2;
-    if (size == 2)
-        emit1(e, 0x66);
-    if (rex)
-        emit1(e, REX_BASE | rex);
-    if (opcode > 0xff)
-        emit1(e, 0x0f);
-    emit1(e, opcode);
-    emit1(e, (reg & 7) << 3 | 5);
+    struct emit_word w = word_opcode(size, opcode, reg, 0, 0);
+    word_put(&w, (reg & 7) << 3 | 5);
+    emit_word(e, w);
     emit4(e, (u32)((u64)addr - (emit_here(e) + 4 + imm)));
 }
 
@@ -198,10 +226,13 @@ static inline void emit_store_imm(struct emit *e, const void *addr, u32 imm)
 
 static inline void emit_mov_imm32(struct emit *e, unsigned reg, u32 imm) // zero-extends
 {
+    struct emit_word w = {0, 0};
     if (reg & 8)
-        emit1(e, 0x41);
-    emit1(e, 0xb8 | (reg & 7));
-    emit4(e, imm);
+        word_put(&w, 0x41);
+    word_put(&w, 0xb8 | (reg & 7));
+    w.v |= (u64)imm << 8 * w.n;
+    w.n += 4;
+    emit_word(e, w);
 }
 
 static inline void emit_mov_imm(struct emit *e, unsigned reg, u64 imm)
