@@ -32,35 +32,79 @@ static bool is_callable(const struct insn *in)
     }
 }
 
-static bool offered(const struct tr *t, const struct insn *in)
+static u8 emitter_of(const struct tr *t, struct tr_insn *x)
 {
-    return cpu_model_offers(t->b->in.v->model, isa_forms[in->form].feature) && interp_handler(in->form);
+    const struct insn *in = &x->in;
+    bool can = false;
+    if (!(x->form->is & FORM_OFFERED))
+        return TR_STEP;
+    if (x->form->is & FORM_BITS && bits_can(t, in))
+        return TR_BITS;
+    switch ((enum tr_emitter)x->form->emitter) {
+    case TR_IDENT: can = ident_can(t, x); break;
+    case TR_VECTOR: can = vector_can(t, x); break;
+    case TR_X87: can = x87_can(t, in); break;
+    case TR_STACK: can = stack_can(t, in); break;
+    case TR_STRING: can = string_can(t, in); break;
+    case TR_BITS: can = bits_can(t, in); break;
+    case TR_FLOW: can = flow_can(t, in); break;
+    case TR_SYS: can = sys_can(t, in); break;
+    case TR_NOTHING: // of several processors, each gives way now and then
+        can = in->op != ISA_OP_PAUSE || t->b->in.v->machine->vcpu_count == 1;
+        break;
+    case TR_LEA: can = true; break;
+    case TR_STEP: break;
+    }
+    return can ? x->form->emitter : TR_STEP;
+}
+
+static bool always_leaves(const struct tr_insn *x)
+{
+    unsigned op = x->in.op;
+    if (x->step)
+        return !is_callable(&x->in);
+    return (x->emitter == TR_FLOW && (op == ISA_OP_JMP || op == ISA_OP_CALL || op == ISA_OP_RET)) ||
+           (x->emitter == TR_SYS && sys_ends(&x->in));
+}
+
+// Status flags that the instruction looks at. A shift that overwrites them all for certain does not, though shifts by 0 would.
+static u32 flags_read(const struct tr_insn *x)
+{
+    unsigned op = x->in.op;
+    if (x->kills && (op == ISA_OP_SHL || op == ISA_OP_SHR || op == ISA_OP_SAR))
+        return 0;
+    return x->form->is & FORM_READS_SOME ? isa_flags_read(&x->in) & X86_FL_STATUS : x->form->reads;
 }
 
 static void classify(struct tr *t, struct tr_insn *x)
 {
     const struct insn *in = &x->in;
-    x->call = offered(t, in) && !isa_is_repeated(in);
-    x->step = !offered(t, in) || !(ident_can(t, in) || vector_can(t, in) || x87_can(t, in) || stack_can(t, in) ||
-                                   string_can(t, in) || bits_can(t, in) || flow_can(t, in) || sys_can(t, in));
-    x->ends = x->step ? !is_callable(in)
-                      : in->op == ISA_OP_JMP || in->op == ISA_OP_CALL || in->op == ISA_OP_RET || sys_ends(in);
-    x->kills = x->step ? 0 : host_flags_killed(&t->b->host_flags, in);
-    x->shares = !x->step && in->op != ISA_OP_LEA && in->op != ISA_OP_NOP &&
-                (ident_can(t, in) || vector_can(t, in) || x87_can(t, in) || stack_can(t, in) || flow_can(t, in));
+    x->form = &t->b->form[in->form];
+    x->mem = (i8)isa_memory_operand(in);
+    x->emitter = emitter_of(t, x);
+    x->step = x->emitter == TR_STEP;
+    x->call = x->form->is & FORM_OFFERED && !isa_is_repeated(in);
+    x->ends = always_leaves(x);
+    x->kills = x->form->kills;
+    if (x->form->is & FORM_KILLS_SOME)
+        x->kills = host_flags_killed(&t->b->host_flags, in);
+    if (x->step)
+        x->kills = 0;
+    x->reads = flags_read(x);
+    x->shares =
+        !(x->form->is & FORM_ADDRESS) && (x->emitter == TR_IDENT || x->emitter == TR_VECTOR || x->emitter == TR_X87 ||
+                                          x->emitter == TR_STACK || x->emitter == TR_FLOW);
+    memset(x->access, 0, sizeof x->access);
 }
 
 static bool may_leave(const struct tr_insn *x)
 {
-    const struct isa_form_info *f = &isa_forms[x->in.form];
-    u32 implicit = f->implicit_read | f->implicit_written;
-    bool operand = isa_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP;
-    if (x->step || x->check || x->next > MEM_PAGE_SIZE || bt_is_string(&x->in) || f->cls >= ISA_CLASS_BRANCH ||
-        x->in.op == ISA_OP_DIV || x->in.op == ISA_OP_IDIV || x->in.op == ISA_OP_CMPXCHG16B ||
-        x->in.op == ISA_OP_FLDCW || (operand && f->attr & ISA_ATTR_ALIGN) || implicit & ISA_IMPLICIT_MEM)
+    if (x->form->is & FORM_LEAVES || x->step || x->check || x->next > MEM_PAGE_SIZE)
         return true;
-    return (operand && x->access[ACCESS_OPERAND].role != ACCESS_MEMBER) ||
-           (implicit & ISA_IMPLICIT_STACK && x->access[ACCESS_STACK].role != ACCESS_MEMBER);
+    if (x->mem >= 0 && !(x->form->is & FORM_ADDRESS) &&
+        (x->form->is & FORM_ALIGN || x->access[ACCESS_OPERAND].role != ACCESS_MEMBER))
+        return true;
+    return x->form->is & FORM_STACK && x->access[ACCESS_STACK].role != ACCESS_MEMBER;
 }
 
 static void see(struct tr *t)
@@ -69,7 +113,7 @@ static void see(struct tr *t)
     for (unsigned i = t->n; i-- > 0;) {
         struct tr_insn *x = &t->insn[i];
         seen &= ~x->kills;
-        seen |= tr_flags_read(x);
+        seen |= x->reads;
         if (may_leave(x))
             seen = X86_FL_STATUS;
         x->seen = seen;
@@ -80,18 +124,20 @@ void analyse(struct tr *t, const u8 *code, unsigned room, unsigned off)
 {
     unsigned at = 0;
     bool ends = false;
+    t->poll_before = -1;
     for (t->n = 0; t->n < t->b->limit && !ends; t->n++) {
         struct tr_insn *x = &t->insn[t->n];
-        unsigned have = room - at < ISA_MAX_LEN ? room - at : ISA_MAX_LEN;
-        enum isa_status status = isa_decode(code + at, have, t->b->mode & 3, t->b->in.isa_options, &x->in);
+        enum isa_status status = isa_decode(code + at, room - at, t->b->mode & 3, t->b->in.isa_options, &x->in);
         t->cut = status == ISA_TRUNCATED;
         if (status != ISA_OK)
             break;
-        memcpy(x->bytes, code + at, have);
+        x->bytes = code + at;
         x->off = (u16)(off + at);
         at += x->in.len;
         x->next = (u16)(off + at);
         classify(t, x);
+        if (flow_goes_back(x))
+            t->poll_before = (int)t->n;
         ends = x->ends || x->next > MEM_PAGE_SIZE;
     }
     vector_plan(t);

@@ -287,6 +287,7 @@ static int bt_vcpu_create(struct vcpu *v)
     b->limit = tuning->block && tuning->block < BT_INSNS ? tuning->block : BT_INSNS;
     b->ctx->gpr = (u64)v->cpu.gpr;
     b->host_flags = host_flags_study();
+    forms_init(b);
     b->host_tsc = tsc_is_hosts(h);
     keeper_init(&b->keeper, &keeper_ops, b);
     vecstate_init(b);

@@ -9,6 +9,7 @@
 //   glue.c        the code between C and translated code
 //   codecache.c   memory for blocks: look-up, eviction, invalidation
 //   link.c        branches from block to block
+//   forms.c       what is known of an instruction beforehand
 //   analyse.c     decoding, and which status flags somebody may look at
 //   translate.c   one block
 //   vecstate.c    the guest's vector registers in the host's
@@ -255,6 +256,27 @@ struct bt_stepped {
     u64 loop, inside;
 };
 
+// What the translator knows of an instruction's form beforehand (forms.c).
+enum {
+    FORM_OFFERED = 1,        // by the processor model, and known to the interpreter
+    FORM_BITS = 2,           // bits.c may want it
+    FORM_STRING = 4,         // bt_is_string()
+    FORM_STACK = 8,          // it uses the stack
+    FORM_LEAVES = 0x10,      // it may leave the block, whatever becomes of its probes
+    FORM_STATUS = 0x20,      // it writes status flags, or leaves some undefined
+    FORM_ADDRESS = 0x40,     // its memory operand is not accessed
+    FORM_ALIGN = 0x80,       // its memory operand has to be aligned
+    FORM_KILLS_SOME = 0x100, // host_flags_killed() decides
+    FORM_READS_SOME = 0x200, // isa_flags_read() decides
+};
+
+struct bt_form {
+    u8 emitter;       // enum tr_emitter: who has to be asked
+    u8 cls;           // enum isa_class
+    u16 is;           // FORM_*
+    u16 kills, reads; // status flags
+};
+
 struct bt {
     struct bt_ctx *ctx; // in the near memory
     struct bt_cache cache;
@@ -279,6 +301,7 @@ struct bt {
     bool has_xsave;                         // the host
     bool host_tsc;                          // the guest's TSC is the host's plus cpu.msr.tsc_offset
     struct bt_sharing sharing[BT_UNSHARED]; // by hash of a block's place
+    struct bt_form form[ISA_FORM_COUNT];
     struct interp in;
 };
 
@@ -369,6 +392,11 @@ hva bt_page_behind(struct bt *b, gva lin, gpa *phys);
 // All that is due before the instruction at RIP, then the block to enter there by its entry_slot, the context loaded; NULL: leave. May
 // leave by longjmp, and may evict blocks. With b->unlinked set, and still set afterwards, the block is where that link leads.
 const struct bt_block *bt_go_on(struct bt *b);
+
+// --- forms.c ------------------------------------------------------------------------------------------------------------------
+
+// Fill b->form.
+void forms_init(struct bt *b);
 
 // --- glue.c -----------------------------------------------------------------------------------------------------------------
 

@@ -202,11 +202,9 @@ void flags_now_host(struct tr *t)
 bool flags_wanted(const struct tr *t)
 {
     const struct tr_insn *x = &t->insn[t->i];
-    const struct isa_form_info *f = &isa_forms[x->in.form];
-    u32 touched = (f->flags_written | f->flags_undef) & X86_FL_STATUS;
-    if (tr_flags_read(x))
+    if (x->reads)
         return true;
-    if (!touched)
+    if (!(x->form->is & FORM_STATUS))
         return false;
     u32 after = t->i + 1 < t->n ? t->insn[t->i + 1].seen : X86_FL_STATUS;
     return (after & ~x->kills) != 0;

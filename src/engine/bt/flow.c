@@ -156,26 +156,24 @@ bool flow_frees_flags(const struct tr_insn *x)
     }
 }
 
+bool flow_goes_back(const struct tr_insn *x)
+{
+    unsigned op = x->in.op;
+    return (op == ISA_OP_JCC || op == ISA_OP_JMP) && !x->step && x->in.opnd[0].kind == ISA_OPND_REL &&
+           target_of(x) >= 0 && target_of(x) <= x->off;
+}
+
 // One poll in a block does for all branches in it that go back in the page: where the flags are in the slot before the next
 // instruction, it costs nothing more.
 void flow_poll(struct tr *t)
 {
-    if (t->polled || (t->flags != FLAGS_SLOT && t->flags != FLAGS_RECIPE))
+    if (t->polled || (int)t->i > t->poll_before || (t->flags != FLAGS_SLOT && t->flags != FLAGS_RECIPE))
         return;
     if (t->i && t->insn[t->i - 1].in.op == ISA_OP_STI) // its shadow
         return;
-    for (unsigned i = t->i; i < t->n; i++) {
-        const struct tr_insn *x = &t->insn[i];
-        unsigned op = x->in.op;
-        if (x->step || (op != ISA_OP_JCC && op != ISA_OP_JMP) || x->in.opnd[0].kind != ISA_OPND_REL)
-            continue;
-        if (target_of(x) < 0 || target_of(x) > x->off)
-            continue;
-        emit_doorbell(t);
-        emit_service_if(t, CC_NE, BT_LEAVE, tr_site(t));
-        t->polled = true;
-        return;
-    }
+    emit_doorbell(t);
+    emit_service_if(t, CC_NE, BT_LEAVE, tr_site(t));
+    t->polled = true;
 }
 
 // --- the block's start and end ----------------------------------------------------------------------------------------------------

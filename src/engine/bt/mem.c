@@ -10,17 +10,6 @@
 
 _Static_assert(sizeof(struct tlb_entry) == 32, "the probe shifts by it");
 
-int host_reg(unsigned g)
-{
-    switch (g) {
-    case X86_RSP: return HOST_SP;
-    case X86_R10:
-    case X86_R11:
-    case X86_R15: return -1;
-    default: return (int)g;
-    }
-}
-
 u64 *context_reg(const struct tr *t, unsigned g)
 {
     struct bt_ctx *c = t->b->ctx;

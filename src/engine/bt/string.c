@@ -7,12 +7,6 @@
 // do elements that cross a page's end, and all that is done with DF set or with a source in FS or GS.
 #include "engine/bt/translate.h"
 
-bool bt_is_string(const struct insn *in)
-{
-    return in->op == ISA_OP_MOVS || in->op == ISA_OP_CMPS || in->op == ISA_OP_STOS || in->op == ISA_OP_LODS ||
-           in->op == ISA_OP_SCAS;
-}
-
 bool string_can(const struct tr *t, const struct insn *in)
 {
     if (in->op == ISA_OP_CLD || in->op == ISA_OP_STD)

@@ -123,15 +123,12 @@ static enum flags_at wanted_at_start(struct tr *t)
         const struct tr_insn *x = tr_now(t);
         if (!x->seen)
             return FLAGS_NONE;
-        if (x->step || x->check || bt_is_string(&x->in) || isa_forms[x->in.form].cls > ISA_CLASS_BRANCH ||
+        if (x->step || x->check || x->form->is & (FORM_STRING | FORM_STACK) || x->form->cls > ISA_CLASS_BRANCH ||
             flow_frees_flags(x))
             return FLAGS_SLOT;
-        if (isa_memory_operand(&x->in) >= 0 && x->in.op != ISA_OP_LEA && x->in.op != ISA_OP_NOP)
+        if (x->mem >= 0 && !(x->form->is & FORM_ADDRESS))
             return FLAGS_SLOT;
-        const struct isa_form_info *f = &isa_forms[x->in.form];
-        if ((f->implicit_read | f->implicit_written) & ISA_IMPLICIT_STACK)
-            return FLAGS_SLOT;
-        if (x->in.op == ISA_OP_JCC || flags_wanted(t) || (f->flags_written & X86_FL_STATUS))
+        if (x->in.op == ISA_OP_JCC || flags_wanted(t) || (isa_forms[x->in.form].flags_written & X86_FL_STATUS))
             return FLAGS_HOST;
     }
     return FLAGS_HOST;
@@ -162,7 +159,7 @@ static unsigned count_links(const struct tr *t)
     unsigned n = 1;
     for (unsigned i = 0; i < t->n; i++) {
         unsigned op = t->insn[i].in.op;
-        n += op == ISA_OP_CALL ? 2 : isa_forms[t->insn[i].in.form].cls == ISA_CLASS_BRANCH;
+        n += op == ISA_OP_CALL ? 2 : t->insn[i].form->cls == ISA_CLASS_BRANCH;
     }
     return n;
 }
@@ -170,6 +167,23 @@ static unsigned count_links(const struct tr *t)
 static u32 code_used(const struct tr *t)
 {
     return (u32)(t->e.p - (t->e.end - TR_CODE_MAX));
+}
+
+static bool emit_one(struct tr *t, enum tr_emitter by)
+{
+    switch (by) {
+    case TR_IDENT: return tr_ident(t);
+    case TR_LEA: return tr_lea(t);
+    case TR_NOTHING: return true;
+    case TR_STACK: return tr_stack(t);
+    case TR_STRING: return tr_string(t);
+    case TR_BITS: return tr_bits(t);
+    case TR_FLOW: return tr_flow(t);
+    case TR_VECTOR: return tr_vector(t);
+    case TR_X87: return tr_x87(t);
+    case TR_SYS: return tr_sys(t);
+    default: return false;
+    }
 }
 
 static void emit_insns(struct tr *t)
@@ -185,8 +199,7 @@ static void emit_insns(struct tr *t)
         struct tr_insn *x = tr_now(t);
         x->at = code_used(t);
         bool leads = x->access[ACCESS_OPERAND].role == ACCESS_LEADER || x->access[ACCESS_STACK].role == ACCESS_LEADER;
-        if (x->step || !(tr_bits(t) || tr_stack(t) || tr_flow(t) || tr_string(t) || tr_vector(t) || tr_x87(t) ||
-                         tr_sys(t) || tr_ident(t))) {
+        if (!emit_one(t, (enum tr_emitter)x->emitter)) {
             t->failed = t->failed || leads; // others wait for its probe
             tr_step(t);
         }
@@ -290,11 +303,15 @@ static bool copy_code(struct bt *b, hva from, gpa phys, u8 *to, unsigned len)
 
 struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys)
 {
-    struct tr t = {.b = b, .wide = bt_mode_64(b->mode), .user = bt_mode_user(b->mode)};
+    struct tr t;
     u8 code[BT_INSNS * ISA_MAX_LEN + ISA_MAX_LEN];
     unsigned off = (unsigned)(lin & 4095), room = MEM_PAGE_SIZE - off;
     hva page2 = 0;
     enum bt_share level = b->opts & BT_OPT_SHARE ? bt_sharing(b, page, off)->level : SHARE_NOTHING;
+    memset(&t, 0, offsetof(struct tr, insn));
+    t.b = b;
+    t.wide = bt_mode_64(b->mode);
+    t.user = bt_mode_user(b->mode);
     t.share = level < SHARE_NOTHING;
     t.upgrade = level < SHARE_NO_UPGRADES;
     if (room > BT_INSNS * ISA_MAX_LEN)

@@ -23,20 +23,62 @@ struct tr_access {
     i32 at, lo;    // relative to the quantities of which its registers consist
 };
 
+// Which of the functions below emits an instruction.
+enum tr_emitter {
+    TR_STEP, // none: it goes to the interpreter
+    TR_IDENT,
+    TR_LEA,
+    TR_NOTHING, // nothing need be done
+    TR_STACK,
+    TR_STRING,
+    TR_BITS,
+    TR_FLOW,
+    TR_VECTOR,
+    TR_X87,
+    TR_SYS
+};
+
+// A memory operand that is [HOST_T0 + index + disp] (mem.c).
+struct mem_ref {
+    u8 index; // host register or MEM_NO_INDEX
+    i32 disp;
+};
+#define MEM_NO_INDEX EMIT_NO_INDEX
+
+// How an instruction that stays what it is gets encoded for the host (shape.h).
+struct shape {
+    const struct insn *in;
+    const struct isa_form_info *f;
+    int mem;              // operand number, or -1
+    bool vex, high, low8; // AH and friends; SPL and friends
+    bool lent;            // the memory operand is [rsi]
+    u8 at[8];             // host registers by ISA_FIELD_*
+    u8 scratches;
+    u8 guest[2], host[2]; // guest registers in scratch registers
+    bool load[2], store[2];
+    bool ok;
+    struct mem_ref ref; // the memory operand
+};
+
 struct tr_insn {
     struct insn in;
-    u8 bytes[16];
-    u16 off, next; // in the page
-    u32 at;        // its code, from the block's start
-    bool step;     // goes to the interpreter ...
-    bool call;     // ... decoded
-    bool ends;     // nothing is emitted after it
-    bool shares;   // its memory operand may be one of a group: it is emitted by mem_operand()
+    const struct bt_form *form;
+    const u8 *bytes;
+    struct shape shape; // TR_IDENT, TR_VECTOR
+    i8 mem;             // number of the memory operand, or -1
+    u8 emitter;         // enum tr_emitter
+    u16 off, next;      // in the page
+    u32 at;             // its code, from the block's start
+    bool step;          // goes to the interpreter ...
+    bool call;          // ... decoded
+    bool ends;          // nothing is emitted after it
+    bool shares;        // its memory operand may be one of a group: it is emitted by mem_operand()
     struct tr_access access[ACCESSES];
     u8 check;  // VEC_*: what has to be seen to before it
     u8 known;  // VEC_*: what holds after that check, up to the next instruction
     u32 seen;  // status flags, as they are before it, that it or something after it may look at
     u32 kills; // those that it overwrites in any case
+    u32 reads; // those that it looks at
 };
 
 // Code that is put behind the block, out of the way.
@@ -64,32 +106,24 @@ struct tr {
     enum flags_at flags;
     unsigned links; // used
     unsigned tails;
-    bool wide;               // 64-bit mode
-    bool user;               // CPL 3
-    bool cut;                // the bytes end inside the instruction after the last one
-    bool failed;             // out of room: give up
-    u32 done;                // bytes up to the last instruction's end ...
-    u32 body;                // ... and up to the tails
-    bool wrote_flags;        // the current instruction has
-    struct bt_recipe recipe; // of the flags that were written last, or RECIPE_NONE
-    bool polled;             // the doorbell has been looked at in this block
-    bool share, upgrade;     // groups of accesses are looked for, writes among reads
-    i32 place_lo[BT_PLACES]; // tr_access.lo of the groups
-    struct tr_insn insn[BT_INSNS];
+    bool wide;                     // 64-bit mode
+    bool user;                     // CPL 3
+    bool cut;                      // the bytes end inside the instruction after the last one
+    bool failed;                   // out of room: give up
+    u32 done;                      // bytes up to the last instruction's end ...
+    u32 body;                      // ... and up to the tails
+    bool wrote_flags;              // the current instruction has
+    struct bt_recipe recipe;       // of the flags that were written last, or RECIPE_NONE
+    bool polled;                   // the doorbell has been looked at in this block
+    bool share, upgrade;           // groups of accesses are looked for, writes among reads
+    i32 place_lo[BT_PLACES];       // tr_access.lo of the groups
+    int poll_before;               // the last instruction that branches back in the page, or -1
+    struct tr_insn insn[BT_INSNS]; // from here on nothing is set before it is used
     struct tail tail[TAILS];
 };
 
 #define TR_CODE_MAX (48u << 10) // bytes that one block may need
 #define TR_SITES_MAX (BT_INSNS * 4)
-
-// Status flags that the instruction looks at. A shift that overwrites them all for certain does not, though shifts by 0 would.
-static inline u32 tr_flags_read(const struct tr_insn *x)
-{
-    unsigned op = x->in.op;
-    if (x->kills && (op == ISA_OP_SHL || op == ISA_OP_SHR || op == ISA_OP_SAR))
-        return 0;
-    return isa_flags_read(&x->in) & X86_FL_STATUS;
-}
 
 static inline struct tr_insn *tr_now(struct tr *t)
 {
@@ -109,11 +143,15 @@ static inline unsigned tr_natural(const struct tr *t)
 
 // --- analyse.c ------------------------------------------------------------------------------------------------------------------
 
-// Decode `room` bytes, which nobody else changes, of the code at page offset `off`, to an instruction that crosses the page's
+// Decode `room` bytes, which nobody else changes and which stay where they are while the block is translated, of the code at page offset `off`, to an instruction that crosses the page's
 // end at most. Fills t->insn, t->n and t->cut.
 void analyse(struct tr *t, const u8 *code, unsigned room, unsigned off);
 // MOVS, CMPS, STOS, LODS, SCAS.
-bool bt_is_string(const struct insn *in);
+static inline bool bt_is_string(const struct insn *in)
+{
+    return in->op == ISA_OP_MOVS || in->op == ISA_OP_CMPS || in->op == ISA_OP_STOS || in->op == ISA_OP_LODS ||
+           in->op == ISA_OP_SCAS;
+}
 
 // --- share.c --------------------------------------------------------------------------------------------------------------------
 
@@ -139,8 +177,13 @@ struct bt_site *tr_step_from(struct tr *t, u8 *from);
 void vector_plan(struct tr *t);
 // See to x->check of the current instruction.
 void vector_check(struct tr *t);
-// Does it work on x87 or MMX registers, and on no others?
-bool bt_is_x87(const struct insn *in);
+// Are instructions of the form vector.c's?
+bool vector_form(unsigned form);
+
+// --- x87.c ----------------------------------------------------------------------------------------------------------------------
+
+// Does the form work on x87 or MMX registers, and on no others, in a way that x87.c can do?
+bool x87_form(unsigned form);
 
 // --- flags.c --------------------------------------------------------------------------------------------------------------------
 
@@ -165,17 +208,18 @@ bool flags_wanted(const struct tr *t);
 // --- mem.c ----------------------------------------------------------------------------------------------------------------------
 
 // Host register that holds guest register `g`, or -1: it is in the context.
-int host_reg(unsigned g);
+static inline int host_reg(unsigned g)
+{
+    const u32 in_context = 1u << X86_R10 | 1u << X86_R11 | 1u << X86_R15;
+    if (in_context >> g & 1)
+        return -1;
+    return g == X86_RSP ? HOST_SP : (int)g;
+}
 u64 *context_reg(const struct tr *t, unsigned g);
 // Host address of the current instruction's memory operand into HOST_T0; destroys HOST_T1 and flags. Code that does not get there
 // leaves through a site.
 void mem_operand(struct tr *t, unsigned size, bool write);
 // The same, but the operand is [HOST_T0 + r->index + r->disp], where there is an index.
-struct mem_ref {
-    u8 index; // host register or MEM_NO_INDEX
-    i32 disp;
-};
-#define MEM_NO_INDEX EMIT_NO_INDEX
 void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r);
 // The same for the stack access of the current instruction, at guest register `reg` plus `disp`.
 void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref *r);
@@ -196,6 +240,7 @@ void mem_put_reg(struct tr *t, unsigned g, unsigned host);
 // --- the rest: each emits the current instruction and returns true, or emits nothing ------------------------------------------
 
 bool tr_ident(struct tr *t);
+bool tr_lea(struct tr *t);
 bool tr_stack(struct tr *t);
 bool tr_string(struct tr *t);
 bool tr_bits(struct tr *t);
@@ -204,17 +249,19 @@ bool tr_vector(struct tr *t);
 bool tr_x87(struct tr *t);
 bool tr_sys(struct tr *t);
 
-// May it be emitted by one of these? (Before anything is.)
-bool ident_can(const struct tr *t, const struct insn *in);
+// Can an instruction whose form names one of these be emitted by it? (Before anything is.) Where it stays what it is, x->shape is filled.
+bool ident_can(const struct tr *t, struct tr_insn *x);
 bool bits_can(const struct tr *t, const struct insn *in);
 bool string_can(const struct tr *t, const struct insn *in);
 bool stack_can(const struct tr *t, const struct insn *in);
 bool flow_can(const struct tr *t, const struct insn *in);
-bool vector_can(const struct tr *t, const struct insn *in);
+bool vector_can(const struct tr *t, struct tr_insn *x);
 bool x87_can(const struct tr *t, const struct insn *in);
 bool sys_can(const struct tr *t, const struct insn *in);
 bool sys_ends(const struct insn *in); // does it always leave the block?
 
+// Is it a direct branch back in its page?
+bool flow_goes_back(const struct tr_insn *x);
 // Is it a branch that has the flags in the slot?
 bool flow_frees_flags(const struct tr_insn *x);
 // Before each instruction: a poll, where there has to be one and this is a good place for it.

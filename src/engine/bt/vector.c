@@ -7,28 +7,28 @@
 #include "engine/bt/shape.h"
 #include "engine/bt/vecstate.h"
 
-static bool is_zeroing(const struct insn *in)
+static bool is_zeroing(unsigned op)
 {
-    return in->op == ISA_OP_VZEROUPPER || in->op == ISA_OP_VZEROALL;
+    return op == ISA_OP_VZEROUPPER || op == ISA_OP_VZEROALL;
 }
 
-static bool is_vector(const struct insn *in)
+bool vector_form(unsigned form)
 {
-    const struct isa_form_info *f = &isa_forms[in->form];
+    const struct isa_form_info *f = &isa_forms[form];
     const u32 not_these = ISA_ATTR_X87 | ISA_ATTR_MMX | ISA_ATTR_VSIB;
     if (!(f->attr & (ISA_ATTR_SSE | ISA_ATTR_AVX)) || f->attr & not_these || f->cls > ISA_CLASS_MEM)
         return false;
-    return is_zeroing(in) || (interp_handler(in->form) == interp_native && !(f->implicit_read & ISA_IMPLICIT_MEM));
+    return is_zeroing(f->op) || (interp_handler(form) == interp_native && !(f->implicit_read & ISA_IMPLICIT_MEM));
 }
 
-bool vector_can(const struct tr *t, const struct insn *in)
+bool vector_can(const struct tr *t, struct tr_insn *x)
 {
-    if (!is_vector(in) || !(t->b->opts & BT_OPT_VECTOR))
+    if (!(t->b->opts & BT_OPT_VECTOR))
         return false;
-    if (is_zeroing(in))
+    if (is_zeroing(x->in.op))
         return t->wide; // elsewhere only eight registers are meant
-    struct shape s = shape_of(in);
-    return s.ok && (s.mem < 0 || mem_can(t, in));
+    shape_of(&x->in, &x->shape);
+    return x->shape.ok && (x->shape.mem < 0 || mem_can(t, &x->in));
 }
 
 static u8 need_of(const struct insn *in)
@@ -45,12 +45,12 @@ void vector_plan(struct tr *t)
     for (unsigned i = 0; i < t->n; i++) {
         struct tr_insn *x = &t->insn[i];
         x->check = 0;
-        if (x->step || isa_forms[x->in.form].cls > ISA_CLASS_BRANCH) {
+        if (x->step || x->form->cls > ISA_CLASS_BRANCH) {
             known = 0; // it may load MXCSR or control registers, and what runs it sets the state aside in any case
-        } else if (bt_is_x87(&x->in)) {
+        } else if (x->emitter == TR_X87) {
             x->check = known & VEC_X87 ? 0 : VEC_X87;
             known |= VEC_X87;
-        } else if (is_vector(&x->in)) {
+        } else if (x->emitter == TR_VECTOR) {
             u8 need = need_of(&x->in);
             x->check = known & need ? 0 : need;
             known |= need == VEC_SSE_MASKED ? VEC_SSE | need : need == VEC_AVX_MASKED ? VEC_AVX | need : need;
@@ -91,21 +91,19 @@ static void emit_operand(struct tr *t, struct shape *s)
 bool tr_vector(struct tr *t)
 {
     const struct insn *in = tr_in(t);
-    if (!is_vector(in))
-        return false;
     vector_check(t);
-    if (is_zeroing(in)) {
+    if (is_zeroing(in->op)) {
         EMIT(&t->e, 0xc5, in->op == ISA_OP_VZEROALL ? 0xfc : 0xf8, 0x77);
         return true;
     }
-    struct shape s = shape_of(in);
+    struct shape *s = &tr_now(t)->shape;
     bool wanted = flags_wanted(t);
-    if (s.mem >= 0)
-        emit_operand(t, &s);
+    if (s->mem >= 0)
+        emit_operand(t, s);
     if (wanted)
         flags_need(t);
-    shape_emit(t, &s);
-    if ((s.f->flags_written | s.f->flags_undef) & X86_FL_STATUS)
+    shape_emit(t, s);
+    if (tr_now(t)->form->is & FORM_STATUS)
         flags_now_host(t);
     return true;
 }

@@ -6,17 +6,17 @@
 #include "engine/bt/translate.h"
 #include "engine/bt/vecstate.h"
 
-static bool is_word(const struct insn *in)
+static bool is_word(unsigned op)
 {
-    return in->op == ISA_OP_FLDCW || in->op == ISA_OP_FNSTCW || in->op == ISA_OP_FNSTSW;
+    return op == ISA_OP_FLDCW || op == ISA_OP_FNSTCW || op == ISA_OP_FNSTSW;
 }
 
-bool bt_is_x87(const struct insn *in)
+bool x87_form(unsigned form)
 {
-    const struct isa_form_info *f = &isa_forms[in->form];
+    const struct isa_form_info *f = &isa_forms[form];
     if (!(f->attr & (ISA_ATTR_X87 | ISA_ATTR_MMX)) || f->attr & (ISA_ATTR_SSE | ISA_ATTR_AVX) || f->cls > ISA_CLASS_MEM)
         return false;
-    return is_word(in) || (interp_handler(in->form) == interp_native && !(f->implicit_read & ISA_IMPLICIT_MEM));
+    return is_word(f->op) || (interp_handler(form) == interp_native && !(f->implicit_read & ISA_IMPLICIT_MEM));
 }
 
 // General registers of MMX instructions that would have to be renamed are rare enough to be left out.
@@ -32,7 +32,7 @@ static bool names_gpr(const struct insn *in)
 
 bool x87_can(const struct tr *t, const struct insn *in)
 {
-    if (!(t->b->opts & BT_OPT_X87) || !t->b->has_xsave || !bt_is_x87(in) || names_gpr(in))
+    if (!(t->b->opts & BT_OPT_X87) || !t->b->has_xsave || names_gpr(in))
         return false;
     return isa_memory_operand(in) < 0 || mem_can(t, in);
 }
@@ -86,8 +86,6 @@ bool tr_x87(struct tr *t)
     const struct insn *in = tr_in(t);
     const struct isa_form_info *f = &isa_forms[in->form];
     int mem = isa_memory_operand(in);
-    if (!bt_is_x87(in))
-        return false;
     vector_check(t);
     bool wanted = flags_wanted(t);
     if (mem >= 0)
@@ -99,7 +97,7 @@ bool tr_x87(struct tr *t)
     emit_insn(t, mem >= 0);
     if ((f->flags_written | f->flags_undef) & X86_FL_STATUS)
         flags_now_host(t);
-    if (f->attr & ISA_ATTR_X87 && !is_word(in))
+    if (f->attr & ISA_ATTR_X87 && !is_word(in->op))
         set_pointers(t, mem >= 0);
     return true;
 }
