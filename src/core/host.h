@@ -67,6 +67,8 @@ struct host {
     u32 log_mask; // bits 1 << enum host_log
     u64 tsc_hz;   // frequency of ops->tsc
     bool names_code;
+    // Programs may set the base of GS (WRGSBASE), which nobody else in this process does.
+    bool gs_is_free;
 };
 
 static inline bool host_logs(const struct host *h, enum host_log category)

@@ -6,6 +6,7 @@
 #include "host/linux.h"
 #include "host/native_arena.h"
 
+#include <asm/hwcap2.h>
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +14,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -222,6 +224,7 @@ void linux_host_fini(struct linux_host *h)
         fclose(h->perf_map);
     h->perf_map = NULL;
     h->host.names_code = false;
+    h->host.gs_is_free = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 }
 
 static const struct host_ops linux_ops = {

@@ -51,6 +51,7 @@ static void print(struct testvm *t, const struct snippet *s)
     b->limit = count_insns(s, mode);
     b->host_flags = (struct host_flags){.logic_same = true, .shifts_clean = true, .imul_clean = true};
     b->plain = true;
+    b->has_bmi2 = b->by_gs = true; // on any host
     b->ctx->page_base = 0;
     memset(t->ram + PAGE, 0x90, 2 * 4096);
     memcpy(t->ram + PAGE + s->off, s->code, (size_t)(s->end - s->code));

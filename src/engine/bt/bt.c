@@ -215,6 +215,7 @@ static void run_loop(struct bt *b)
             if (LIKELY(k != NULL)) {
                 b->stats.entries++;
                 b->ctx->go = k->entry_slot;
+                bt_set_gs(b);
                 glue_enter(b);
                 continue;
             }
@@ -238,6 +239,7 @@ static struct vm_exit bt_run(struct vcpu *v, u64 budget)
         codecache_flush(b);
     }
     v->uncounted |= !b->counting;
+    b->gs = 0; // the thread may be another one, or have run another engine
     interp_enter(x, budget);
     if (setjmp(x->fault))
         interp_take_fault(x);
@@ -289,6 +291,8 @@ static int bt_vcpu_create(struct vcpu *v)
     b->host_flags = host_flags_study();
     forms_init(b);
     b->host_tsc = tsc_is_hosts(h);
+    b->has_bmi2 = __builtin_cpu_supports("bmi2");
+    b->by_gs = h->gs_is_free && b->opts & BT_OPT_GS;
     keeper_init(&b->keeper, &keeper_ops, b);
     vecstate_init(b);
     v->engine_state = b;

@@ -21,6 +21,7 @@
 //   rax rcx rdx rbx rbp rsi rdi r8 r9 r12 r13 r14     the same
 //   r15           rsp
 //   r10 r11       nothing: scratch
+//   gs            its base: the TLB of user code, where the host allows to set it
 //   rsp           a private stack that holds host return addresses of guest calls (flow.c)
 //   host flags    status flags, or nothing when they are in ctx.slot: every place in a block knows which (flags.c)
 //
@@ -298,7 +299,9 @@ struct bt {
     struct bt_stepped stepped[ISA_OP_COUNT + 1];
     struct keeper keeper;
     struct host_flags host_flags;
-    bool has_xsave;                         // the host
+    bool has_xsave, has_bmi2;               // the host
+    bool by_gs;                             // the base of GS is where user code finds the TLB: ctx.view[TLB_USER] ...
+    u64 gs;                                 // ... or this was, when it was last set
     bool host_tsc;                          // the guest's TSC is the host's plus cpu.msr.tsc_offset
     struct bt_sharing sharing[BT_UNSHARED]; // by hash of a block's place
     struct bt_form form[ISA_FORM_COUNT];
@@ -383,6 +386,16 @@ static inline struct bt_jump *bt_jump_slot(struct bt *b, u64 rip)
 {
     struct bt_jump *t = (struct bt_jump *)b->ctx->jump[bt_jump_table(b->mode)];
     return &t[rip >> 4 & (BT_JUMPS - 1)];
+}
+
+// Make GS's base what code relies on: after anything that may have changed what the current context of the TLB is.
+static inline void bt_set_gs(struct bt *b)
+{
+    u64 base = (u64)b->in.v->tlb.cur[TLB_USER].e;
+    if (LIKELY(!b->by_gs || b->gs == base))
+        return;
+    b->gs = base;
+    __asm__ volatile("wrgsbase %0" : : "r"(base));
 }
 
 // --- bt.c -------------------------------------------------------------------------------------------------------------------

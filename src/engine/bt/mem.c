@@ -71,13 +71,36 @@ void mem_ea(struct tr *t, unsigned to)
         emit_rr(&t->e, 4, 0x1b7, to, to); // movzx r32, r16
 }
 
-void mem_entry(struct tr *t)
+// HOST_T1: distance of the TLB entry for the linear address in HOST_T0.
+static void emit_entry(struct tr *t)
 {
     struct emit *e = &t->e;
-    emit_mov_rr(e, 4, HOST_T1, HOST_T0);
-    EMIT(e, 0x41, 0xc1, 0xeb, 7); // shr r11d, 7
+    if (t->b->has_bmi2) {
+        EMIT(e, 0xc4, 0x43, 0x7b, 0xf0, 0xda, 7); // rorx r11d, r10d, 7
+    } else {
+        emit_mov_rr(e, 4, HOST_T1, HOST_T0);
+        EMIT(e, 0x41, 0xc1, 0xeb, 7); // shr r11d, 7
+    }
     emit_alu_imm(e, 4, 4, HOST_T1, (TLB_ENTRIES - 1) << 5);
-    emit_rip(e, 8, 0x03, HOST_T1, &t->b->ctx->tlb, 0);
+}
+
+void mem_entry(struct tr *t)
+{
+    emit_entry(t);
+    emit_rip(&t->e, 8, 0x03, HOST_T1, &t->b->ctx->tlb, 0);
+}
+
+static bool mem_by_gs(const struct tr *t)
+{
+    return t->b->by_gs && t->user;
+}
+
+// An instruction on HOST_T0 and the TLB entry that mem_probe() has found.
+void mem_entry_op(struct tr *t, unsigned opcode, unsigned offset)
+{
+    if (mem_by_gs(t))
+        emit1(&t->e, 0x65);
+    emit_rm(&t->e, 8, opcode, HOST_T0, HOST_T1, (i32)offset);
 }
 
 // `as_write`: where it could be written to, too.
@@ -85,11 +108,14 @@ static void mem_probe_as(struct tr *t, u64 retry, unsigned size, bool write, boo
 {
     struct emit *e = &t->e;
     unsigned tag = as_write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
-    mem_entry(t);
-    emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, (i32)tag);
+    if (mem_by_gs(t))
+        emit_entry(t);
+    else
+        mem_entry(t);
+    mem_entry_op(t, 0x2b, tag); // sub
     emit_alu_imm(e, 8, 7, HOST_T0, (i32)(4096 - size));
     u8 *miss = emit_jcc(e, CC_A);
-    emit_rm(e, 8, 0x03, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
+    mem_entry_op(t, 0x03, offsetof(struct tlb_entry, page)); // add
     struct bt_site *s = tr_site(t);
     s->retry = (u32)(retry - (u64)t->b->cache.mem.exec);
     s->access = write ? SITE_WRITE : SITE_READ;

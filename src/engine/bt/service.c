@@ -263,5 +263,6 @@ u64 service(struct bt *b)
     u64 go = dispatch(b);
     if (!go)
         vecstate_park(b);
+    bt_set_gs(b);
     return go;
 }

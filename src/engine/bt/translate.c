@@ -101,7 +101,7 @@ static void emit_tail(struct tr *t, const struct tail *l)
         emit_jmp_to(e, l->back);
         break;
     case TAIL_MISS:
-        emit_rm(e, 8, 0x03, HOST_T0, HOST_T1, l->tag);
+        mem_entry_op(t, 0x03, l->tag); // add
         emit_mov_imm32(e, HOST_T1, l->record);
         emit_jmp_to(e, t->b->glue[BT_MISS]);
         break;

@@ -225,6 +225,8 @@ void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r)
 void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref *r);
 // HOST_T1: the TLB entry for the linear address in HOST_T0; destroys flags.
 void mem_entry(struct tr *t);
+// An instruction (`opcode` r, r/m) on HOST_T0 and what is at `offset` in the entry that mem_probe() looked at.
+void mem_entry_op(struct tr *t, unsigned opcode, unsigned offset);
 // Host address for the linear address in HOST_T0, as mem_operand() finds it. `retry`: where its computation began.
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
 // Can the memory operand's segment be handled?
