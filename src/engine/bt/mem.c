@@ -193,7 +193,7 @@ static void leader(struct tr *t, const struct tr_access *a, const struct place *
     mem_probe_as(t, retry, a->size, write, write || a->upgraded);
     bt_sites(t->k)[t->k->sites - 1].shared = true;
     emit_store(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
-    t->place_lo[a->slot] = a->lo;
+    t->place[a->slot] = (struct tr_place){.lo = a->lo};
 }
 
 static bool grouped(struct tr *t, const struct tr_access *a, const struct place *p, bool write, struct mem_ref *r)
@@ -202,7 +202,7 @@ static bool grouped(struct tr *t, const struct tr_access *a, const struct place 
     switch (a->role) {
     case ACCESS_MEMBER:
         emit_load(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
-        r->disp = a->at - t->place_lo[a->slot];
+        r->disp = a->at - t->place[a->slot].lo;
         return true;
     case ACCESS_LEADER: leader(t, a, p, write, r); return true;
     default: return false;

@@ -60,6 +60,13 @@ struct shape {
     struct mem_ref ref; // the memory operand
 };
 
+// What is known of ctx.place.
+struct tr_place {
+    i32 lo;         // tr_access.lo of the group
+    i32 aligned_at; // what is there, as tr_access.at, is known to be aligned ...
+    u8 aligned;     // ... to so many bytes; 0: nothing is
+};
+
 struct tr_insn {
     struct insn in;
     const struct bt_form *form;
@@ -106,17 +113,17 @@ struct tr {
     enum flags_at flags;
     unsigned links; // used
     unsigned tails;
-    bool wide;                     // 64-bit mode
-    bool user;                     // CPL 3
-    bool cut;                      // the bytes end inside the instruction after the last one
-    bool failed;                   // out of room: give up
-    u32 done;                      // bytes up to the last instruction's end ...
-    u32 body;                      // ... and up to the tails
-    bool wrote_flags;              // the current instruction has
-    struct bt_recipe recipe;       // of the flags that were written last, or RECIPE_NONE
-    bool polled;                   // the doorbell has been looked at in this block
-    bool share, upgrade;           // groups of accesses are looked for, writes among reads
-    i32 place_lo[BT_PLACES];       // tr_access.lo of the groups
+    bool wide;               // 64-bit mode
+    bool user;               // CPL 3
+    bool cut;                // the bytes end inside the instruction after the last one
+    bool failed;             // out of room: give up
+    u32 done;                // bytes up to the last instruction's end ...
+    u32 body;                // ... and up to the tails
+    bool wrote_flags;        // the current instruction has
+    struct bt_recipe recipe; // of the flags that were written last, or RECIPE_NONE
+    bool polled;             // the doorbell has been looked at in this block
+    bool share, upgrade;     // groups of accesses are looked for, writes among reads
+    struct tr_place place[BT_PLACES];
     int poll_before;               // the last instruction that branches back in the page, or -1
     struct tr_insn insn[BT_INSNS]; // from here on nothing is set before it is used
     struct tail tail[TAILS];

@@ -74,16 +74,31 @@ void vector_check(struct tr *t)
     tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, CC_E), s)->why = BT_VECTOR;
 }
 
+// Has the alignment of an access been seen to by an earlier one of its group?
+static bool known_aligned(struct tr *t, unsigned size)
+{
+    const struct tr_access *a = &tr_now(t)->access[ACCESS_OPERAND];
+    if (a->role == ACCESS_ALONE)
+        return false;
+    struct tr_place *p = &t->place[a->slot];
+    if (p->aligned >= size && ((a->at - p->aligned_at) & (i32)(size - 1)) == 0)
+        return true;
+    p->aligned = (u8)size;
+    p->aligned_at = a->at;
+    return false;
+}
+
 static void emit_operand(struct tr *t, struct shape *s)
 {
     unsigned size = s->in->opnd[s->mem].size;
-    bool write = s->f->access[s->mem] & ISA_ACC_W;
-    if (!(s->f->attr & ISA_ATTR_ALIGN)) {
-        mem_operand_ref(t, size, write, &s->ref);
+    mem_operand_ref(t, size, s->f->access[s->mem] & ISA_ACC_W, &s->ref);
+    if (!(s->f->attr & ISA_ATTR_ALIGN) || known_aligned(t, size))
         return;
+    flags_clobber(t); // an operand that shares another's probe leaves them alone
+    if (s->ref.disp & (i32)(size - 1)) {
+        emit_lea(&t->e, 8, HOST_T0, HOST_T0, X86_RSP, 0, s->ref.disp);
+        s->ref.disp = 0;
     }
-    mem_operand(t, size, write);
-    flags_clobber(t);                              // an operand that shares another's probe leaves them alone
     EMIT(&t->e, 0x41, 0xf6, 0xc2, (u8)(size - 1)); // test r10b, size - 1
     tr_step_if(t, CC_NE);
 }
