@@ -174,9 +174,9 @@ static void code_init(struct tlb *t, struct tlb_code *s)
 // All of its pages go, but global ones stay where they are when `keep_global`.
 static void code_flush(struct tlb *t, struct tlb_code *s, bool keep_global)
 {
-    if (!s->any)
+    if (keep_global && !s->any)
         return;
-    if (keep_global && s->global)
+    if (!s->any || (keep_global && s->global))
         s->key = new_key(t);
     else
         code_init(t, s);

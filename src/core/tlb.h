@@ -131,7 +131,7 @@ void tlb_init(struct tlb *t);
 // Enter the page that holds `a` into the current context. Replaces the entry as a whole, so its tags are never a
 // mixture of two states of the guest's tables.
 void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p);
-// Everything, global entries and all contexts too.
+// Everything, global entries and all contexts too. All keys are new ones.
 void tlb_flush_all(struct tlb *t);
 // Non-global entries of the current context (MOV CR3 without PCID).
 void tlb_flush_nonglobal(struct tlb *t);

@@ -39,6 +39,7 @@ static bool refresh(struct bt *b)
     if (b->stack_mode[user] != mode) {
         b->stack_mode[user] = mode;
         k->sp = k->sp_top[user]; // return addresses there are into code of the other mode
+        *(u64 *)k->sp = b->glue_ret[bt_mode_number(mode)];
     }
     for (unsigned i = 0; i < TLB_VIEW_COUNT; i++)
         k->view[i] = (u64)x->v->tlb.cur[i].e;
@@ -50,6 +51,48 @@ static bool refresh(struct bt *b)
             s->limit == ~0u && !(s->attr & (X86_SEG_UNUSABLE | X86_SEG_CODE | X86_SEG_E)) && s->attr & X86_SEG_W;
     }
     return true;
+}
+
+static void take_key(struct bt *b, bool user, u32 key)
+{
+    struct bt_ctx *k = b->ctx;
+    u32 *now = user ? &k->key_user : &k->key_super;
+    if (LIKELY(*now == key))
+        return;
+    *now = key;
+    // What is on the private stack leads to where code was mapped under the other one.
+    if (k->sp_top[user] - k->sp < BT_STACK)
+        k->sp = k->sp_top[user];
+    else
+        k->sp_other = k->sp_top[user];
+    b->stats.keys++;
+}
+
+// Keys are longer than what translated code compares. When the rest of them changes, everything begins anew.
+static bool keys_are_old(const struct bt *b)
+{
+    return b->in.v->tlb.last_key >> 32 != b->key_age;
+}
+
+__attribute__((noinline)) static void renew_keys(struct bt *b)
+{
+    vecstate_park(b);
+    codecache_flush(b);
+    tlb_flush_all(&b->in.v->tlb);
+    b->key_age = b->in.v->tlb.last_key >> 32;
+}
+
+void bt_take_keys(struct bt *b)
+{
+    const struct tlb *t = &b->in.v->tlb;
+    if (UNLIKELY(keys_are_old(b))) { // nothing holds any more: the next branch has to come here
+        take_key(b, false, 0);
+        take_key(b, true, 0);
+        atomic_store(&b->ctx->doorbell, 1);
+        return;
+    }
+    take_key(b, false, (u32)t->key[0]);
+    take_key(b, true, (u32)t->key[1]);
 }
 
 // --- blocks ---------------------------------------------------------------------------------------------------------------------
@@ -96,9 +139,13 @@ static struct bt_block *find_block(struct bt *b)
     hva page = h & ~4095ull;
     unsigned off = (unsigned)(lin & 4095);
     b->ctx->page_base = c->rip - off;
+    bt_take_keys(b);
+    u64 key = bt_key(b, bt_mode_user(b->mode));
     struct bt_jump *j = bt_jump_slot(b, c->rip);
-    if (LIKELY(j->rip == c->rip && j->block->page == page && !j->block->page2))
+    if (LIKELY(j->rip == c->rip && j->block->page == page && j->block->mode == b->mode && !j->block->page2)) {
+        j->key = key;
         return (struct bt_block *)j->block;
+    }
     hva page2 = off + ISA_MAX_LEN > 4096 ? tlb_exec(tlb, b->in.view, address_behind(b, lin)) : 0;
     struct bt_block *k = codecache_find(b, page, off, b->mode, page2);
     b->stats.found += k != NULL;
@@ -112,7 +159,7 @@ static struct bt_block *find_block(struct bt *b)
         b->stats.cycles += __builtin_ia32_rdtsc() - before;
     }
     if (k)
-        *bt_jump_slot(b, c->rip) = (struct bt_jump){.rip = c->rip, .block = k};
+        *bt_jump_slot(b, c->rip) = (struct bt_jump){.rip = c->rip, .key = key, .code = k->entry_slot, .block = k};
     return k;
 }
 
@@ -162,6 +209,8 @@ static void load_context(struct bt *b)
 // The block at RIP, when it may be entered now.
 static struct bt_block *enterable(struct bt *b)
 {
+    if (UNLIKELY(keys_are_old(b)))
+        renew_keys(b);
     // Without budget nothing may be touched, not even the accessed bits of the code's pages.
     if (!bt_blocks_allowed(&b->in) || !b->in.budget || !refresh(b))
         return NULL;

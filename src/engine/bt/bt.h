@@ -46,10 +46,10 @@
 
 #define BT_INSNS 64 // in a block, at most
 #define BT_PLACES 16
-#define BT_JUMP_BITS 12
+#define BT_JUMP_BITS 13
 #define BT_JUMPS (1u << BT_JUMP_BITS)
 #define BT_PARTS 8
-#define BT_STACK (64u << 10) // bytes of a private stack: 8192 nested calls less the reserve for signal handlers
+#define BT_STACK (256u << 10) // bytes of a private stack: 16 for each nested call, and the reserve for signal handlers
 #define BT_STACK_RESERVE (16u << 10)
 #define BT_CACHE_MAX (2000ull << 20) // bytes: code and its context are within 32-bit displacements of each other
 
@@ -72,10 +72,12 @@ struct bt_missed {
     struct mmu_fault fault; // ... and this comes of it
 };
 
-// Where indirect branches went lately, by RIP.
+// Where indirect branches went lately, by RIP. What is in here was mapped and executable there under `key`.
 struct bt_jump {
     u64 rip;
-    const struct bt_block *block;
+    u64 key;                      // bt_key()
+    u64 code;                     // entry_slot of the block, which leads out again where the block has been forgotten
+    const struct bt_block *block; // to see to it when the key is another one
 };
 
 // What translated code has at hand.
@@ -84,21 +86,24 @@ struct bt_ctx {
     u64 page_base;     // RIP of the first byte of the current page
     u64 tlb;           // struct tlb_entry *: current view and context
     u64 slot;          // status flags as LAHF and SETO leave them in AX (isa/alu.h)
+    // Lower halves of tlb.key[]. With the doorbell between them, one comparison of eight bytes sees a change of either: bt_key_at().
+    u32 key_user;
     _Atomic u32 doorbell;
+    u32 key_super;
     u32 why; // enum bt_why, on the way out
     i64 left;
     u64 site;                   // the site or link concerned, as its distance from the start of the near memory
     u64 addr;                   // linear address that missed the TLB
     u64 target;                 // RIP that an indirect branch goes to
-    u64 ret_site;               // the RET that is going to ctx.target
+    u64 ret_site;               // the indirect branch that is going to ctx.target
     u64 go;                     // where to enter translated code
     u64 sp;                     // of the private stack in use ...
     u64 sp_other;               // ... and of that for the other privilege
     u64 sp_limit[2], sp_top[2]; // of each: [1] for CPL 3
     u64 c_sp;
-    u64 gpr;     // the guest's other registers: struct cpu.gpr
-    u64 jump[4]; // struct bt_jump *: see bt_jump_table()
-    u64 tmp[4];
+    u64 gpr;              // the guest's other registers: struct cpu.gpr
+    u64 jump[2];          // struct bt_jump *, of 64-bit code and of 32-bit code
+    u64 tmp[4];           // of one instruction; [0] to [2] also of the glue
     u64 place[BT_PLACES]; // host addresses of groups of accesses (share.c)
     u64 seg_base[2];      // FS and GS
     u32 seg_flat[2];      // outside 64-bit mode: they are usable, writable and have no limit
@@ -161,22 +166,31 @@ struct bt_call {
     u8 bytes[16];
 };
 
+// A way into another page, `disp` from the current one. That is the host page `page` as long as the current page is at `base` and the
+// key is `key`; otherwise it has to be looked for (glue.c).
+struct bt_far {
+    u64 key;  // bt_key(); 0: none
+    u64 base; // ctx.page_base
+    u64 page; // 0: not linked
+    i32 disp; // of that page
+    u32 pad;
+};
+
 struct bt_link {
-    u64 page;    // branches to other pages: the host page that the target must be in; 0: not linked
     u32 jump;    // offset in the code memory of the displacement to patch
     u32 stub;    // where it leads without a link
     i32 disp;    // target relative to the page
     u32 next_in; // the next link to the same block, as its distance from the start of the near memory
     u32 to;      // block; 0: not linked
     u32 from;
-    bool far; // the target is in another page
+    u32 far;  // struct bt_far, as its distance, where the target is in another page; or 0
     u8 flags; // enum flags_at: where status flags are
     u8 way;   // enum link_way
     u16 off;  // of the branch in its page
 };
 
 // How a link is come to: what to undo when the target turns out not to be canonical, which is the branch's own fault.
-enum link_way { LINK_RUNS_ON, LINK_JUMP, LINK_CALL, LINK_LOOP };
+enum link_way { LINK_RUNS_ON, LINK_JUMP, LINK_CALL, LINK_LOOP, LINK_RETURN };
 
 // Where status flags are.
 enum flags_at {
@@ -196,8 +210,8 @@ struct bt_block {
     u64 entry_slot, entry_host, entry_both; // where to enter it: flags in the slot, in the host's, in both
     u16 off, end;                           // in the page: first byte, after the last one (also beyond the page)
     u8 mode;
-    u8 n;             // instructions
-    u16 links, sites; // how many follow, in this order
+    u8 n;                   // instructions
+    u16 fars, links, sites; // how many follow, in this order
     u32 chain, peer,
         links_in; // as in struct bt_link: next in the hash chain, next of the same page, first link to this block
     u32 code, code_size; // offset in the code memory, bytes
@@ -221,6 +235,7 @@ struct bt_cache {
 
 struct bt_stats {
     u64 blocks, insns, code_bytes, cycles; // translated
+    u64 keys;                              // changes of the execution keys
     u64 entries, found, links, evictions, dropped, flushes;
     u64 why[BT_WHYS];                                     // calls of service()
     u64 refills, crossings, devices, code_writes, faults; // what became of BT_MISS
@@ -281,18 +296,20 @@ struct bt_form {
 struct bt {
     struct bt_ctx *ctx; // in the near memory
     struct bt_cache cache;
-    u64 glue_enter, glue_ret[2];                  // executable addresses; [1] for CPL 3
+    u64 glue_enter;                               // executable addresses
     u64 vec_store, vec_load, x87_store, x87_load; // the same; vecstate.c
     u64 glue[BT_WHYS], glue_link_host, glue_step_host;
-    u32 opts;  // enum bt_opt: those that are on
-    u32 limit; // instructions in a block, at most
+    u64 glue_ret[4], glue_far[4], glue_lookup[4], glue_renew[4]; // by bt_mode_number()
+    u32 opts;                                                    // enum bt_opt: those that are on
+    u32 limit;                                                   // instructions in a block, at most
     u8 mode;
     u8 stack_mode[2]; // of the code that each private stack leads to
     bool counting;    // blocks count their instructions
     i64 chunk;        // ctx.left when the interpreter's counters were last exact
     u64 now;          // passes of time for the keeper: entries from the loop
     u32 quiet_steps;
-    bool plain; // dumps without offsets: golden tests
+    bool plain;  // dumps without offsets: golden tests
+    u64 key_age; // upper half of the TLB's last execution key
     struct bt_missed missed;
     u32 unlinked; // a link that wants to lead to RIP, or 0
     struct bt_stats stats;
@@ -318,10 +335,24 @@ static inline bool bt_mode_user(unsigned mode)
     return mode & BLOCK_USER;
 }
 
-// Which jump table.
-static inline unsigned bt_jump_table(unsigned mode)
+// Width and privilege.
+static inline unsigned bt_mode_number(unsigned mode)
 {
     return (bt_mode_64(mode) ? 0 : 1) + (bt_mode_user(mode) ? 2 : 0);
+}
+
+// The eight bytes that tell whether what is known under a key still holds, and nobody has asked for anything: those of the key and of
+// the doorbell, which are compared with bt_key().
+static inline const void *bt_key_at(const struct bt *b, bool user)
+{
+    return user ? (const void *)&b->ctx->key_user : (const void *)&b->ctx->doorbell;
+}
+
+_Static_assert(offsetof(struct bt_ctx, key_user) % 16 == 0, "bt_key_at() is within a cache line");
+
+static inline u64 bt_key(const struct bt *b, bool user)
+{
+    return user ? b->ctx->key_user : (u64)b->ctx->key_super << 32;
 }
 
 static inline void *bt_near(const struct bt *b, u32 distance)
@@ -339,9 +370,14 @@ static inline u64 bt_exec(const struct bt *b, u32 offset)
     return (u64)b->cache.mem.exec + offset;
 }
 
+static inline struct bt_far *bt_fars(struct bt_block *k)
+{
+    return (struct bt_far *)(void *)(k + 1);
+}
+
 static inline struct bt_link *bt_links(struct bt_block *k)
 {
-    return (struct bt_link *)(void *)(k + 1);
+    return (struct bt_link *)(void *)(bt_fars(k) + k->fars);
 }
 
 static inline struct bt_site *bt_sites(struct bt_block *k)
@@ -381,11 +417,11 @@ static inline bool bt_undisturbed(const struct bt *b)
                   !bt_requested(b) && bt_blocks_allowed(x));
 }
 
-// Hash of the jump table.
+// Hash of the jump table: glue_emit_jump() computes it so that it is an offset at once.
 static inline struct bt_jump *bt_jump_slot(struct bt *b, u64 rip)
 {
-    struct bt_jump *t = (struct bt_jump *)b->ctx->jump[bt_jump_table(b->mode)];
-    return &t[rip >> 4 & (BT_JUMPS - 1)];
+    struct bt_jump *t = (struct bt_jump *)b->ctx->jump[!bt_mode_64(b->mode)];
+    return &t[rip * 9 >> 5 & (BT_JUMPS - 1)];
 }
 
 // Make GS's base what code relies on: after anything that may have changed what the current context of the TLB is.
@@ -405,6 +441,8 @@ hva bt_page_behind(struct bt *b, gva lin, gpa *phys);
 // All that is due before the instruction at RIP, then the block to enter there by its entry_slot, the context loaded; NULL: leave. May
 // leave by longjmp, and may evict blocks. With b->unlinked set, and still set afterwards, the block is where that link leads.
 const struct bt_block *bt_go_on(struct bt *b);
+// Before translated code is run: take over the TLB's execution keys.
+void bt_take_keys(struct bt *b);
 
 // --- forms.c ------------------------------------------------------------------------------------------------------------------
 
@@ -413,6 +451,9 @@ void forms_init(struct bt *b);
 
 // --- glue.c -----------------------------------------------------------------------------------------------------------------
 
+// Go to the RIP in HOST_T0 and ctx.target, at CPL 3 or not, by way of the jump table. The displacements of the jumps that are taken when it
+// is not there are left in miss[]; then ctx.target has the RIP, HOST_T1 the table's entry.
+void glue_emit_jump(struct emit *e, struct bt *b, bool wide, bool user, u8 *miss[2]);
 // Emit the code between C and translated code at the start of the code memory. Returns its size.
 u32 glue_emit(struct bt *b);
 // Enter translated code at ctx.go; comes back when service() says 0.

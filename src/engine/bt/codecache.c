@@ -43,6 +43,7 @@ int codecache_init(struct bt *b, u64 size)
 {
     struct host *h = b->in.v->machine->host;
     struct bt_cache *m = &b->cache;
+    _Static_assert(sizeof(struct bt_jump) == 32, "glue_emit_jump() shifts by it");
     u64 code = round_up(size * 2 / 3, 4096), meta = round_up(size - size * 2 / 3, 4096);
     u64 fixed = round_up(sizeof(struct bt_ctx), 4096) +
                 ARRAY_LEN(b->ctx->jump) * round_up(BT_JUMPS * sizeof(struct bt_jump), 4096) + 2 * BT_STACK;
@@ -71,10 +72,14 @@ int codecache_init(struct bt *b, u64 size)
         b->ctx->sp_top[user] = where + BT_STACK - 64;
     }
     u32 glue = glue_emit(b);
+    if (!glue) {
+        codecache_fini(b);
+        return -12; // -ENOMEM
+    }
     if (h->names_code)
         h->ops->code_name(h->self, m->mem.exec, glue, "bt:glue");
     for (unsigned user = 0; user < 2; user++)
-        *(u64 *)b->ctx->sp_top[user] = b->glue_ret[user];
+        *(u64 *)b->ctx->sp_top[user] = b->glue_ret[user ? 2 : 0];
     m->code_part = (u32)(code / BT_PARTS) & ~63u;
     m->meta_part = (u32)((m->mem.near_size - at) / BT_PARTS) & ~63u;
     for (u32 i = 0; i < BT_PARTS; i++)
@@ -94,12 +99,14 @@ void codecache_fini(struct bt *b)
     m->by_address = NULL;
 }
 
-static void forget_jumps(struct bt *b)
+// Jumps into [from, to) of the code memory, and all returns.
+static void forget_jumps(struct bt *b, u32 from, u32 to)
 {
     for (unsigned t = 0; t < ARRAY_LEN(b->ctx->jump); t++) {
         struct bt_jump *j = (struct bt_jump *)b->ctx->jump[t];
         for (unsigned i = 0; i < BT_JUMPS; i++)
-            j[i] = (struct bt_jump){.rip = TLB_INVALID};
+            if (!j[i].code || j[i].code - bt_exec(b, from) < to - from)
+                j[i] = (struct bt_jump){.rip = TLB_INVALID};
     }
     b->ctx->sp = b->ctx->sp_top[0];
     b->ctx->sp_other = b->ctx->sp_top[1];
@@ -113,7 +120,7 @@ void codecache_flush(struct bt *b)
         m->part[i].code_used = m->part[i].meta_used = 0;
     m->now = 0;
     b->unlinked = 0;
-    forget_jumps(b);
+    forget_jumps(b, 0, (u32)m->mem.size);
 }
 
 static struct bt_block *block_at(const struct bt *b, u32 distance)
@@ -194,13 +201,19 @@ static void take_off_address(struct bt *b, struct bt_block *k)
     *at = k->chain;
 }
 
-// The block is in no table any more; whoever still runs it finds its way out.
+// The block is in no table any more, but for the jump tables: its entry leads to the look-up, with ctx.target set. Whoever still runs it
+// finds its way out, but cannot be sent back to its start.
 static void kill(struct bt *b, struct bt_block *k)
 {
     take_off_address(b, k);
     link_cut_incoming(b, k);
     link_cut_outgoing(b, k);
     k->page = k->page2 = 0;
+    const struct host_code *m = &b->cache.mem;
+    const struct emit e = {.to_exec = (u64)m->exec - (u64)m->write};
+    u8 *jump = m->write + (k->entry_slot - (u64)m->exec);
+    *jump = 0xe9;
+    emit_patch(&e, jump + 1, b->glue[BT_LOOKUP]);
 }
 
 void codecache_kill(struct bt *b, struct bt_block *k)
@@ -240,6 +253,7 @@ bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len)
 
 static void evict(struct bt *b, struct bt_part *p)
 {
+    const struct bt_cache *m = &b->cache;
     for (u32 at = 0; at < p->meta_used;) {
         struct bt_block *k = bt_near(b, p->meta + at);
         at += k->bytes;
@@ -247,7 +261,7 @@ static void evict(struct bt *b, struct bt_part *p)
     }
     p->code_used = p->meta_used = 0;
     b->unlinked = 0;
-    forget_jumps(b);
+    forget_jumps(b, p->code, p->code + m->code_part);
     b->stats.evictions++;
 }
 

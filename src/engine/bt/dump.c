@@ -35,12 +35,11 @@ static const struct {
     { \
 #f, offsetof(struct bt_ctx, f), sizeof(((struct bt_ctx *)0)->f) \
     }
-    FIELD(r10),      FIELD(r11),   FIELD(r15),       FIELD(page_base),  FIELD(tlb),      FIELD(slot),
-    FIELD(doorbell), FIELD(why),   FIELD(left),      FIELD(site),       FIELD(addr),     FIELD(target),
-    FIELD(ret_site), FIELD(go),    FIELD(sp),        FIELD(sp_other),   FIELD(sp_limit), FIELD(sp_top),
-    FIELD(c_sp),     FIELD(gpr),   FIELD(jump),      FIELD(tmp),        FIELD(seg_base), FIELD(seg_flat),
-    FIELD(scratch),  FIELD(place), FIELD(vec),       FIELD(host_mxcsr), FIELD(fip),      FIELD(fdp),
-    FIELD(fop),      FIELD(fseg),  FIELD(xstate_bv),
+    FIELD(r10),      FIELD(r11),        FIELD(r15), FIELD(page_base), FIELD(tlb),      FIELD(slot),    FIELD(key_user),
+    FIELD(doorbell), FIELD(key_super),  FIELD(why), FIELD(left),      FIELD(site),     FIELD(addr),    FIELD(target),
+    FIELD(ret_site), FIELD(go),         FIELD(sp),  FIELD(sp_other),  FIELD(sp_limit), FIELD(sp_top),  FIELD(c_sp),
+    FIELD(gpr),      FIELD(jump),       FIELD(tmp), FIELD(seg_base),  FIELD(seg_flat), FIELD(scratch), FIELD(place),
+    FIELD(vec),      FIELD(host_mxcsr), FIELD(fip), FIELD(fdp),       FIELD(fop),      FIELD(fseg),    FIELD(xstate_bv),
 #undef FIELD
 };
 
@@ -67,12 +66,18 @@ static bool name_context(u64 off, char *name)
     return off < sizeof(struct bt_ctx);
 }
 
+static const char *far_field(size_t off)
+{
+    return off == offsetof(struct bt_far, base) ? ".base" : off == offsetof(struct bt_far, page) ? ".page" : ".key";
+}
+
 // Records of the block, by their distance.
 static bool name_record(const struct tr *t, u32 distance, char *name)
 {
     struct bt *b = t->b;
     const u8 *p = bt_near(b, distance), *k = (const u8 *)t->k;
-    const u8 *links = (const u8 *)bt_links(t->k), *sites = (const u8 *)bt_sites(t->k);
+    const u8 *fars = (const u8 *)bt_fars(t->k), *links = (const u8 *)bt_links(t->k),
+             *sites = (const u8 *)bt_sites(t->k);
     if (p < k || p >= sites + t->k->sites * sizeof(struct bt_site))
         return false;
     if (p >= sites)
@@ -81,6 +86,9 @@ static bool name_record(const struct tr *t, u32 distance, char *name)
         snprintf(name, NAME, (size_t)(p - links) % sizeof(struct bt_link) ? "link%u+%u" : "link%u",
                  (unsigned)((size_t)(p - links) / sizeof(struct bt_link)),
                  (unsigned)((size_t)(p - links) % sizeof(struct bt_link)));
+    else if (p >= fars)
+        snprintf(name, NAME, "far%u%s", (unsigned)((size_t)(p - fars) / sizeof(struct bt_far)),
+                 far_field((size_t)(p - fars) % sizeof(struct bt_far)));
     else
         snprintf(name, NAME, p == k ? "block" : "block+%u", (unsigned)(p - k));
     return true;
@@ -88,8 +96,9 @@ static bool name_record(const struct tr *t, u32 distance, char *name)
 
 static void name_tail(const struct tr *t, unsigned n, char *name)
 {
-    static const char *const kinds[] = {
-        [TAIL_SERVICE] = "service", [TAIL_MISS] = "miss", [TAIL_EDGE] = "edge", [TAIL_SP_RESET] = "reset"};
+    static const char *const kinds[TAIL_KINDS] = {
+        [TAIL_SERVICE] = "service", [TAIL_MISS] = "miss",   [TAIL_SP_RESET] = "reset", [TAIL_EDGE] = "edge",
+        [TAIL_FAR] = "far",         [TAIL_RENEW] = "renew", [TAIL_LOOKUP] = "lookup",  [TAIL_CANONICAL] = "canonical"};
     const struct tail *l = &t->tail[n];
     unsigned same = 0;
     const char *kind = l->kind == TAIL_SERVICE && l->why < BT_WHYS ? why_names[l->why] : kinds[l->kind];
@@ -103,14 +112,22 @@ static bool name_glue(const struct bt *b, u64 a, char *name)
     const struct {
         const char *name;
         u64 at;
-    } others[] = {{"enter", b->glue_enter},
-                  {"ret", b->glue_ret[0]},
-                  {"ret, user", b->glue_ret[1]},
-                  {"link, save flags", b->glue_link_host},
-                  {"step, save flags", b->glue_step_host}};
+    } others[] = {
+        {"enter", b->glue_enter}, {"link, save flags", b->glue_link_host}, {"step, save flags", b->glue_step_host}};
     for (unsigned why = 0; why < BT_WHYS; why++) {
         if (b->glue[why] == a) {
             snprintf(name, NAME, "<%s>", why_names[why]);
+            return true;
+        }
+    }
+    for (unsigned n = 0; n < ARRAY_LEN(b->glue_far); n++) {
+        const char *what = b->glue_far[n] == a      ? "far"
+                           : b->glue_lookup[n] == a ? "lookup"
+                           : b->glue_renew[n] == a  ? "renew"
+                           : b->glue_ret[n] == a    ? "ret"
+                                                    : NULL;
+        if (what) {
+            snprintf(name, NAME, "<%s%s%s>", what, n & 1 ? "32" : "", n & 2 ? ", user" : "");
             return true;
         }
     }
@@ -161,7 +178,7 @@ static bool name_address(const struct dump *d, u64 a, char *name)
 // Is this number the distance of a record? Those are loaded into one register, or left for a fault of RET.
 static bool holds_record(const char *text)
 {
-    return strncmp(text, "mov r11d, ", 10) == 0 || strstr(text, "[ctx.ret_site]");
+    return strncmp(text, "mov r11d, ", 10) == 0 || strstr(text, "[ctx.ret_site]") || strstr(text, "[ctx.site]");
 }
 
 // Addresses in the text become names.

@@ -2,12 +2,17 @@
 //
 // A direct branch jumps to its target block when that is linked. On the way, *edge* code does what the branch needs: take the
 // instructions that are not run off the count, poll for requests where the branch goes backwards, and for a target in another
-// page see that this page is where it was (the probe of the execute tag) and make it the current one.
+// page see that this page is where it was and make it the current one. It is, as long as the execution key (core/tlb.h) is the one that
+// was noted then, and the branch itself is at the same linear address; otherwise the glue looks at the execute tag, and notes them anew. The
+// comparison of keys is a poll at the same time (bt_key_at()).
 //
-// CALL pushes the guest's return address and makes a host call; RET pops the guest's address into r10 and makes a host ret, so that the
-// host's return predictor works. Where that arrives, the code behind the call holds r10 against the address that it stands for, by
-// the execute tag, too, and goes to the look-up when the guest went somewhere else. The private stack is bounded: when it is
-// full it is emptied, and when it is empty its last entry is the look-up.
+// CALL pushes the guest's return address twice, for the guest and on the private stack, and makes a host call; RET pops the guest's address
+// into r10 and makes a host ret, so that the host's return predictor works. Where that arrives, the code behind the call holds r10
+// against the address on the private stack, and goes to the look-up when the guest went somewhere else. It need not look where that
+// address is mapped: the private stack is emptied when the key changes. It is bounded: when it is full it is emptied, and when it is empty
+// its last entry is the look-up. There is never anything between the two pushes, or the two pops, that could leave for C.
+//
+// Indirect branches look for their target in the jump table, by RIP and key; what is found is entered without looking at its block.
 //
 // Branches destroy host flags, so all but the plain forward JCC and JMP have the guest's in the slot.
 #include "engine/bt/translate.h"
@@ -45,11 +50,35 @@ bool flow_can(const struct tr *t, const struct insn *in)
     }
 }
 
+static bool is_far(i64 target)
+{
+    return target < 0 || target > 4095;
+}
+
+unsigned flow_count_fars(const struct tr *t)
+{
+    unsigned n = is_far(t->insn[t->n - 1].next);
+    for (unsigned i = 0; i < t->n; i++) {
+        const struct tr_insn *x = &t->insn[i];
+        n += x->in.opnd[0].kind == ISA_OPND_REL && is_far(target_of(x));
+        n += x->in.op == ISA_OP_CALL && is_far(x->next);
+    }
+    return n;
+}
+
+static struct bt_far *new_far(struct tr *t, i32 disp)
+{
+    struct bt_far *f = &bt_fars(t->k)[t->fars++];
+    *f = (struct bt_far){.disp = disp};
+    return f;
+}
+
 static struct bt_link *new_link(struct tr *t, i64 target)
 {
     struct bt_link *l = &bt_links(t->k)[t->links++];
-    *l = (struct bt_link){
-        .disp = (i32)target, .from = tr_distance(t, t->k), .far = target < 0 || target > 4095, .flags = FLAGS_SLOT};
+    *l = (struct bt_link){.disp = (i32)target, .from = tr_distance(t, t->k), .flags = FLAGS_SLOT};
+    if (is_far(target))
+        l->far = tr_distance(t, new_far(t, (i32)target & ~4095));
     return l;
 }
 
@@ -91,6 +120,22 @@ static void emit_doorbell(struct tr *t)
     emit1(&t->e, 0);
 }
 
+// bt_mode_number() of the block's width.
+static unsigned number(const struct tr *t, bool user)
+{
+    return (t->wide ? 0 : 1) + (user ? 2 : 0);
+}
+
+// Is the 64-bit address in HOST_T0 canonical: E. Destroys HOST_T1.
+static void emit_canonical_compare(struct tr *t)
+{
+    struct emit *e = &t->e;
+    emit_mov_rr(e, 8, HOST_T1, HOST_T0);
+    EMIT(e, 0x49, 0xc1, 0xe3, 16); // shl r11, 16
+    EMIT(e, 0x49, 0xc1, 0xfb, 16); // sar r11, 16
+    emit_rr(e, 8, 0x3b, HOST_T1, HOST_T0);
+}
+
 // RIP of page offset `disp`.
 static void emit_rip_of(struct tr *t, unsigned to, i32 disp)
 {
@@ -98,25 +143,31 @@ static void emit_rip_of(struct tr *t, unsigned to, i32 disp)
     emit_lea(&t->e, tr_natural(t), to, to, X86_RSP, 0, disp);
 }
 
-// See that the link's page is mapped where it was, and make it the current page. Leaves by the link's service.
-static void emit_page_change(struct tr *t, struct bt_link *l, bool poll)
+// See that a way holds: HOST_T0 is the current page's RIP then. Destroys nothing else but flags; where it does not, and the glue cannot help,
+// leaves by `record`.
+static void emit_far_check(struct tr *t, const struct bt_far *f, enum bt_why why, const void *record)
 {
     struct emit *e = &t->e;
-    struct bt_ctx *c = t->b->ctx;
-    emit_rip_of(t, HOST_T0, l->disp);
-    mem_entry(t);
-    emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
-    emit_alu_imm(e, 8, 7, HOST_T0, l->disp & 4095);
-    emit_service_if(t, CC_NE, BT_LINK, l);
-    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
-    emit_rip(e, 8, 0x3b, HOST_T0, &l->page, 0);
-    emit_service_if(t, CC_NE, BT_LINK, l);
-    if (poll) {
-        emit_doorbell(t);
-        emit_service_if(t, CC_NE, BT_LINK, l);
-    }
-    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
-    emit_store(e, 8, HOST_T0, &c->page_base);
+    u64 again = emit_here(e);
+    emit_load(e, 8, HOST_T0, bt_key_at(t->b, t->user));
+    emit_rip(e, 8, 0x3b, HOST_T0, &f->key, 0);
+    u8 *key = emit_jcc(e, CC_NE);
+    emit_load(e, 8, HOST_T0, &t->b->ctx->page_base);
+    emit_rip(e, 8, 0x3b, HOST_T0, &f->base, 0);
+    struct tail *l = tr_tail(t, TAIL_FAR, emit_jcc(e, CC_NE), record);
+    l->from2 = key;
+    l->why = (u8)why;
+    l->far = tr_distance(t, f);
+    l->back = again;
+}
+
+// Make the link's page the current one. Leaves by the link's service.
+static void emit_page_change(struct tr *t, struct bt_link *l)
+{
+    const struct bt_far *f = bt_near(t->b, l->far);
+    emit_far_check(t, f, BT_LINK, l);
+    emit_lea(&t->e, tr_natural(t), HOST_T0, HOST_T0, X86_RSP, 0, f->disp);
+    emit_store(&t->e, 8, HOST_T0, &t->b->ctx->page_base);
 }
 
 // Take `n` instructions that are not run off the block's count.
@@ -128,12 +179,12 @@ static void emit_uncount(struct tr *t, unsigned n)
     emit4(&t->e, n);
 }
 
-// What a branch to the link does before it jumps; flags are in the slot.
+// What a branch to the link does before it jumps; flags are in the slot. Keeps HOST_T1.
 static void emit_edge(struct tr *t, struct bt_link *l, unsigned skipped, bool back)
 {
     emit_uncount(t, skipped);
     if (l->far) {
-        emit_page_change(t, l, back || !t->wide); // 32-bit addresses wrap, so that forward branches make a loop
+        emit_page_change(t, l);
     } else if (back) {
         emit_doorbell(t);
         emit_service_if(t, CC_NE, BT_LINK, l);
@@ -190,20 +241,11 @@ void flow_count(struct tr *t)
 
 void flow_check_page2(struct tr *t)
 {
-    struct emit *e = &t->e;
+    struct bt_far *f = new_far(t, MEM_PAGE_SIZE);
+    f->page = t->k->page2;
     struct bt_site *s = tr_site(t);
     flags_clobber(t);
-    emit_load(e, 8, HOST_T0, &t->b->ctx->page_base);
-    emit_rr(e, tr_natural(t), 0x81, 0, HOST_T0); // add
-    emit4(e, MEM_PAGE_SIZE);
-    if (!t->wide)
-        emit_service_if(t, CC_E, BT_LEAVE, s); // 32-bit code does not run on at 0
-    mem_entry(t);
-    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
-    emit_service_if(t, CC_NE, BT_LEAVE, s);
-    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
-    emit_rip(e, 8, 0x3b, HOST_T0, &t->k->page2, 0);
-    emit_service_if(t, CC_NE, BT_LEAVE, s);
+    emit_far_check(t, f, BT_LEAVE, s);
 }
 
 void flow_end(struct tr *t, unsigned off)
@@ -219,14 +261,66 @@ void flow_end(struct tr *t, unsigned off)
     emit_link_jump(t, l, emit_jmp(&t->e));
 }
 
-void flow_tail(struct tr *t, const struct tail *l)
+static void edge_tail(struct tr *t, const struct tail *l)
 {
     struct bt_link *link = bt_near(t->b, l->record);
-    emit_patch(&t->e, l->from, emit_here(&t->e));
     if (l->host)
         flags_emit_save(&t->e, t->b->ctx);
     emit_edge(t, link, l->skipped, l->tag);
     emit_link_jump(t, link, emit_jmp(&t->e));
+}
+
+static void emit_leave(struct tr *t, enum bt_why why, u32 record)
+{
+    emit_mov_imm32(&t->e, HOST_T1, record);
+    emit_jmp_to(&t->e, t->b->glue[why]);
+}
+
+static void far_tail(struct tr *t, const struct tail *l)
+{
+    struct emit *e = &t->e;
+    u8 *end = NULL;
+    if (l->why == BT_LEAVE && !t->wide) { // 32-bit code does not run on at 0
+        emit_load(e, 4, HOST_T0, &t->b->ctx->page_base);
+        emit_alu_imm(e, 4, 0, HOST_T0, MEM_PAGE_SIZE);
+        end = emit_jcc(e, CC_E);
+    }
+    emit_store_imm(e, &t->b->ctx->site, l->far);
+    emit_patch(e, emit_call(e), t->b->glue_far[number(t, t->user)]);
+    emit_jcc_to(e, CC_E, l->back);
+    if (end)
+        emit_patch(e, end, emit_here(e));
+    emit_leave(t, l->why, l->record);
+}
+
+// See emit_canonical_check().
+static void canonical_tail(struct tr *t, const struct tail *l)
+{
+    struct emit *e = &t->e;
+    emit_canonical_compare(t);
+    emit_jcc_to(e, CC_E, l->back);
+    emit_leave(t, BT_STEP, l->record);
+}
+
+void flow_tail(struct tr *t, const struct tail *l)
+{
+    struct emit *e = &t->e;
+    emit_patch(e, l->from, emit_here(e));
+    if (l->from2)
+        emit_patch(e, l->from2, emit_here(e));
+    switch (l->kind) {
+    case TAIL_EDGE: edge_tail(t, l); break;
+    case TAIL_FAR: far_tail(t, l); break;
+    case TAIL_CANONICAL: canonical_tail(t, l); break;
+    case TAIL_LOOKUP:
+        emit_load(e, 8, HOST_T0, &t->b->ctx->target);
+        flow_lookup(t, t->user, NULL);
+        break;
+    default: // TAIL_RENEW
+        emit_store_imm(e, &t->b->ctx->ret_site, l->record);
+        emit_jmp_to(e, t->b->glue_renew[number(t, l->tag)]);
+        break;
+    }
 }
 
 // --- jumps ------------------------------------------------------------------------------------------------------------------------
@@ -308,7 +402,7 @@ static void emit_jmp_direct(struct tr *t)
 
 // --- calls ------------------------------------------------------------------------------------------------------------------------
 
-// Push the guest's return address.
+// Push the guest's return address, which is in HOST_T1 afterwards.
 static void emit_push_return(struct tr *t)
 {
     struct emit *e = &t->e;
@@ -339,83 +433,75 @@ static void emit_return_here(struct tr *t)
     struct emit *e = &t->e;
     struct bt_ctx *c = t->b->ctx;
     struct bt_link *l = new_link(t, tr_now(t)->next);
-    emit_store(e, 8, HOST_T0, &c->target);
-    mem_entry(t);
-    emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
-    emit_alu_imm(e, 8, 7, HOST_T0, l->disp & 4095);
-    emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
-    if (l->far) { // the call was at the page's end: its own page is not looked at, but the one behind
-        emit_load(e, 8, HOST_T0, &c->target);
-        emit_lea(e, tr_natural(t), HOST_T0, HOST_T0, X86_RSP, 0, -l->disp);
-        emit_store(e, 8, HOST_T0, &c->page_base);
+    l->way = LINK_RETURN;
+    EMIT(e, 0x41, 0x5b); // pop r11
+    emit_rr(e, 8, 0x3b, HOST_T0, HOST_T1);
+    emit_jcc_to(e, CC_NE, t->b->glue_lookup[number(t, t->user)]);
+    if (l->far) { // the call was at the page's end, and the fault of what is not canonical there is the RET's
+        emit_load(e, 8, HOST_T0, &c->page_base);
+        emit_store(e, 8, HOST_T0, &c->tmp[3]);
     }
-    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
-    emit_rip(e, 8, 0x3b, HOST_T0, l->far ? &l->page : &t->k->page, 0);
-    emit_service_if(t, CC_NE, l->far ? BT_LINK : BT_LOOKUP, l->far ? (const void *)l : t->k);
-    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
-    emit_store(e, 8, HOST_T0, &c->page_base);
+    emit_lea(e, tr_natural(t), HOST_T1, HOST_T1, X86_RSP, 0, -l->disp);
+    emit_store(e, 8, HOST_T1, &c->page_base);
+    emit_edge(t, l, 0, false);
     emit_link_jump(t, l, emit_jmp(e));
 }
 
+// The host's call, to what `from` will be patched to lead to.
+static u8 *emit_paired_call(struct tr *t)
+{
+    EMIT(&t->e, 0x41, 0x53); // push r11
+    return emit_call(&t->e);
+}
+
+// Chains of calls that only go forwards, each into two of the next, run for ages: calls poll wherever they go.
 static void emit_call_direct(struct tr *t)
 {
-    i64 target = target_of(tr_now(t));
-    struct bt_link *l = branch_link(t, target);
+    struct bt_link *l = branch_link(t, target_of(tr_now(t)));
     flags_save(t);
     flags_clobber(t);
     t->flags = FLAGS_SLOT;
     emit_push_return(t);
     if (!pairs(t)) {
-        emit_edge(t, l, 0, goes_back(t, target));
+        emit_edge(t, l, 0, true);
         emit_link_jump(t, l, emit_jmp(&t->e));
         return;
     }
     emit_stack_check(t);
-    emit_edge(t, l, 0, goes_back(t, target));
-    emit_link_jump(t, l, emit_call(&t->e));
+    emit_edge(t, l, 0, true);
+    emit_link_jump(t, l, emit_paired_call(t));
     emit_return_here(t);
 }
 
 // --- indirect -----------------------------------------------------------------------------------------------------------------------
 
-// Go to the RIP in HOST_T0 and ctx.target: the block that was there last time, if its page is where it was.
-void flow_lookup(struct tr *t, bool user)
+void flow_lookup(struct tr *t, bool user, const struct bt_site *site)
 {
     struct emit *e = &t->e;
-    struct bt_ctx *c = t->b->ctx;
+    u8 *miss[2];
     if (!(t->b->opts & BT_OPT_JUMP)) {
+        if (site)
+            emit_store_imm(e, &t->b->ctx->ret_site, tr_distance(t, site));
         emit_jmp_to(e, t->b->glue[BT_LOOKUP]);
         return;
     }
-    emit_mov_rr(e, 4, HOST_T1, HOST_T0);
-    emit_alu_imm(e, 4, 4, HOST_T1, (BT_JUMPS - 1) << 4); // bt_jump_slot()
-    emit_rip(e, 8, 0x03, HOST_T1, &c->jump[(t->wide ? 0 : 1) + (user ? 2 : 0)], 0);
-    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct bt_jump, rip));
-    emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
-    emit_rm(e, 8, 0x8b, HOST_T1, HOST_T1, offsetof(struct bt_jump, block));
-    emit_store(e, 8, HOST_T1, &c->tmp[1]);
-    mem_entry(t);
-    emit_rm(e, 8, 0x2b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
-    emit_alu_imm(e, 8, 7, HOST_T0, 4095);
-    emit_service_if(t, CC_A, BT_LOOKUP, t->k);
-    emit_load(e, 8, HOST_T0, &c->tmp[1]);
-    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T0, offsetof(struct bt_block, page));
-    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, page));
-    emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
-    emit_doorbell(t);
-    emit_service_if(t, CC_NE, BT_LOOKUP, t->k);
-    emit_rm(e, 8, 0x8b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
-    emit_store(e, 8, HOST_T0, &c->page_base);
-    emit_load(e, 8, HOST_T0, &c->tmp[1]);
-    emit_rm(e, 4, 0xff, 4, HOST_T0, offsetof(struct bt_block, entry_slot)); // jmp
+    glue_emit_jump(e, t->b, t->wide, user, miss);
+    if (!site) {
+        emit_patch(e, miss[0], t->b->glue_renew[number(t, user)]);
+        emit_patch(e, miss[1], t->b->glue_renew[number(t, user)]);
+        return;
+    }
+    struct tail *l = tr_tail(t, TAIL_RENEW, miss[0], site);
+    l->from2 = miss[1];
+    l->tag = user;
 }
 
-// Remember which instruction is going to ctx.target: its fault, if that is not canonical.
-static void emit_remember(struct tr *t, unsigned pop)
+// A site for the fault of an indirect branch to what is not canonical, when it has taken `pop` bytes off the stack.
+static struct bt_site *branch_site(struct tr *t, unsigned pop)
 {
     struct bt_site *s = tr_site(t);
     s->pop = (u8)pop;
-    emit_store_imm(&t->e, &t->b->ctx->ret_site, tr_distance(t, s));
+    return s;
 }
 
 // The target of an indirect JMP or CALL into HOST_T0 and ctx.target.
@@ -433,17 +519,22 @@ static void emit_target(struct tr *t)
     emit_store(&t->e, 8, HOST_T0, &t->b->ctx->target);
 }
 
-// A target that is not canonical is the branch's own fault. (The TLB has no such address, but the fault comes before the push.)
+// A target that is not canonical is the branch's own fault. Here it is for branches that cannot be undone later, as CALL after its push.
+// What user code calls is in the lower half, mostly.
 static void emit_canonical_check(struct tr *t)
 {
     struct emit *e = &t->e;
     if (!t->wide)
         return;
+    if (!t->user) {
+        emit_canonical_compare(t);
+        emit_service_if(t, CC_NE, BT_STEP, tr_site(t));
+        return;
+    }
     emit_mov_rr(e, 8, HOST_T1, HOST_T0);
-    EMIT(e, 0x49, 0xc1, 0xe3, 16); // shl r11, 16
-    EMIT(e, 0x49, 0xc1, 0xfb, 16); // sar r11, 16
-    emit_rr(e, 8, 0x3b, HOST_T1, HOST_T0);
-    emit_service_if(t, CC_NE, BT_STEP, tr_site(t));
+    EMIT(e, 0x49, 0xc1, 0xeb, 47); // shr r11, 47
+    struct tail *l = tr_tail(t, TAIL_CANONICAL, emit_jcc(e, CC_NE), tr_site(t));
+    l->back = emit_here(e);
 }
 
 static void emit_jmp_indirect(struct tr *t)
@@ -451,32 +542,24 @@ static void emit_jmp_indirect(struct tr *t)
     flags_save(t);
     t->flags = FLAGS_SLOT;
     emit_target(t);
-    emit_canonical_check(t);
-    flow_lookup(t, t->user);
+    flow_lookup(t, t->user, branch_site(t, 0));
 }
 
 static void emit_call_indirect(struct tr *t)
 {
     struct emit *e = &t->e;
-    struct bt_ctx *c = t->b->ctx;
     flags_save(t);
     t->flags = FLAGS_SLOT;
     emit_target(t);
     emit_canonical_check(t);
     emit_push_return(t);
     if (!pairs(t)) {
-        emit_load(e, 8, HOST_T0, &c->target);
-        flow_lookup(t, t->user);
+        emit_load(e, 8, HOST_T0, &t->b->ctx->target);
+        flow_lookup(t, t->user, NULL);
         return;
     }
     emit_stack_check(t);
-    emit_load(e, 8, HOST_T0, &c->target);
-    u8 *over =
-        emit_call(e); // the look-up, as a subroutine: what it leaves for has its return address on the private stack
-    u8 *skip = emit_jmp(e);
-    emit_patch(e, over, emit_here(e));
-    flow_lookup(t, t->user);
-    emit_patch(e, skip, emit_here(e));
+    tr_tail(t, TAIL_LOOKUP, emit_paired_call(t), t->k);
     emit_return_here(t);
 }
 
@@ -490,17 +573,20 @@ static void emit_ret(struct tr *t)
     struct mem_ref r;
     mem_stack(t, X86_RSP, 0, false, &r);
     emit_ref(e, size, 0x8b, HOST_T0, HOST_T0, r.index, r.disp);
+    const struct bt_site *site = NULL;
     if (pop > 255)
         emit_canonical_check(t); // too much for a site to undo
     else
-        emit_remember(t, pop);
+        site = branch_site(t, pop);
     emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, (i32)pop);
-    if (pairs(t)) {
-        emit1(e, 0xc3);
-    } else {
+    if (!pairs(t)) {
         emit_store(e, 8, HOST_T0, &t->b->ctx->target);
-        flow_lookup(t, t->user);
+        flow_lookup(t, t->user, site);
+        return;
     }
+    if (site)
+        emit_store_imm(e, &t->b->ctx->ret_site, tr_distance(t, site));
+    emit1(e, 0xc3);
 }
 
 bool tr_flow(struct tr *t)

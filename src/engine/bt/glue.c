@@ -5,8 +5,15 @@
 //   call     store the guest's registers, change to C's stack, call service(); back to where that says, or out
 //   miss     store those registers that C does not preserve, call service_miss(); back to the probe, or on to `call`
 //
+// and, all in translated code's own surroundings,
+//
+//   far      a branch to another page was made under another execution key: is that page still there?
+//   lookup   an indirect branch that cannot have the look-up inline
+//   renew    the same as `far` for an entry of the jump table
+//
 // But for misses of the TLB, which are many and short, everything is loaded and stored each time: some forty moves, and the guest's
 // state is where C expects it.
+#include "engine/bt/translate.h"
 #include "engine/bt/vecstate.h"
 
 static const u8 kept[] = {X86_RBX, X86_RBP, X86_R12, X86_R13, X86_R14, X86_R15};
@@ -129,13 +136,138 @@ static void emit_save_flags(struct emit *e, struct bt_ctx *c)
     emit_load(e, 8, X86_RAX, &c->scratch);
 }
 
-// A RET whose host return address leads nowhere: the private stack is empty.
-static void emit_ret_miss(struct emit *e, struct bt *b, bool user)
+// --- ways into other pages ------------------------------------------------------------------------------------------------------
+
+// Into `reg`: bt_key().
+static void emit_key(struct emit *e, struct bt *b, bool user, unsigned reg)
+{
+    emit_load(e, 4, reg, user ? &b->ctx->key_user : &b->ctx->key_super);
+    if (!user) {
+        emit_rr(e, 8, 0xc1, 4, reg); // shl
+        emit1(e, 32);
+    }
+}
+
+static void emit_doorbell(struct emit *e, struct bt_ctx *c)
+{
+    emit_rip(e, 4, 0x83, 7, (const void *)&c->doorbell, 1); // cmp dword [doorbell], 0
+    emit1(e, 0);
+}
+
+static void patch_all(struct emit *e, u8 *const *from, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        emit_patch(e, from[i], emit_here(e));
+}
+
+// The struct bt_far whose distance is in ctx.site does not hold as things are now. See whether its page is where it was, and make it hold
+// then: ZF. Flags and r10 are destroyed, nothing else.
+static void emit_far(struct emit *e, struct bt *b, bool wide, bool user)
 {
     struct bt_ctx *c = b->ctx;
-    emit_load(e, 8, X86_RSP, &c->sp_top[user]);
-    emit_store(e, 8, HOST_T0, &c->target);
+    u8 *fail[3];
+    emit_store(e, 8, X86_RAX, &c->tmp[0]);
+    emit_store(e, 8, X86_RCX, &c->tmp[1]);
+    emit_store(e, 8, HOST_T1, &c->tmp[2]);
+    emit_load(e, 4, X86_RAX, &c->site);
+    emit_rip(e, 8, 0x8d, HOST_T1, c, 0); // lea: where distances count from
+    emit_rr(e, 8, 0x03, X86_RAX, HOST_T1);
+    emit_rm(e, 8, 0x63, HOST_T0, X86_RAX, offsetof(struct bt_far, disp)); // movsxd
+    emit_rip(e, 8, 0x03, HOST_T0, &c->page_base, 0);
+    if (!wide)
+        emit_mov_rr(e, 4, HOST_T0, HOST_T0);
+    mem_emit_entry(e, c);
+    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
+    fail[0] = emit_jcc(e, CC_NE);
+    emit_rm(e, 8, 0x8b, X86_RCX, X86_RAX, offsetof(struct bt_far, page));
+    emit_rm(e, 8, 0x3b, X86_RCX, HOST_T1, offsetof(struct tlb_entry, page));
+    fail[1] = emit_jcc(e, CC_NE);
+    emit_key(e, b, user, X86_RCX);
+    emit_doorbell(e, c);
+    fail[2] = emit_jcc(e, CC_NE);
+    emit_rm(e, 8, 0x89, X86_RCX, X86_RAX, offsetof(struct bt_far, key));
+    emit_load(e, 8, X86_RCX, &c->page_base);
+    emit_rm(e, 8, 0x89, X86_RCX, X86_RAX, offsetof(struct bt_far, base));
+    patch_all(e, fail, ARRAY_LEN(fail));
+    emit_load(e, 8, HOST_T1, &c->tmp[2]);
+    emit_load(e, 8, X86_RCX, &c->tmp[1]);
+    emit_load(e, 8, X86_RAX, &c->tmp[0]);
+    emit1(e, 0xc3);
+}
+
+// Into the block of the jump table's entry at HOST_T1, for ctx.target.
+static void emit_enter_entry(struct emit *e, struct bt_ctx *c)
+{
+    emit_load(e, 8, HOST_T0, &c->target);
+    emit_alu_imm(e, 8, 4, HOST_T0, -4096);
+    emit_store(e, 8, HOST_T0, &c->page_base);
+    emit_rm(e, 4, 0xff, 4, HOST_T1, offsetof(struct bt_jump, code)); // jmp
+}
+
+void glue_emit_jump(struct emit *e, struct bt *b, bool wide, bool user, u8 *miss[2])
+{
+    emit_lea(e, 4, HOST_T1, HOST_T0, HOST_T0, 3, 0); // bt_jump_slot()
+    emit_alu_imm(e, 4, 4, HOST_T1, (BT_JUMPS - 1) << 5);
+    emit_rip(e, 8, 0x03, HOST_T1, &b->ctx->jump[!wide], 0);
+    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct bt_jump, rip));
+    miss[0] = emit_jcc(e, CC_NE);
+    emit_load(e, 8, HOST_T0, bt_key_at(b, user));
+    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct bt_jump, key));
+    miss[1] = emit_jcc(e, CC_NE);
+    emit_enter_entry(e, b->ctx);
+}
+
+// Where those jumps lead: see whether the entry can be made to hold.
+static void emit_renew(struct emit *e, struct bt *b, bool wide, bool user)
+{
+    struct bt_ctx *c = b->ctx;
+    const unsigned mode = (wide ? ISA_MODE_64 : ISA_MODE_32) | BLOCK_FLAT | (user ? BLOCK_USER : 0);
+    u8 *fail[4];
+    emit_load(e, 8, HOST_T0, &c->target);
+    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct bt_jump, rip));
+    emit_jcc_to(e, CC_NE, b->glue[BT_LOOKUP]);
+    emit_store(e, 8, X86_RAX, &c->tmp[0]);
+    emit_store(e, 8, HOST_T1, &c->tmp[1]);
+    emit_rm(e, 8, 0x8b, X86_RAX, HOST_T1, offsetof(struct bt_jump, block));
+    emit_rm(e, 4, 0x80, 7, X86_RAX, offsetof(struct bt_block, mode)); // cmp byte
+    emit1(e, mode);
+    fail[0] = emit_jcc(e, CC_NE);
+    emit_rm(e, 8, 0x8b, X86_RAX, X86_RAX, offsetof(struct bt_block, page));
+    mem_emit_entry(e, c);
+    emit_alu_imm(e, 8, 4, HOST_T0, -4096);
+    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
+    fail[1] = emit_jcc(e, CC_NE);
+    emit_rm(e, 8, 0x3b, X86_RAX, HOST_T1, offsetof(struct tlb_entry, page));
+    fail[2] = emit_jcc(e, CC_NE);
+    emit_doorbell(e, c);
+    fail[3] = emit_jcc(e, CC_NE);
+    emit_load(e, 8, HOST_T1, &c->tmp[1]);
+    emit_key(e, b, user, X86_RAX);
+    emit_rm(e, 8, 0x89, X86_RAX, HOST_T1, offsetof(struct bt_jump, key));
+    emit_load(e, 8, X86_RAX, &c->tmp[0]);
+    emit_enter_entry(e, c);
+    patch_all(e, fail, ARRAY_LEN(fail));
+    emit_load(e, 8, X86_RAX, &c->tmp[0]);
     emit_jmp_to(e, b->glue[BT_LOOKUP]);
+}
+
+static void emit_ways(struct emit *e, struct bt *b, unsigned n)
+{
+    struct bt_ctx *c = b->ctx;
+    bool wide = !(n & 1), user = n & 2;
+    u8 *miss[2];
+    b->glue_far[n] = emit_here(e);
+    emit_far(e, b, wide, user);
+    b->glue_renew[n] = emit_here(e);
+    emit_renew(e, b, wide, user);
+    // A RET whose host return address leads nowhere: the private stack is empty.
+    b->glue_ret[n] = emit_here(e);
+    emit_load(e, 8, X86_RSP, &c->sp_top[user]);
+    b->glue_lookup[n] = emit_here(e);
+    emit_store(e, 8, HOST_T0, &c->target);
+    glue_emit_jump(e, b, wide, user, miss);
+    emit_patch(e, miss[0], b->glue_renew[n]);
+    emit_patch(e, miss[1], b->glue_renew[n]);
 }
 
 // The address of a site or link is in r11d.
@@ -167,9 +299,9 @@ u32 glue_emit(struct bt *b)
     b->glue_step_host = emit_here(&e);
     emit_save_flags(&e, b->ctx);
     emit_jmp_to(&e, b->glue[BT_STEP]);
-    for (unsigned user = 0; user < 2; user++) {
-        b->glue_ret[user] = emit_here(&e);
-        emit_ret_miss(&e, b, user);
-    }
+    for (unsigned n = 0; n < ARRAY_LEN(b->glue_ret); n++)
+        emit_ways(&e, b, n);
+    if (e.p > e.end)
+        return 0;
     return (u32)(e.p - m->write + 63) & ~63u;
 }

@@ -1,9 +1,15 @@
 // Direct branches from block to block. A link is patched into the branch when its target is known. A branch inside a page is right
-// as long as its target exists. One to another page also checks, each time, that this page is still mapped where the branch goes
-// (flow.c), so links survive whatever the guest does to its page tables.
+// as long as its target exists. One to another page also sees, each time, that the execution key is the one under which this page
+// was found where the branch goes, and looks for it again when it is not (flow.c, glue.c), so links survive whatever the guest does to its
+// page tables.
 //
 // Each block knows the links that lead to it, so that they can be cut when it goes.
 #include "engine/bt/bt.h"
+
+static struct bt_far *far_of(struct bt *b, const struct bt_link *l)
+{
+    return l->far ? bt_near(b, l->far) : NULL;
+}
 
 static void patch(struct bt *b, const struct bt_link *l, u64 target)
 {
@@ -21,15 +27,19 @@ void link_make(struct bt *b, struct bt_link *l, struct bt_block *to)
     l->to = bt_distance(b, to);
     l->next_in = to->links_in;
     to->links_in = bt_distance(b, l);
-    l->page = to->page;
+    struct bt_far *f = far_of(b, l);
+    if (f)
+        f->page = to->page;
     patch(b, l, l->flags == FLAGS_BOTH ? to->entry_both : l->flags == FLAGS_HOST ? to->entry_host : to->entry_slot);
     b->stats.links++;
 }
 
 static void reset(struct bt *b, struct bt_link *l)
 {
+    struct bt_far *f = far_of(b, l);
     l->to = l->next_in = 0;
-    l->page = 0;
+    if (f)
+        f->key = f->page = 0;
     patch(b, l, bt_exec(b, l->stub));
 }
 

@@ -84,6 +84,14 @@ static void emit_entry(struct tr *t)
     emit_alu_imm(e, 4, 4, HOST_T1, (TLB_ENTRIES - 1) << 5);
 }
 
+void mem_emit_entry(struct emit *e, struct bt_ctx *c)
+{
+    emit_mov_rr(e, 4, HOST_T1, HOST_T0);
+    EMIT(e, 0x41, 0xc1, 0xeb, 7); // shr r11d, 7
+    emit_alu_imm(e, 4, 4, HOST_T1, (TLB_ENTRIES - 1) << 5);
+    emit_rip(e, 8, 0x03, HOST_T1, &c->tlb, 0);
+}
+
 void mem_entry(struct tr *t)
 {
     emit_entry(t);

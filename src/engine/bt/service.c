@@ -152,6 +152,7 @@ u64 service_miss(struct bt *b)
     refill(b, s);
     b->missed.good = b->missed.outcome == &b->stats.refills &&
                      (!s->upgraded || tlb_write(&b->in.v->tlb, b->in.view, b->ctx->addr, s->size));
+    bt_take_keys(b);
     if (LIKELY(b->missed.good) && !keeper_pending(b->in.v) && vec_back(b, s->vec))
         return bt_exec(b, s->retry);
     return 0;
@@ -207,11 +208,23 @@ static u64 bad_target(struct bt *b, const struct bt_link *l)
     return go_on(b);
 }
 
+// The fault of an indirect branch to an address that is not canonical: as if it had not been run yet.
+static u64 bad_return(struct bt *b)
+{
+    const struct bt_site *s = bt_near(b, (u32)b->ctx->ret_site);
+    b->in.c->gpr[X86_RSP] -= s->pop;
+    return step(b, s);
+}
+
 static u64 unlinked(struct bt *b, const struct bt_link *l)
 {
-    u64 target = b->ctx->page_base + (u64)(i64)l->disp;
-    if (l->way != LINK_RUNS_ON && bt_mode_64(b->mode) && UNLIKELY(!gva_canonical(target)))
-        return bad_target(b, l);
+    u64 base = b->ctx->page_base, target = base + (u64)(i64)l->disp;
+    if (l->way != LINK_RUNS_ON && bt_mode_64(b->mode) && UNLIKELY(!gva_canonical(target))) {
+        if (l->way != LINK_RETURN)
+            return bad_target(b, l);
+        b->ctx->page_base = b->ctx->tmp[3]; // the RET's
+        return bad_return(b);
+    }
     service_sync_at(b, target, b->ctx->left);
     b->unlinked = bt_distance(b, l);
     struct bt_block *k = (struct bt_block *)bt_go_on(b);
@@ -224,17 +237,14 @@ static u64 unlinked(struct bt *b, const struct bt_link *l)
         if (b->opts & BT_OPT_CHAIN && from->page && link->to != bt_distance(b, k) &&
             (link->far || from->page == k->page))
             link_make(b, link, k);
+        if (link->far && link->to == bt_distance(b, k)) {
+            struct bt_far *f = bt_near(b, link->far);
+            f->key = bt_key(b, bt_mode_user(b->mode));
+            f->base = base;
+        }
         b->unlinked = 0;
     }
     return k->entry_slot;
-}
-
-// The fault of a RET to an address that is not canonical: as if it had not been run yet.
-static u64 bad_return(struct bt *b)
-{
-    const struct bt_site *s = bt_near(b, (u32)b->ctx->ret_site);
-    b->in.c->gpr[X86_RSP] -= s->pop;
-    return step(b, s);
 }
 
 static u64 dispatch(struct bt *b)
@@ -261,7 +271,9 @@ static u64 dispatch(struct bt *b)
 u64 service(struct bt *b)
 {
     u64 go = dispatch(b);
-    if (!go)
+    if (go)
+        bt_take_keys(b);
+    else
         vecstate_park(b);
     bt_set_gs(b);
     return go;

@@ -433,7 +433,7 @@ static void emit_syscall(struct tr *t)
     emit_store(e, 8, HOST_T0, &c->target);
     t->flags = FLAGS_SLOT;
     use_stack_of(t, false);
-    flow_lookup(t, false);
+    flow_lookup(t, false, NULL);
 }
 
 static void emit_sysret(struct tr *t)
@@ -470,7 +470,7 @@ static void emit_sysret(struct tr *t)
     emit_store(e, 8, HOST_T0, &c->target);
     t->flags = FLAGS_SLOT;
     use_stack_of(t, true);
-    flow_lookup(t, true);
+    flow_lookup(t, true, NULL);
 }
 
 bool tr_sys(struct tr *t)

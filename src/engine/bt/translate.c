@@ -85,7 +85,7 @@ static u64 service_entry(const struct tr *t, const struct tail *l)
 static void emit_tail(struct tr *t, const struct tail *l)
 {
     struct emit *e = &t->e;
-    if (l->kind == TAIL_EDGE) {
+    if (l->kind >= TAIL_FLOW) {
         flow_tail(t, l);
         return;
     }
@@ -226,20 +226,22 @@ static void emit_insns(struct tr *t)
 static struct bt_block *new_block(struct tr *t, hva page, hva page2)
 {
     struct bt *b = t->b;
-    unsigned links = count_links(t);
-    u32 meta = (u32)(sizeof(struct bt_block) + links * sizeof(struct bt_link) + TR_SITES_MAX * sizeof(struct bt_site) +
+    unsigned links = count_links(t), fars = flow_count_fars(t) + (page2 != 0);
+    u32 records = (u32)(fars * sizeof(struct bt_far) + links * sizeof(struct bt_link));
+    u32 meta = (u32)(sizeof(struct bt_block) + records + TR_SITES_MAX * sizeof(struct bt_site) +
                      BT_INSNS * sizeof(struct bt_call) + 8);
     codecache_room(b, TR_CODE_MAX, meta);
     struct bt_part *p = &b->cache.part[b->cache.now];
     struct bt_block *k = bt_near(b, p->meta + p->meta_used);
     u8 *code = b->cache.mem.write + p->code + p->code_used;
-    memset(k, 0, sizeof *k + links * sizeof(struct bt_link));
+    memset(k, 0, sizeof *k + records);
     k->page = page;
     k->page2 = page2;
     k->off = t->insn[0].off;
     k->end = t->insn[t->n - 1].next;
     k->mode = b->mode;
     k->n = (u8)t->n;
+    k->fars = (u16)fars;
     k->links = (u16)links;
     k->code = p->code + p->code_used;
     t->e = (struct emit){

@@ -89,16 +89,29 @@ struct tr_insn {
 };
 
 // Code that is put behind the block, out of the way.
-enum tail_kind { TAIL_SERVICE, TAIL_MISS, TAIL_EDGE, TAIL_SP_RESET };
+enum tail_kind {
+    TAIL_SERVICE,
+    TAIL_MISS,
+    TAIL_SP_RESET,
+    TAIL_FLOW, // these and the following ones are flow.c's
+    TAIL_EDGE = TAIL_FLOW,
+    TAIL_FAR,       // a way into another page has to be looked for
+    TAIL_RENEW,     // the same for the jump table
+    TAIL_LOOKUP,    // the look-up of an indirect call
+    TAIL_CANONICAL, // is the target canonical?
+    TAIL_KINDS
+};
 
 struct tail {
     u8 kind, why;
     bool host;   // flags are in the host's
     u8 *from;    // displacement of the jump that leads here
+    u8 *from2;   // TAIL_FAR, TAIL_RENEW: another one
     u32 record;  // site or link
+    u32 far;     // TAIL_FAR
     u8 tag;      // TAIL_MISS: offset of the tag in struct tlb_entry
     u16 skipped; // TAIL_EDGE: instructions of the block that are not run
-    u64 back;    // TAIL_SP_RESET: where to go on
+    u64 back;    // where to go on
     u32 at;      // its code, from the block's start
     u8 insn;     // the instruction it belongs to
 };
@@ -111,7 +124,7 @@ struct tr {
     struct bt_block *k;
     unsigned n, i; // instructions, the current one
     enum flags_at flags;
-    unsigned links; // used
+    unsigned links, fars; // used
     unsigned tails;
     bool wide;               // 64-bit mode
     bool user;               // CPL 3
@@ -234,6 +247,8 @@ void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref 
 void mem_entry(struct tr *t);
 // An instruction (`opcode` r, r/m) on HOST_T0 and what is at `offset` in the entry that mem_probe() looked at.
 void mem_entry_op(struct tr *t, unsigned opcode, unsigned offset);
+// The same where no block is being translated.
+void mem_emit_entry(struct emit *e, struct bt_ctx *c);
 // Host address for the linear address in HOST_T0, as mem_operand() finds it. `retry`: where its computation began.
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
 // Can the memory operand's segment be handled?
@@ -277,12 +292,15 @@ bool flow_frees_flags(const struct tr_insn *x);
 void flow_poll(struct tr *t);
 // The block goes on at page offset `off`, with nothing emitted after this.
 void flow_end(struct tr *t, unsigned off);
-// Go to the RIP in HOST_T0 and ctx.target, at CPL 3 or not; flags are in the slot.
-void flow_lookup(struct tr *t, bool user);
-void flow_tail(struct tr *t, const struct tail *l); // TAIL_EDGE
+// Go to the RIP in HOST_T0 and ctx.target, at CPL 3 or not; flags are in the slot. `site`: of the instruction whose fault it is when that is
+// not canonical, or NULL: it is.
+void flow_lookup(struct tr *t, bool user, const struct bt_site *site);
+void flow_tail(struct tr *t, const struct tail *l); // TAIL_FLOW and following
+// How many struct bt_far the block needs at most.
+unsigned flow_count_fars(const struct tr *t);
 // At the start of a block, in counting mode.
 void flow_count(struct tr *t);
-// At the start of a block with an instruction that crosses its page's end: see that the bytes behind are where they were.
+// At the start of a block with an instruction that crosses its page's end, in the first struct bt_far: see that the bytes behind are where they were.
 void flow_check_page2(struct tr *t);
 
 // --- dump.c -----------------------------------------------------------------------------------------------------------------------
