@@ -224,7 +224,6 @@ void linux_host_fini(struct linux_host *h)
         fclose(h->perf_map);
     h->perf_map = NULL;
     h->host.names_code = false;
-    h->host.gs_is_free = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 }
 
 static const struct host_ops linux_ops = {
@@ -320,4 +319,5 @@ void linux_host_init(struct linux_host *h, u32 log_mask, FILE *log, const struct
     *h = (struct linux_host){.log = log, .log_fd = blocking_fd(log)};
     h->host = (struct host){.ops = &linux_ops, .self = h, .log_mask = log_mask};
     h->host.tsc_hz = linux_host_tsc_hz(since, &by_cpuid);
+    h->host.gs_is_free = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 }
