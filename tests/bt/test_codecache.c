@@ -14,8 +14,7 @@
 #include "engine/bt/translate.h"
 
 #define PAGES 12
-#define FIRST 4                                                   // page number of the first one
-#define HASH ((unsigned)(b->cache.by_page - b->cache.by_address)) // one table lies behind the other
+#define FIRST 4 // page number of the first one
 #define ROUNDS 30000
 #define CHECK_EVERY 50
 
@@ -74,14 +73,31 @@ static void check_block(struct bt_block *k)
     }
 }
 
+// Page lists have live blocks and nothing else.
+static void check_lists(unsigned live)
+{
+    unsigned first = 0;
+
+    for (unsigned i = 0; i < b->cache.pages; i++)
+        for (u32 at = b->cache.by_page[i]; at;) {
+            const struct bt_block *k = bt_near(b, at & ~1u);
+            assert_int_not_equal(k->page, 0);
+            first += !(at & 1);
+            at = at & 1 ? k->peer2 : k->peer;
+        }
+    assert_int_equal(first, live);
+}
+
 // Every live block is found by its address, and is in the list of its page. Returns how many there are.
 static unsigned check_all(void)
 {
     unsigned by_address = 0, by_page = 0;
 
-    for (unsigned i = 0; i < HASH; i++)
-        for (u32 at = b->cache.by_address[i]; at; at = ((struct bt_block *)bt_near(b, at))->chain, by_address++)
-            check_block(bt_near(b, at));
+    for (unsigned i = 0; i < b->cache.slots; i++)
+        if (b->cache.by_address[i].block) {
+            check_block(bt_near(b, b->cache.by_address[i].block));
+            by_address++;
+        }
     for (unsigned p = 0; p < BT_PARTS; p++)
         for (u32 at = 0; at < b->cache.part[p].meta_used;) {
             const struct bt_block *k = bt_near(b, b->cache.part[p].meta + at);
@@ -89,6 +105,8 @@ static unsigned check_all(void)
             at += k->bytes;
         }
     assert_int_equal(by_address, by_page);
+    assert_int_equal(by_address, b->cache.blocks);
+    check_lists(by_page);
     return by_address;
 }
 
@@ -146,9 +164,9 @@ static void do_drop(void)
     unsigned overlap = 0, rest = 0;
 
     bool left = codecache_drop(b, host_page(n), off, len);
-    for (unsigned i = 0; i < HASH; i++)
-        for (u32 at = b->cache.by_address[i]; at; at = ((struct bt_block *)bt_near(b, at))->chain) {
-            const struct bt_block *k = bt_near(b, at);
+    for (unsigned i = 0; i < b->cache.slots; i++)
+        if (b->cache.by_address[i].block) {
+            const struct bt_block *k = bt_near(b, b->cache.by_address[i].block);
             if (k->page != host_page(n))
                 continue;
             overlap += k->off < off + len && off < k->end;

@@ -212,11 +212,10 @@ struct bt_block {
     u8 mode;
     u8 n;                   // instructions
     u16 fars, links, sites; // how many follow, in this order
-    u32 chain, peer,
-        links_in; // as in struct bt_link: next in the hash chain, next of the same page, first link to this block
-    u32 code, code_size; // offset in the code memory, bytes
-    u32 bytes;           // of near memory
-    u32 peer2;           // next of the same page2: see codecache.c
+    u32 peer, links_in;     // as in struct bt_link: next of the same page, first link to this block
+    u32 code, code_size;    // offset in the code memory, bytes
+    u32 bytes;              // of near memory
+    u32 peer2;              // next of the same page2: see codecache.c
 };
 
 struct bt_part {
@@ -224,13 +223,22 @@ struct bt_part {
     u32 meta, meta_used; // distances from the start of the near memory
 };
 
+// A place of the hash table of blocks. The hash says all that has to be known about a block to move it or go past it, so that few
+// blocks are touched.
+struct bt_slot {
+    u32 hash;
+    u32 block; // distance from the start of the near memory; 0: free
+};
+
 struct bt_cache {
     struct host_code mem;
     u32 code_part, meta_part; // bytes of a part
     struct bt_part part[BT_PARTS];
-    unsigned now;    // being filled
-    u32 *by_address; // hash tables of blocks
-    u32 *by_page;
+    unsigned now;               // being filled
+    struct bt_slot *by_address; // hash table of blocks, `slots` long
+    u32 *by_page;               // heads of their pages' lists, by hash, `pages` long
+    u32 *seen;                  // one bit for each of those
+    u32 slots, pages, blocks;   // blocks: in by_address
 };
 
 struct bt_stats {
@@ -482,6 +490,9 @@ void codecache_kill(struct bt *b, struct bt_block *k);
 void link_make(struct bt *b, struct bt_link *l, struct bt_block *to);
 void link_cut_incoming(struct bt *b, struct bt_block *k);
 void link_cut_outgoing(struct bt *b, struct bt_block *k);
+// Cut the links between a block whose record is in [lo, hi), distances from the start of the near memory, and those outside. Links among
+// those inside are left as they are: all of them go.
+void link_cut_outside(struct bt *b, struct bt_block *k, u32 lo, u32 hi);
 
 // --- translate.c ----------------------------------------------------------------------------------------------------------------
 

@@ -12,19 +12,18 @@
 // hold the distance of a block, with bit 0 set where it is there for its second page.
 #include "engine/bt/bt.h"
 
-#define HASH_BITS 17 // blocks of a full cache are some 300000
-#define HASH (1u << HASH_BITS)
+#define RECORD_MIN 128 // bytes of near memory for which there is a slot
+#define BLOCKS_A_PAGE 8
 
-static unsigned hash_address(hva page, unsigned off)
+static u32 hash_address(hva page, unsigned off)
 {
     u64 x = (page + off) * 0x9e3779b97f4a7c15ull;
-    x = (x ^ x >> 32) * 0xc2b2ae3d27d4eb4full; // functions at regular distances are common
-    return (unsigned)(x >> (64 - HASH_BITS));
+    return (u32)((x ^ x >> 32) * 0xc2b2ae3d27d4eb4full >> 32); // functions at regular distances are common
 }
 
-static unsigned hash_page(hva page)
+static unsigned hash_page(const struct bt_cache *m, hva page)
 {
-    return (unsigned)((page >> 12) * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS));
+    return (unsigned)((page >> 12) * 0x9e3779b97f4a7c15ull >> 32) & (m->pages - 1);
 }
 
 static u64 round_up(u64 v, u64 to)
@@ -37,6 +36,26 @@ static void place(struct bt *b, u32 *at, u64 size, u64 *where)
 {
     *where = (u64)bt_near(b, *at);
     *at += (u32)round_up(size, 4096);
+}
+
+static u64 index_size(const struct bt_cache *m)
+{
+    return m->slots * sizeof(struct bt_slot) + m->pages * sizeof(u32) + m->pages / 8;
+}
+
+static bool index_init(struct bt *b, u64 meta)
+{
+    struct host *h = b->in.v->machine->host;
+    struct bt_cache *m = &b->cache;
+    for (m->slots = 1024; m->slots < meta / RECORD_MIN; m->slots *= 2)
+        ;
+    m->pages = m->slots / BLOCKS_A_PAGE;
+    m->by_address = h->ops->mem_alloc(h->self, "bt-index", index_size(m));
+    if (!m->by_address)
+        return false;
+    m->by_page = (u32 *)(m->by_address + m->slots);
+    m->seen = m->by_page + m->pages;
+    return true;
 }
 
 int codecache_init(struct bt *b, u64 size)
@@ -54,12 +73,10 @@ int codecache_init(struct bt *b, u64 size)
     int err = h->ops->code_alloc(h->self, "bt-code", code + 4096, fixed + meta, NULL, &m->mem);
     if (err)
         return err;
-    m->by_address = h->ops->mem_alloc(h->self, "bt-index", 2 * HASH * sizeof(u32));
-    if (!m->by_address) {
+    if (!index_init(b, meta)) {
         codecache_fini(b);
         return -12; // -ENOMEM
     }
-    m->by_page = m->by_address + HASH;
     u32 at = 0;
     u64 where;
     place(b, &at, sizeof(struct bt_ctx), &where);
@@ -95,7 +112,7 @@ void codecache_fini(struct bt *b)
     if (m->mem.exec)
         h->ops->code_free(h->self, &m->mem);
     if (m->by_address)
-        h->ops->mem_free(h->self, m->by_address, 2 * HASH * sizeof(u32));
+        h->ops->mem_free(h->self, m->by_address, index_size(m));
     m->by_address = NULL;
 }
 
@@ -115,7 +132,8 @@ static void forget_jumps(struct bt *b, u32 from, u32 to)
 void codecache_flush(struct bt *b)
 {
     struct bt_cache *m = &b->cache;
-    memset(m->by_address, 0, 2 * HASH * sizeof(u32));
+    memset(m->by_address, 0, index_size(m));
+    m->blocks = 0;
     for (unsigned i = 0; i < BT_PARTS; i++)
         m->part[i].code_used = m->part[i].meta_used = 0;
     m->now = 0;
@@ -123,17 +141,52 @@ void codecache_flush(struct bt *b)
     forget_jumps(b, 0, (u32)m->mem.size);
 }
 
-static struct bt_block *block_at(const struct bt *b, u32 distance)
-{
-    return distance ? bt_near(b, distance) : NULL;
-}
+// --- the hash table -----------------------------------------------------------------------------------------------------------
 
 struct bt_block *codecache_find(const struct bt *b, hva page, unsigned off, unsigned mode, hva page2)
 {
-    struct bt_block *k = block_at(b, b->cache.by_address[hash_address(page, off)]);
-    while (k && (k->page != page || k->off != off || k->mode != mode || (k->page2 && k->page2 != page2)))
-        k = block_at(b, k->chain);
-    return k;
+    const struct bt_cache *m = &b->cache;
+    u32 hash = hash_address(page, off);
+    for (u32 i = hash & (m->slots - 1); m->by_address[i].block; i = (i + 1) & (m->slots - 1)) {
+        if (m->by_address[i].hash != hash)
+            continue;
+        struct bt_block *k = bt_near(b, m->by_address[i].block);
+        if (k->page == page && k->off == off && k->mode == mode && (!k->page2 || k->page2 == page2))
+            return k;
+    }
+    return NULL;
+}
+
+static void slot_add(struct bt_cache *m, u32 hash, u32 block)
+{
+    u32 i = hash & (m->slots - 1);
+    while (m->by_address[i].block)
+        i = (i + 1) & (m->slots - 1);
+    m->by_address[i] = (struct bt_slot){hash, block};
+    m->blocks++;
+}
+
+// Empty a slot; what follows it and would not be found behind a free one moves up.
+static void slot_empty(struct bt_cache *m, u32 hole)
+{
+    struct bt_slot *s = m->by_address;
+    for (u32 i = (hole + 1) & (m->slots - 1); s[i].block; i = (i + 1) & (m->slots - 1)) {
+        u32 from_home = (i - s[i].hash) & (m->slots - 1);
+        if (from_home >= ((i - hole) & (m->slots - 1))) {
+            s[hole] = s[i];
+            hole = i;
+        }
+    }
+    s[hole].block = 0;
+    m->blocks--;
+}
+
+static void slot_remove(struct bt_cache *m, u32 hash, u32 block)
+{
+    u32 i = hash & (m->slots - 1);
+    while (m->by_address[i].block != block)
+        i = (i + 1) & (m->slots - 1);
+    slot_empty(m, i);
 }
 
 // --- lists of pages -------------------------------------------------------------------------------------------------------------
@@ -166,7 +219,7 @@ static bool member_overlaps(const struct bt_block *k, u32 member, unsigned off, 
 static void put_on_page(struct bt *b, u32 member)
 {
     struct bt_block *k = block_of_member(b, member);
-    u32 *head = &b->cache.by_page[hash_page(member_page(k, member))];
+    u32 *head = &b->cache.by_page[hash_page(&b->cache, member_page(k, member))];
     *member_peer(k, member) = *head;
     *head = member;
 }
@@ -174,7 +227,7 @@ static void put_on_page(struct bt *b, u32 member)
 static void take_off_page(struct bt *b, u32 member)
 {
     struct bt_block *k = block_of_member(b, member);
-    u32 *at = &b->cache.by_page[hash_page(member_page(k, member))];
+    u32 *at = &b->cache.by_page[hash_page(&b->cache, member_page(k, member))];
     while (*at != member)
         at = member_peer(block_of_member(b, *at), *at);
     *at = *member_peer(k, member);
@@ -183,9 +236,7 @@ static void take_off_page(struct bt *b, u32 member)
 void codecache_add(struct bt *b, struct bt_block *k)
 {
     u32 self = bt_distance(b, k);
-    u32 *head = &b->cache.by_address[hash_address(k->page, k->off)];
-    k->chain = *head;
-    *head = self;
+    slot_add(&b->cache, hash_address(k->page, k->off), self);
     put_on_page(b, self);
     if (k->page2)
         put_on_page(b, self | SECOND);
@@ -193,19 +244,11 @@ void codecache_add(struct bt *b, struct bt_block *k)
 
 // --- forgetting -----------------------------------------------------------------------------------------------------------------
 
-static void take_off_address(struct bt *b, struct bt_block *k)
-{
-    u32 *at = &b->cache.by_address[hash_address(k->page, k->off)], self = bt_distance(b, k);
-    while (*at != self)
-        at = &block_at(b, *at)->chain;
-    *at = k->chain;
-}
-
 // The block is in no table any more, but for the jump tables: its entry leads to the look-up, with ctx.target set. Whoever still runs it
 // finds its way out, but cannot be sent back to its start.
 static void kill(struct bt *b, struct bt_block *k)
 {
-    take_off_address(b, k);
+    slot_remove(&b->cache, hash_address(k->page, k->off), bt_distance(b, k));
     link_cut_incoming(b, k);
     link_cut_outgoing(b, k);
     k->page = k->page2 = 0;
@@ -228,7 +271,7 @@ void codecache_kill(struct bt *b, struct bt_block *k)
 
 bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len)
 {
-    u32 *head = &b->cache.by_page[hash_page(page)], *at = head;
+    u32 *head = &b->cache.by_page[hash_page(&b->cache, page)], *at = head;
     bool left = false;
     while (*at) {
         u32 member = *at;
@@ -251,13 +294,42 @@ bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len)
     return left;
 }
 
+static bool is_in(const struct bt_part *p, u32 record)
+{
+    return record - p->meta < p->meta_used;
+}
+
+// Lists have the latest first, and the part that is emptied is the oldest: what is in it ends them. Each list is looked through once.
+static void shorten_list(struct bt *b, const struct bt_part *p, hva page)
+{
+    struct bt_cache *m = &b->cache;
+    unsigned n = hash_page(m, page);
+    if (m->seen[n / 32] >> n % 32 & 1)
+        return;
+    m->seen[n / 32] |= 1u << n % 32;
+    u32 *at = &m->by_page[n];
+    while (*at && !is_in(p, *at))
+        at = member_peer(block_of_member(b, *at), *at);
+    *at = 0;
+}
+
 static void evict(struct bt *b, struct bt_part *p)
 {
-    const struct bt_cache *m = &b->cache;
+    struct bt_cache *m = &b->cache;
+    memset(m->seen, 0, m->pages / 8);
     for (u32 at = 0; at < p->meta_used;) {
         struct bt_block *k = bt_near(b, p->meta + at);
         at += k->bytes;
-        codecache_kill(b, k);
+        if (!k->page)
+            continue;
+        shorten_list(b, p, k->page);
+        if (k->page2)
+            shorten_list(b, p, k->page2);
+        link_cut_outside(b, k, p->meta, p->meta + p->meta_used);
+    }
+    for (u32 i = 0; i < m->slots; i++) {
+        while (m->by_address[i].block && is_in(p, m->by_address[i].block))
+            slot_empty(m, i);
     }
     p->code_used = p->meta_used = 0;
     b->unlinked = 0;
@@ -269,7 +341,7 @@ void codecache_room(struct bt *b, u32 code, u32 meta)
 {
     struct bt_cache *m = &b->cache;
     struct bt_part *p = &m->part[m->now];
-    if (p->code_used + code <= m->code_part && p->meta_used + meta <= m->meta_part)
+    if (p->code_used + code <= m->code_part && p->meta_used + meta <= m->meta_part && m->blocks < m->slots / 8 * 7)
         return;
     m->now = (m->now + 1) % BT_PARTS;
     p = &m->part[m->now];

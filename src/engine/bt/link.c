@@ -71,3 +71,38 @@ void link_cut_outgoing(struct bt *b, struct bt_block *k)
             cut(b, &l[i]);
     }
 }
+
+static bool within(u32 at, u32 lo, u32 hi)
+{
+    return at - lo < hi - lo;
+}
+
+// Take all links in [lo, hi) off a block's list. They are not patched.
+static void drop_incoming(struct bt *b, struct bt_block *to, u32 lo, u32 hi)
+{
+    for (u32 *at = &to->links_in; *at;) {
+        struct bt_link *l = bt_near(b, *at);
+        if (!within(*at, lo, hi)) {
+            at = &l->next_in;
+            continue;
+        }
+        *at = l->next_in;
+        l->to = 0;
+    }
+}
+
+void link_cut_outside(struct bt *b, struct bt_block *k, u32 lo, u32 hi)
+{
+    struct bt_link *out = bt_links(k);
+    for (u32 at = k->links_in; at;) {
+        struct bt_link *l = bt_near(b, at);
+        u32 next = l->next_in;
+        if (!within(at, lo, hi))
+            reset(b, l);
+        at = next;
+    }
+    for (unsigned i = 0; i < k->links; i++) {
+        if (out[i].to && !within(out[i].to, lo, hi))
+            drop_incoming(b, bt_near(b, out[i].to), lo, hi);
+    }
+}
