@@ -295,6 +295,47 @@ static u64 make_space(void)
     return (u64)top;
 }
 
+// All that both spaces have, which is the first gigabyte, is global, or nothing is.
+static void set_global(bool on)
+{
+    u64 *top = (u64 *)(read_cr3() & 0x000ffffffffff000ull), *pdpt = (u64 *)(top[0] & ~0xfffull);
+    u64 *pd = (u64 *)(pdpt[0] & ~0xfffull);
+    for (unsigned i = 0; i < 512; i++) {
+        bool large = pd[i] & PTE_PS;
+        u64 *entry = large ? &pd[i] : (u64 *)(pd[i] & ~0xfffull);
+        for (unsigned k = 0; k < (large ? 1 : 512) && pd[i] & PTE_P; k++)
+            if (entry[k] & PTE_P)
+                entry[k] = on ? entry[k] | PTE_G : entry[k] & ~PTE_G;
+    }
+}
+
+// No code is run that is not global: what a kernel does. Pages 2 and 3 of the alias lead to each other.
+static void only_global(const u64 value[2])
+{
+    const u8 *swap = HELPER("mov %%r9, %%cr3; xchg %%r8, %%r9; ret");
+    unsigned wrong = 0, in = 0;
+    for (unsigned i = 0; i < 2; i++)
+        code_pte[i] = other_pte[i] = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        write_cr3(value[i] & ~NOFLUSH);
+        in = i;
+    }
+    for (unsigned n = 0; n < 4; n++) // 100: CALL 010 of the next page; RET
+        PUT(flat + n * 4096 + 0x100, 0xe8, 0x0b, 0x0f, 0, 0, 0xc3);
+    alias_pte[2] = SHEET(0) | PTE_ALL | PTE_G;
+    invlpg(alias + 2 * 4096);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        if (i % 5 == 0) {
+            alias_pte[3] = SHEET(i / 5 & 3) | PTE_ALL | PTE_G;
+            invlpg(alias + 3 * 4096);
+        }
+        u64 want = 1000 + (i / 5 & 3);
+        wrong += call_with(alias + 2 * 4096 + 0x100, swap, 0, 0, value[in], value[!in], 0) != want;
+        in = !in;
+    }
+    CHECK_EQ(wrong, 0);
+}
+
 static void spaces(void)
 {
     // R8, R9: the two values of CR3. To the other one and back; or there only.
@@ -312,12 +353,13 @@ static void spaces(void)
         if (kind && !pcid)
             break;
         u64 global = kind == 2 ? PTE_G : 0;
-        write_cr4(cr4 | (kind == 2 ? CR4_PGE : 0));
+        set_global(global);
+        write_cr4(cr4 | (global ? CR4_PGE : 0));
         for (unsigned i = 0; i < 2; i++) {
             code_pte[i] = SHEET(i) | PTE_ALL;
             other_pte[i] = SHEET(i + 2) | PTE_ALL;
         }
-        code_pte[2] = other_pte[2] = SHEET(0) | PTE_ALL | global;
+        alias_pte[2] = SHEET(0) | PTE_ALL | global;
         write_cr3(cr3[0]);
         u64 value[2] = {cr3[0], cr3[1]};
         if (kind) {
@@ -334,19 +376,22 @@ static void spaces(void)
             wrong += call_with(code + 0x40, twice, 0, 0, value[in], value[!in], 5) != 5 * base;
             wrong += call_with(code + 0x40, swap, 0, 0, value[in], value[!in], 9) != 9 * then;
             wrong += call_with(code + 0x10, swap, 0, 0, value[!in], value[in], 0) != base;
-            // A page that both have: what becomes of it in one is seen in the other.
-            if (global && i % 10 == 0) {
+            // A page that both have, by one page table: what becomes of it in one is seen in the other.
+            if (i % 10 == 0 && global) {
                 u64 entry = SHEET(i / 10 & 3) | PTE_ALL | global;
-                code_pte[2] = other_pte[2] = entry;
-                invlpg(code + 2 * 4096);
+                alias_pte[2] = entry;
+                invlpg(alias + 2 * 4096);
             }
             u64 shared = global ? 1000 + (i / 10 & 3) : 1000;
-            wrong += call_with(code + 2 * 4096 + 0x40, swap, 0, 0, value[in], value[!in], 3) != 3 * shared;
+            wrong += call_with(alias + 2 * 4096 + 0x40, swap, 0, 0, value[in], value[!in], 3) != 3 * shared;
         }
         CHECK_EQ(wrong, 0);
+        if (global)
+            only_global(value);
         write_cr3(cr3[0]);
         write_cr4(cr4);
     }
+    set_global(false);
     code_init();
 }
 

@@ -291,6 +291,8 @@ void tlb_init(struct tlb *t)
         t->ctx[i].used = false;
     t->use_clock = 0;
     t->cur_ctx = 0;
+    if (!t->last_key)
+        t->last_key = 0xfffff000; // what is rare is better seen early: engines may compare lower halves only
     t->low_globals = false;
     context_init(t, &t->ctx[0], 0);
     code_init(t, &t->shared);
