@@ -55,7 +55,7 @@ static bool is_in(const struct bt_block *to, const struct bt_link *l)
 static void check_block(struct bt_block *k)
 {
     assert_int_not_equal(k->page, 0);
-    assert_ptr_equal(codecache_find(b, k->page, k->off, k->mode, k->page2), k);
+    assert_ptr_equal(codecache_find(b, k->page, k->off, k->mode, bt_page2(k)), k);
     for (unsigned i = 0; i < k->links; i++) {
         const struct bt_link *l = &bt_links(k)[i];
         if (!l->jump)
@@ -69,7 +69,8 @@ static void check_block(struct bt_block *k)
         u64 at = lead_to(l);
         assert_int_not_equal(to->page, 0);
         assert_true(is_in(to, l));
-        assert_true(at == to->entry_slot || at == to->entry_host || at == to->entry_both);
+        assert_true(at == to->entry_slot || at == bt_exec(b, to->code + to->entry_host) ||
+                    at == bt_exec(b, to->code + to->entry_both));
     }
 }
 
@@ -83,7 +84,7 @@ static void check_lists(unsigned live)
             const struct bt_block *k = bt_near(b, at & ~1u);
             assert_int_not_equal(k->page, 0);
             first += !(at & 1);
-            at = at & 1 ? k->peer2 : k->peer;
+            at = at & 1 ? bt_second(k)->peer : k->peer;
         }
     assert_int_equal(first, live);
 }
@@ -139,7 +140,7 @@ static void do_translate(void)
     b->ctx->page_base = (FIRST + n) * 4096ull;
     if (!k)
         k = translate(b, b->ctx->page_base + off, host_page(n), (FIRST + n) * 4096ull);
-    if (!k || k->page2)
+    if (!k || k->second)
         return;
     assert_ptr_equal(codecache_find(b, host_page(n), off, b->mode, 0), k);
     kept[i] = k;

@@ -142,7 +142,7 @@ static struct bt_block *find_block(struct bt *b)
     bt_take_keys(b);
     u64 key = bt_key(b, bt_mode_user(b->mode));
     struct bt_jump *j = bt_jump_slot(b, c->rip);
-    if (LIKELY(j->rip == c->rip && j->block->page == page && j->block->mode == b->mode && !j->block->page2)) {
+    if (LIKELY(j->rip == c->rip && j->block->page == page && j->block->mode == b->mode && !j->block->second)) {
         j->key = key;
         return (struct bt_block *)j->block;
     }

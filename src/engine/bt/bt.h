@@ -142,22 +142,25 @@ struct bt_recipe {
 };
 
 struct bt_site {
-    u32 retry;               // offset in the code memory: start of the probe ...
-    u32 resume;              // ... and of the next instruction, or 0: leave when this one has been run
-    u32 block;               // distance from the start of the near memory
-    u16 off, next;           // of the instruction in its page, and of the following one
+    u16 retry;               // offset in the block's code: start of the probe ...
+    u16 resume;              // ... and of the next instruction, or 0: leave when this one has been run
+    u16 block;               // how far before this the block is, in units of BT_UNIT
+    u16 call;                // BT_STEP: how far behind the block a struct bt_call is, in units of BT_UNIT, or 0
+    u16 off;                 // of the instruction in its page
+    u16 op;                  // enum isa_op
+    u16 size;                // bytes that the probe is for
+    u8 len;                  // of the instruction
     u8 idx;                  // number of the instruction in its block
     u8 access;               // SITE_*; BT_VECTOR: the VEC_* needed
-    u16 size;                // bytes that the probe is for
     u8 vec;                  // VEC_*: what code at `retry` and `resume` relies on
     u8 pop;                  // RET: bytes taken off the stack, to undo it
-    bool shared;             // the probe is for a group of accesses
-    bool upgraded;           // it reads, and the probe is for a write
-    bool direct;             // nothing but a page fault can come of an access that the page tables forbid
-    u16 op;                  // enum isa_op
+    bool shared : 1;         // the probe is for a group of accesses
+    bool upgraded : 1;       // it reads, and the probe is for a write
+    bool direct : 1;         // nothing but a page fault can come of an access that the page tables forbid
     struct bt_recipe recipe; // RECIPE_NONE: status flags are in the slot
-    u32 call;                // BT_STEP: distance of a struct bt_call, or 0
 };
+
+#define BT_UNIT 4u // bytes: what distances inside a block's records are counted in
 
 // An instruction for the interpreter that need not be decoded again.
 struct bt_call {
@@ -205,17 +208,28 @@ enum flags_at {
 #define BLOCK_USER 0x08u // ... and with this at CPL 3
 
 struct bt_block {
-    u64 page;                               // host page; 0: forgotten
-    u64 page2;                              // that of the end of an instruction that crosses into it; 0: none does
-    u64 entry_slot, entry_host, entry_both; // where to enter it: flags in the slot, in the host's, in both
-    u16 off, end;                           // in the page: first byte, after the last one (also beyond the page)
+    u64 page;                   // host page; 0: forgotten
+    u64 entry_slot;             // where to enter it: flags in the slot
+    u32 code;                   // offset in the code memory
+    u32 peer;                   // next of the same page, as its distance from the start of the near memory
+    u32 links_in;               // first link to this block, likewise
+    u16 off, end;               // in the page: first byte, after the last one (also beyond the page)
+    u16 entry_host, entry_both; // where to enter it with the flags in the host's, or in both: offsets in its code
+    u16 code_size;              // bytes
+    u16 bytes;                  // of near memory
+    u16 sites;                  // how many follow ...
+    u8 second, fars, links;     // ... the others, in this order
     u8 mode;
-    u8 n;                   // instructions
-    u16 fars, links, sites; // how many follow, in this order
-    u32 peer, links_in;     // as in struct bt_link: next of the same page, first link to this block
-    u32 code, code_size;    // offset in the code memory, bytes
-    u32 bytes;              // of near memory
-    u32 peer2;              // next of the same page2: see codecache.c
+    u8 n; // instructions
+};
+
+_Static_assert(sizeof(struct bt_block) == 48 && sizeof(struct bt_site) == 28, "there are many of them");
+
+// Of a block with an instruction that crosses into a second page.
+struct bt_second {
+    u64 page;
+    u32 peer; // next of the same second page: see codecache.c
+    u32 pad;
 };
 
 struct bt_part {
@@ -378,9 +392,20 @@ static inline u64 bt_exec(const struct bt *b, u32 offset)
     return (u64)b->cache.mem.exec + offset;
 }
 
+static inline struct bt_second *bt_second(const struct bt_block *k)
+{
+    return (struct bt_second *)(void *)(k + 1);
+}
+
+// The second page, or 0.
+static inline hva bt_page2(const struct bt_block *k)
+{
+    return k->second ? bt_second(k)->page : 0;
+}
+
 static inline struct bt_far *bt_fars(struct bt_block *k)
 {
-    return (struct bt_far *)(void *)(k + 1);
+    return (struct bt_far *)(void *)(bt_second(k) + k->second);
 }
 
 static inline struct bt_link *bt_links(struct bt_block *k)
@@ -391,6 +416,12 @@ static inline struct bt_link *bt_links(struct bt_block *k)
 static inline struct bt_site *bt_sites(struct bt_block *k)
 {
     return (struct bt_site *)(void *)(bt_links(k) + k->links);
+}
+
+// The block that a site is in.
+static inline struct bt_block *bt_site_block(const struct bt_site *s)
+{
+    return (struct bt_block *)(void *)((u8 *)(uintptr_t)s - s->block * BT_UNIT);
 }
 
 static inline struct bt_sharing *bt_sharing(struct bt *b, hva page, unsigned off)

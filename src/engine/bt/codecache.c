@@ -151,7 +151,7 @@ struct bt_block *codecache_find(const struct bt *b, hva page, unsigned off, unsi
         if (m->by_address[i].hash != hash)
             continue;
         struct bt_block *k = bt_near(b, m->by_address[i].block);
-        if (k->page == page && k->off == off && k->mode == mode && (!k->page2 || k->page2 == page2))
+        if (k->page == page && k->off == off && k->mode == mode && (!k->second || bt_page2(k) == page2))
             return k;
     }
     return NULL;
@@ -200,12 +200,12 @@ static struct bt_block *block_of_member(const struct bt *b, u32 member)
 
 static u32 *member_peer(struct bt_block *k, u32 member)
 {
-    return member & SECOND ? &k->peer2 : &k->peer;
+    return member & SECOND ? &bt_second(k)->peer : &k->peer;
 }
 
 static hva member_page(const struct bt_block *k, u32 member)
 {
-    return member & SECOND ? k->page2 : k->page;
+    return member & SECOND ? bt_second(k)->page : k->page;
 }
 
 // Does it have bytes in [off, off+len) of that page?
@@ -238,7 +238,7 @@ void codecache_add(struct bt *b, struct bt_block *k)
     u32 self = bt_distance(b, k);
     slot_add(&b->cache, hash_address(k->page, k->off), self);
     put_on_page(b, self);
-    if (k->page2)
+    if (k->second)
         put_on_page(b, self | SECOND);
 }
 
@@ -251,7 +251,7 @@ static void kill(struct bt *b, struct bt_block *k)
     slot_remove(&b->cache, hash_address(k->page, k->off), bt_distance(b, k));
     link_cut_incoming(b, k);
     link_cut_outgoing(b, k);
-    k->page = k->page2 = 0;
+    k->page = 0;
     const struct host_code *m = &b->cache.mem;
     const struct emit e = {.to_exec = (u64)m->exec - (u64)m->write};
     u8 *jump = m->write + (k->entry_slot - (u64)m->exec);
@@ -264,7 +264,7 @@ void codecache_kill(struct bt *b, struct bt_block *k)
     if (!k->page)
         return;
     take_off_page(b, bt_distance(b, k));
-    if (k->page2)
+    if (k->second)
         take_off_page(b, bt_distance(b, k) | SECOND);
     kill(b, k);
 }
@@ -283,7 +283,7 @@ bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len)
             continue;
         }
         *at = *member_peer(k, member);
-        if (k->page2) {
+        if (k->second) {
             take_off_page(b, member ^ SECOND);
             at = head; // that may have been where we were
             left = false;
@@ -323,8 +323,8 @@ static void evict(struct bt *b, struct bt_part *p)
         if (!k->page)
             continue;
         shorten_list(b, p, k->page);
-        if (k->page2)
-            shorten_list(b, p, k->page2);
+        if (k->second)
+            shorten_list(b, p, bt_page2(k));
         link_cut_outside(b, k, p->meta, p->meta + p->meta_used);
     }
     for (u32 i = 0; i < m->slots; i++) {

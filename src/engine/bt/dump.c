@@ -241,7 +241,9 @@ static void mark(const struct dump *d, u32 at)
     const struct {
         const char *name;
         u64 at;
-    } entries[] = {{"entry host", k->entry_host}, {"entry slot", k->entry_slot}, {"entry both", k->entry_both}};
+    } entries[] = {{"entry host", bt_exec(d->t->b, k->code + k->entry_host)},
+                   {"entry slot", k->entry_slot},
+                   {"entry both", bt_exec(d->t->b, k->code + k->entry_both)}};
     for (unsigned i = 0; i < ARRAY_LEN(entries); i++) {
         if (entries[i].at == a) {
             snprintf(text, sizeof text, "%50s%s:", "", entries[i].name);

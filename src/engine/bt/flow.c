@@ -242,7 +242,7 @@ void flow_count(struct tr *t)
 void flow_check_page2(struct tr *t)
 {
     struct bt_far *f = new_far(t, MEM_PAGE_SIZE);
-    f->page = t->k->page2;
+    f->page = bt_page2(t->k);
     struct bt_site *s = tr_site(t);
     flags_clobber(t);
     emit_far_check(t, f, BT_LEAVE, s);

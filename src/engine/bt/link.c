@@ -30,7 +30,10 @@ void link_make(struct bt *b, struct bt_link *l, struct bt_block *to)
     struct bt_far *f = far_of(b, l);
     if (f)
         f->page = to->page;
-    patch(b, l, l->flags == FLAGS_BOTH ? to->entry_both : l->flags == FLAGS_HOST ? to->entry_host : to->entry_slot);
+    patch(b, l,
+          l->flags == FLAGS_BOTH   ? bt_exec(b, to->code + to->entry_both)
+          : l->flags == FLAGS_HOST ? bt_exec(b, to->code + to->entry_host)
+                                   : to->entry_slot);
     b->stats.links++;
 }
 

@@ -125,7 +125,7 @@ static void mem_probe_as(struct tr *t, u64 retry, unsigned size, bool write, boo
     u8 *miss = emit_jcc(e, CC_A);
     mem_entry_op(t, 0x03, offsetof(struct tlb_entry, page)); // add
     struct bt_site *s = tr_site(t);
-    s->retry = (u32)(retry - (u64)t->b->cache.mem.exec);
+    s->retry = tr_offset(t, retry);
     s->access = write ? SITE_WRITE : SITE_READ;
     s->upgraded = as_write && !write;
     s->size = (u16)size;

@@ -27,11 +27,6 @@ void service_sync_at(struct bt *b, u64 rip, i64 left)
     count(b, left);
 }
 
-static const struct bt_block *block_of(const struct bt *b, const struct bt_site *s)
-{
-    return bt_near(b, s->block);
-}
-
 // Status flags that the host's registers did not hold any more: as the instruction that wrote them left them.
 static void follow_recipe(struct cpu *c, const struct bt_recipe *r)
 {
@@ -48,7 +43,7 @@ static void follow_recipe(struct cpu *c, const struct bt_recipe *r)
 
 void service_sync(struct bt *b, const struct bt_site *s)
 {
-    service_sync_at(b, b->ctx->page_base + s->off, b->ctx->left + block_of(b, s)->n - s->idx);
+    service_sync_at(b, b->ctx->page_base + s->off, b->ctx->left + bt_site_block(s)->n - s->idx);
     follow_recipe(b->in.c, &s->recipe);
 }
 
@@ -81,10 +76,11 @@ static bool vec_back(struct bt *b, u8 need)
 // Run the instruction at a site in the interpreter. Device accesses may have asked for anything.
 static u64 step(struct bt *b, const struct bt_site *s)
 {
-    const struct bt_call *call = bt_near(b, s->call);
-    u32 resume = s->resume;
+    const struct bt_block *k = bt_site_block(s);
+    const struct bt_call *call = (const void *)((const u8 *)k + s->call * BT_UNIT);
+    u32 resume = s->resume ? k->code + s->resume : 0;
     u8 vec = s->vec;
-    u64 next = b->ctx->page_base + s->next;
+    u64 next = b->ctx->page_base + s->off + s->len;
     if (!bt_mode_64(b->mode))
         next = (u32)next;
     b->stats.inner_steps++;
@@ -154,7 +150,7 @@ u64 service_miss(struct bt *b)
                      (!s->upgraded || tlb_write(&b->in.v->tlb, b->in.view, b->ctx->addr, s->size));
     bt_take_keys(b);
     if (LIKELY(b->missed.good) && !keeper_pending(b->in.v) && vec_back(b, s->vec))
-        return bt_exec(b, s->retry);
+        return bt_exec(b, bt_site_block(s)->code + s->retry);
     return 0;
 }
 
@@ -176,7 +172,7 @@ static u64 missed(struct bt *b, const struct bt_site *s)
     if (b->missed.forbidden && s->direct && !s->shared)
         return page_fault(b, s);
     if (s->shared && !b->missed.good)
-        unshare(b, bt_near(b, s->block), b->missed.outcome == &b->stats.refills);
+        unshare(b, bt_site_block(s), b->missed.outcome == &b->stats.refills);
     return step(b, s);
 }
 
@@ -189,7 +185,7 @@ static u64 miss(struct bt *b, const struct bt_site *s)
 // The state is loaded for the check to succeed; what is not allowed, the interpreter faults.
 static u64 vector(struct bt *b, const struct bt_site *s)
 {
-    return vecstate_load(b, s->access) ? bt_exec(b, s->retry) : step(b, s);
+    return vecstate_load(b, s->access) ? bt_exec(b, bt_site_block(s)->code + s->retry) : step(b, s);
 }
 
 // A direct branch to an address that is not canonical: undo it, and let the interpreter raise its fault.

@@ -11,9 +11,17 @@
 
 #include "engine/bt/translate.h"
 
+#define RECORD_ALIGN 8u // bytes; bit 0 of distances is SECOND's (codecache.c)
+#define CODE_ALIGN 16u
+
 u32 tr_distance(const struct tr *t, const void *record)
 {
     return bt_distance(t->b, record);
+}
+
+static u32 code_used(const struct tr *t)
+{
+    return (u32)(t->e.p - (t->e.end - TR_CODE_MAX));
 }
 
 // Instructions of vectors and strings have faults that come before a page fault, or state that goes with it.
@@ -31,9 +39,9 @@ struct bt_site *tr_site(struct tr *t)
         t->k->sites++;
     else
         t->failed = true;
-    *s = (struct bt_site){.block = tr_distance(t, t->k),
+    *s = (struct bt_site){.block = (u16)(((const u8 *)s - (const u8 *)t->k) / BT_UNIT),
                           .off = x->off,
-                          .next = x->next,
+                          .len = x->in.len,
                           .idx = (u8)t->i,
                           .op = x->in.op,
                           .vec = x->known,
@@ -117,7 +125,7 @@ static void emit_tail(struct tr *t, const struct tail *l)
 // Where the flags should be at the block's start: where what comes first wants them.
 static enum flags_at wanted_at_start(struct tr *t)
 {
-    if (t->b->counting || t->k->page2)
+    if (t->b->counting || t->k->second)
         return FLAGS_SLOT;
     for (t->i = 0; t->i < t->n; t->i++) {
         const struct tr_insn *x = tr_now(t);
@@ -139,14 +147,15 @@ static void emit_entries(struct tr *t)
     struct bt_block *k = t->k;
     enum flags_at want = wanted_at_start(t);
     t->i = 0;
-    k->entry_host = k->entry_slot = emit_here(&t->e);
+    k->entry_slot = emit_here(&t->e);
+    k->entry_host = 0;
     if (want == FLAGS_SLOT)
         flags_emit_save(&t->e, t->b->ctx);
     else if (want == FLAGS_HOST)
         flags_emit_restore(&t->e, t->b->ctx);
-    k->entry_both = emit_here(&t->e);
+    k->entry_both = (u16)code_used(t);
     if (want == FLAGS_SLOT)
-        k->entry_slot = k->entry_both;
+        k->entry_slot = emit_here(&t->e);
     else if (want == FLAGS_HOST)
         k->entry_host = k->entry_both;
     t->flags = want;
@@ -154,19 +163,16 @@ static void emit_entries(struct tr *t)
 
 // --- the block ------------------------------------------------------------------------------------------------------------------
 
+// One for each direct branch, one for what a call returns to, and one where the block runs on.
 static unsigned count_links(const struct tr *t)
 {
-    unsigned n = 1;
+    unsigned n = !t->insn[t->n - 1].ends;
     for (unsigned i = 0; i < t->n; i++) {
-        unsigned op = t->insn[i].in.op;
-        n += op == ISA_OP_CALL ? 2 : t->insn[i].form->cls == ISA_CLASS_BRANCH;
+        const struct tr_insn *x = &t->insn[i];
+        if (x->emitter == TR_FLOW)
+            n += (x->in.opnd[0].kind == ISA_OPND_REL) + (x->in.op == ISA_OP_CALL);
     }
     return n;
-}
-
-static u32 code_used(const struct tr *t)
-{
-    return (u32)(t->e.p - (t->e.end - TR_CODE_MAX));
 }
 
 static bool emit_one(struct tr *t, enum tr_emitter by)
@@ -190,7 +196,7 @@ static void emit_insns(struct tr *t)
 {
     if (t->b->counting)
         flow_count(t);
-    if (t->k->page2)
+    if (t->k->second)
         flow_check_page2(t);
     for (t->i = 0; t->i < t->n && !t->failed; t->i++) {
         flags_before(t);
@@ -206,7 +212,7 @@ static void emit_insns(struct tr *t)
         flags_after(t);
         // After a step by the interpreter there is no distance for the leader's group.
         for (unsigned s = first; s < t->k->sites && !x->ends && !leads; s++)
-            bt_sites(t->k)[s].resume = (u32)(t->e.p - t->b->cache.mem.write);
+            bt_sites(t->k)[s].resume = (u16)code_used(t);
         t->failed = t->failed || (u64)(t->e.end - t->e.p) < TR_CODE_MAX / 2;
     }
     const struct tr_insn *last = &t->insn[t->n - 1];
@@ -221,13 +227,15 @@ static void emit_insns(struct tr *t)
         t->i = l->insn;
         emit_tail(t, l);
     }
+    t->failed = t->failed || t->links > t->k->links || t->fars > t->k->fars; // never
 }
 
 static struct bt_block *new_block(struct tr *t, hva page, hva page2)
 {
     struct bt *b = t->b;
     unsigned links = count_links(t), fars = flow_count_fars(t) + (page2 != 0);
-    u32 records = (u32)(fars * sizeof(struct bt_far) + links * sizeof(struct bt_link));
+    u32 records =
+        (u32)((page2 ? sizeof(struct bt_second) : 0) + fars * sizeof(struct bt_far) + links * sizeof(struct bt_link));
     u32 meta = (u32)(sizeof(struct bt_block) + records + TR_SITES_MAX * sizeof(struct bt_site) +
                      BT_INSNS * sizeof(struct bt_call) + 8);
     codecache_room(b, TR_CODE_MAX, meta);
@@ -236,13 +244,16 @@ static struct bt_block *new_block(struct tr *t, hva page, hva page2)
     u8 *code = b->cache.mem.write + p->code + p->code_used;
     memset(k, 0, sizeof *k + records);
     k->page = page;
-    k->page2 = page2;
+    if (page2) {
+        k->second = 1;
+        *bt_second(k) = (struct bt_second){.page = page2};
+    }
     k->off = t->insn[0].off;
     k->end = t->insn[t->n - 1].next;
     k->mode = b->mode;
     k->n = (u8)t->n;
-    k->fars = (u16)fars;
-    k->links = (u16)links;
+    k->fars = (u8)fars;
+    k->links = (u8)links;
     k->code = p->code + p->code_used;
     t->e = (struct emit){
         .p = code, .end = code + TR_CODE_MAX, .to_exec = (u64)b->cache.mem.exec - (u64)b->cache.mem.write};
@@ -253,7 +264,7 @@ static struct bt_block *new_block(struct tr *t, hva page, hva page2)
 // Instructions that need not be decoded again each time: their records follow the sites.
 static u32 keep_calls(struct tr *t)
 {
-    struct bt_call *call = bt_near(t->b, (tr_distance(t, bt_sites(t->k) + t->k->sites) + 7) & ~7u);
+    struct bt_call *call = (void *)(((uintptr_t)(bt_sites(t->k) + t->k->sites) + 7) & ~(uintptr_t)7);
     for (unsigned i = 0; i < t->k->sites; i++) {
         struct bt_site *s = &bt_sites(t->k)[i];
         if (!s->call)
@@ -261,7 +272,7 @@ static u32 keep_calls(struct tr *t)
         const struct tr_insn *x = &t->insn[s->call - 1];
         *call = (struct bt_call){.fn = interp_handler(x->in.form), .in = x->in};
         memcpy(call->bytes, x->bytes, sizeof call->bytes);
-        s->call = tr_distance(t, call++);
+        s->call = (u16)(((u8 *)call++ - (u8 *)t->k) / BT_UNIT);
     }
     return (u32)((u8 *)call - (u8 *)t->k);
 }
@@ -271,10 +282,10 @@ static void keep(struct tr *t)
     struct bt *b = t->b;
     struct bt_part *p = &b->cache.part[b->cache.now];
     struct bt_block *k = t->k;
-    k->code_size = code_used(t);
-    k->bytes = (keep_calls(t) + 63) & ~63u;
+    k->code_size = (u16)code_used(t);
+    k->bytes = (u16)((keep_calls(t) + RECORD_ALIGN - 1) & ~(RECORD_ALIGN - 1));
     p->meta_used += k->bytes;
-    p->code_used += (k->code_size + 63) & ~63u;
+    p->code_used += (k->code_size + CODE_ALIGN - 1u) & ~(CODE_ALIGN - 1u);
     codecache_add(b, k);
     b->stats.blocks++;
     b->stats.insns += t->n;

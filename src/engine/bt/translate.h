@@ -183,6 +183,11 @@ void share_probes(struct tr *t);
 // A new site for the current instruction.
 struct bt_site *tr_site(struct tr *t);
 u32 tr_distance(const struct tr *t, const void *record);
+// An executable address in the block as an offset in its code.
+static inline u16 tr_offset(const struct tr *t, u64 at)
+{
+    return (u16)(at - bt_exec(t->b, t->k->code));
+}
 struct tail *tr_tail(struct tr *t, enum tail_kind kind, u8 *from, const void *record);
 // Run the current instruction in the interpreter.
 void tr_step(struct tr *t);

@@ -69,7 +69,7 @@ void vector_check(struct tr *t)
     emit_rip(&t->e, 4, 0xf6, 0, &t->b->ctx->vec, 1); // test byte [vec], what has to be there
     emit1(&t->e, x->check);
     struct bt_site *s = tr_site(t);
-    s->retry = (u32)(retry - (u64)t->b->cache.mem.exec);
+    s->retry = tr_offset(t, retry);
     s->access = x->check;
     tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, CC_E), s)->why = BT_VECTOR;
 }
