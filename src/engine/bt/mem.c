@@ -201,6 +201,7 @@ static void leader(struct tr *t, const struct tr_access *a, const struct place *
     mem_probe_as(t, retry, a->size, write, write || a->upgraded);
     bt_sites(t->k)[t->k->sites - 1].shared = true;
     emit_store(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
+    t->at_hand = a->slot + 1u;
     t->place[a->slot] = (struct tr_place){.lo = a->lo};
 }
 
@@ -209,7 +210,9 @@ static bool grouped(struct tr *t, const struct tr_access *a, const struct place 
     *r = (struct mem_ref){.index = MEM_NO_INDEX};
     switch (a->role) {
     case ACCESS_MEMBER:
-        emit_load(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
+        if (t->at_hand != a->slot + 1u)
+            emit_load(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
+        t->at_hand = a->slot + 1u;
         r->disp = a->at - t->place[a->slot].lo;
         return true;
     case ACCESS_LEADER: leader(t, a, p, write, r); return true;
@@ -233,6 +236,7 @@ void mem_operand(struct tr *t, unsigned size, bool write)
 {
     struct mem_ref r;
     mem_operand_ref(t, size, write, &r);
+    t->at_hand = 0; // the sum may take its place, and who asks for that may do anything with it
     if (r.disp)
         emit_lea(&t->e, 8, HOST_T0, HOST_T0, X86_RSP, 0, r.disp);
 }

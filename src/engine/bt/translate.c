@@ -35,6 +35,7 @@ struct bt_site *tr_site(struct tr *t)
 {
     struct bt_site *s = &bt_sites(t->k)[t->k->sites];
     const struct tr_insn *x = tr_now(t);
+    t->at_hand = 0; // code that comes back here has lost it
     if (t->k->sites + 1 < TR_SITES_MAX)
         t->k->sites++;
     else
@@ -192,6 +193,23 @@ static bool emit_one(struct tr *t, enum tr_emitter by)
     }
 }
 
+// Does the current instruction leave HOST_T0 alone but for its own access to memory: before that, and after it?
+static void leaves_at_hand(const struct tr *t, bool *before, bool *after)
+{
+    const struct tr_insn *x = &t->insn[t->i];
+    switch (x->emitter) {
+    case TR_NOTHING: *before = *after = true; break;
+    case TR_IDENT:
+    case TR_VECTOR: *before = *after = x->shape.mem >= 0 || x->shape.scratches < 2; break;
+    case TR_STACK: *before = *after = x->in.op == ISA_OP_PUSH || x->in.op == ISA_OP_POP; break;
+    case TR_FLOW:
+        *after = x->in.op == ISA_OP_JCC;
+        *before = *after || x->in.op == ISA_OP_RET;
+        break;
+    default: *before = *after = false; break;
+    }
+}
+
 static void emit_insns(struct tr *t)
 {
     if (t->b->counting)
@@ -205,11 +223,15 @@ static void emit_insns(struct tr *t)
         struct tr_insn *x = tr_now(t);
         x->at = code_used(t);
         bool leads = x->access[ACCESS_OPERAND].role == ACCESS_LEADER || x->access[ACCESS_STACK].role == ACCESS_LEADER;
+        bool before, after;
+        leaves_at_hand(t, &before, &after);
+        t->at_hand = before ? t->at_hand : 0;
         if (!emit_one(t, (enum tr_emitter)x->emitter)) {
             t->failed = t->failed || leads; // others wait for its probe
             tr_step(t);
         }
         flags_after(t);
+        t->at_hand = after ? t->at_hand : 0;
         // After a step by the interpreter there is no distance for the leader's group.
         for (unsigned s = first; s < t->k->sites && !x->ends && !leads; s++)
             bt_sites(t->k)[s].resume = (u16)code_used(t);

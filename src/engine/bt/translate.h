@@ -136,6 +136,7 @@ struct tr {
     struct bt_recipe recipe; // of the flags that were written last, or RECIPE_NONE
     bool polled;             // the doorbell has been looked at in this block
     bool share, upgrade;     // groups of accesses are looked for, writes among reads
+    unsigned at_hand;        // 1 + the number of the place that is in HOST_T0; 0: none is
     struct tr_place place[BT_PLACES];
     int poll_before;               // the last instruction that branches back in the page, or -1
     struct tr_insn insn[BT_INSNS]; // from here on nothing is set before it is used
