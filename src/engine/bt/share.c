@@ -139,8 +139,9 @@ static void operand(struct tr *t, struct groups *s, const struct insn *in, unsig
         x = s->reg[in->index];
         scale = in->scale;
     }
-    i64 at = in->disp + b.plus + ((i64)x.plus << scale);
-    if (at < -FAR || at > FAR)
+    i64 at = in->disp + b.plus + (i64)x.plus * (1 << scale);
+    // The leader's displacement may become less by up to RANGE, and has to fit still.
+    if (at < -FAR || at > FAR || in->disp < -FAR)
         return;
     add(t, s, ACCESS_OPERAND,
         &(struct reach){.base = b.quantity,
