@@ -142,21 +142,25 @@ struct bt_recipe {
 };
 
 struct bt_site {
-    u16 retry;               // offset in the block's code: start of the probe ...
-    u16 resume;              // ... and of the next instruction, or 0: leave when this one has been run
-    u16 block;               // how far before this the block is, in units of BT_UNIT
-    u16 call;                // BT_STEP: how far behind the block a struct bt_call is, in units of BT_UNIT, or 0
-    u16 off;                 // of the instruction in its page
-    u16 op;                  // enum isa_op
-    u16 size;                // bytes that the probe is for
-    u8 len;                  // of the instruction
-    u8 idx;                  // number of the instruction in its block
-    u8 access;               // SITE_*; BT_VECTOR: the VEC_* needed
-    u8 vec;                  // VEC_*: what code at `retry` and `resume` relies on
-    u8 pop;                  // RET: bytes taken off the stack, to undo it
+    u16 retry;  // offset in the block's code: start of the probe ...
+    u16 resume; // ... and of the next instruction, or 0: leave when this one has been run
+    u16 block;  // how far before this the block is, in units of BT_UNIT
+    u16 call;   // BT_STEP: how far behind the block a struct bt_call is, in units of BT_UNIT, or 0
+    u16 off;    // of the instruction in its page
+    u16 op;     // enum isa_op
+    u16 size;   // bytes that the probe is for
+    u8 len;     // of the instruction
+    u8 idx;     // number of the instruction in its block
+    u8 access;  // SITE_*; BT_VECTOR: the VEC_* needed
+    u8 vec;     // VEC_*: what code at `retry` and `resume` relies on
+    union {
+        u8 pop;     // RET: bytes taken off the stack, to undo it
+        u8 operand; // aligned ones: how far behind what is probed
+    };
     bool shared : 1;         // the probe is for a group of accesses
     bool upgraded : 1;       // it reads, and the probe is for a write
     bool direct : 1;         // nothing but a page fault can come of an access that the page tables forbid
+    u8 align : 5;            // bits of the operand's address that must be clear
     struct bt_recipe recipe; // RECIPE_NONE: status flags are in the slot
 };
 

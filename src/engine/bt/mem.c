@@ -199,7 +199,9 @@ static void leader(struct tr *t, const struct tr_access *a, const struct place *
     u64 retry = emit_here(&t->e);
     linear(t, HOST_T0, p, p->disp - r->disp);
     mem_probe_as(t, retry, a->size, write, write || a->upgraded);
-    bt_sites(t->k)[t->k->sites - 1].shared = true;
+    struct bt_site *s = &bt_sites(t->k)[t->k->sites - 1];
+    s->shared = true;
+    s->operand = (u8)r->disp;
     emit_store(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
     t->at_hand = a->slot + 1u;
     t->place[a->slot] = (struct tr_place){.lo = a->lo};

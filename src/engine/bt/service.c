@@ -127,8 +127,8 @@ static void refill(struct bt *b, const struct bt_site *s)
     m->forbidden = false;
     if (UNLIKELY((a & 4095) + s->size > 4096)) {
         m->outcome = &b->stats.crossings;
-    } else if (UNLIKELY(!gva_canonical(a))) {
-        m->outcome = &b->stats.faults;
+    } else if (UNLIKELY(!gva_canonical(a) || (a + s->operand) & s->align)) {
+        m->outcome = &b->stats.faults; // a misaligned operand's comes before the page tables are touched
     } else if (UNLIKELY(!mmu_fill(v, a, access, b->in.view, &host, &phys, &m->fault))) {
         m->forbidden = true;
         m->outcome = &b->stats.faults;

@@ -31,6 +31,14 @@ static bool faults_directly(const struct tr_insn *x)
     return !(isa_forms[x->in.form].attr & other) && !bt_is_string(&x->in) && x->in.op != ISA_OP_CMPXCHG16B;
 }
 
+// Bits of the memory operand's address that must be clear.
+static u8 alignment(const struct insn *in)
+{
+    int mem = isa_memory_operand(in);
+    bool aligned = isa_forms[in->form].attr & ISA_ATTR_ALIGN || in->op == ISA_OP_CMPXCHG16B;
+    return aligned && mem >= 0 ? (u8)(in->opnd[mem].size - 1) : 0;
+}
+
 struct bt_site *tr_site(struct tr *t)
 {
     struct bt_site *s = &bt_sites(t->k)[t->k->sites];
@@ -46,6 +54,7 @@ struct bt_site *tr_site(struct tr *t)
                           .idx = (u8)t->i,
                           .op = x->in.op,
                           .vec = x->known,
+                          .align = alignment(&x->in) & 31,
                           .direct = faults_directly(x)};
     if (t->flags == FLAGS_RECIPE)
         s->recipe = t->recipe;
