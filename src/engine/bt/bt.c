@@ -218,6 +218,11 @@ static struct bt_block *enterable(struct bt *b)
     // The page may have been mapped here just now, by another processor that had changed its code before: look only then.
     if (!k || keeper_pending(b->in.v) || (b->counting && b->in.budget < k->n))
         return NULL;
+    if (UNLIKELY(b->in.c->rflags & X86_FL_RF)) {
+        if (!k->resumes)
+            return NULL;
+        b->in.c->rflags &= ~(u64)X86_FL_RF;
+    }
     load_context(b);
     return k;
 }

@@ -12,6 +12,7 @@
 //   forms.c       what is known of an instruction beforehand
 //   analyse.c     decoding, and which status flags somebody may look at
 //   translate.c   one block
+//   event.c       page faults and IRET
 //   vecstate.c    the guest's vector registers in the host's
 //   flags.c, mem.c, ident.c, vector.c, x87.c, stack.c, string.c, bits.c, sys.c, flow.c    what the code of a block is made of; emit.h encodes it
 //
@@ -224,7 +225,8 @@ struct bt_block {
     u16 sites;                  // how many follow ...
     u8 second, fars, links;     // ... the others, in this order
     u8 mode;
-    u8 n; // instructions
+    u8 n : 7; // instructions
+    u8 resumes : 1; // can be entered with RF set, which ends with its first instruction: that looks at nothing but its operands
 };
 
 _Static_assert(sizeof(struct bt_block) == 48 && sizeof(struct bt_site) == 28, "there are many of them");
@@ -265,7 +267,7 @@ struct bt_stats {
     u64 entries, found, links, evictions, dropped, flushes;
     u64 why[BT_WHYS];                                     // calls of service()
     u64 refills, crossings, devices, code_writes, faults; // what became of BT_MISS
-    u64 unshared, steps, inner_steps, vec_loads;
+    u64 unshared, steps, inner_steps, vec_loads, irets;
 };
 
 enum {
@@ -447,8 +449,8 @@ static inline bool bt_requested(const struct bt *b)
 static inline bool bt_blocks_allowed(const struct interp *x)
 {
     const struct cpu *c = x->c;
-    return !(x->break_on | x->debug_on | x->align_on | x->trace | c->shadow) &&
-           !(c->rflags & (X86_FL_TF | X86_FL_RF)) && !c->pending_dr6;
+    return !(x->break_on | x->debug_on | x->align_on | x->trace | c->shadow) && !(c->rflags & X86_FL_TF) &&
+           !c->pending_dr6;
 }
 
 // Can the instruction at RIP just be run: is nothing due before it, and nothing switched on that needs the interpreter?
@@ -550,5 +552,13 @@ u64 service_miss(struct bt *b);
 void service_sync(struct bt *b, const struct bt_site *s);
 // The same at `rip`, with `left` instructions of budget.
 void service_sync_at(struct bt *b, u64 rip, i64 left);
+
+// --- event.c --------------------------------------------------------------------------------------------------------------------
+
+// Take a page fault of the instruction at RIP to the guest's handler; struct cpu is exact. False, and nothing has changed: it is for
+// the interpreter.
+bool event_page_fault(struct bt *b, const struct mmu_fault *f);
+// Run the IRET with 64 bits of operand size at RIP, the same way.
+bool event_iret(struct bt *b);
 
 #endif

@@ -99,6 +99,19 @@ static u64 step(struct bt *b, const struct bt_site *s)
     return bt_exec(b, resume);
 }
 
+static u64 iret(struct bt *b, const struct bt_site *s)
+{
+    const struct bt_call *call = bt_near(b, s->call);
+    service_sync(b, s);
+    if (!s->call || call->in.opsize != 8 || !event_iret(b))
+        return step(b, s);
+    b->stats.irets++;
+    b->in.v->insns++;
+    b->in.budget--;
+    b->chunk--;
+    return go_on(b);
+}
+
 // A group of accesses is not in one page of plain memory, or not in one that may be written to. Now and then that costs less than
 // doing without.
 static void unshare(struct bt *b, struct bt_block *k, bool upgraded)
@@ -161,8 +174,9 @@ static u64 page_fault(struct bt *b, const struct bt_site *s)
     service_sync(b, s);
     b->in.budget--;
     b->chunk--;
-    b->in.c->event = (struct cpu_event){
-        .type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_PF, .has_error = true, .error = f->error, .cr2 = f->addr};
+    if (!event_page_fault(b, f))
+        b->in.c->event = (struct cpu_event){
+            .type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_PF, .has_error = true, .error = f->error, .cr2 = f->addr};
     return go_on(b);
 }
 
@@ -251,7 +265,7 @@ static u64 dispatch(struct bt *b)
     b->in.view = mmu_view(b->in.c);            // translated code may have changed it
     switch ((enum bt_why)c->why) {
     case BT_MISS: return miss(b, record);
-    case BT_STEP: return step(b, record);
+    case BT_STEP: return ((const struct bt_site *)record)->op == ISA_OP_IRET ? iret(b, record) : step(b, record);
     case BT_LINK: return unlinked(b, record);
     case BT_VECTOR: return vector(b, record);
     case BT_LOOKUP:

@@ -219,6 +219,14 @@ static void leaves_at_hand(const struct tr *t, bool *before, bool *after)
     }
 }
 
+// Can the flag that lets it pass its breakpoint be forgotten when the instruction begins? Nothing may leave before it, and it must
+// not be seen half done.
+static bool resumes(const struct tr *t)
+{
+    const struct insn *in = tr_in(t);
+    return !t->polled && isa_forms[in->form].cls <= ISA_CLASS_MEM && !bt_is_string(in);
+}
+
 static void emit_insns(struct tr *t)
 {
     if (t->b->counting)
@@ -228,6 +236,8 @@ static void emit_insns(struct tr *t)
     for (t->i = 0; t->i < t->n && !t->failed; t->i++) {
         flags_before(t);
         flow_poll(t);
+        if (!t->i)
+            t->k->resumes = resumes(t);
         unsigned first = t->k->sites;
         struct tr_insn *x = tr_now(t);
         x->at = code_used(t);
