@@ -125,6 +125,8 @@ enum bt_why {
     BT_BUDGET, // the same at the start of a block whose instructions have been taken off ctx.left
     BT_LINK,   // a direct branch has no usable link
     BT_LOOKUP, // go to ctx.target
+    BT_PORT,   // run the IN or OUT at a site
+    BT_AFTER,  // that has been done, but something is due now
     BT_VECTOR, // ctx.vec does not allow what a vector instruction at a site needs
     BT_WHYS
 };
@@ -548,6 +550,8 @@ u64 service(struct bt *b);
 // The same for a miss of the TLB at ctx.site for ctx.addr, with not all of the guest's registers in struct cpu: enters the page. The
 // probe to run again, or 0: there is more to it, as b->missed says to service().
 u64 service_miss(struct bt *b);
+// The same for the IN or OUT at ctx.site. Where to go on; 0: ctx.why says what service() is to do.
+u64 service_port(struct bt *b);
 // Make everything in struct cpu and the interpreter's counters exact, as of the boundary before a site.
 void service_sync(struct bt *b, const struct bt_site *s);
 // The same at `rip`, with `left` instructions of budget.

@@ -106,14 +106,14 @@ static u64 emit_call_service(struct emit *e, struct bt *b)
     return saved;
 }
 
-// Probes destroy flags, so where one is run again no flags are in the host's. ctx.site and ctx.addr are set.
-static void emit_miss(struct emit *e, struct bt *b, u64 saved)
+// No flags are in the host's: probes destroy them. ctx.site and ctx.addr are set; `fn` says why it leaves the rest to service().
+static void emit_light(struct emit *e, struct bt *b, const void *fn, u64 saved)
 {
     struct bt_ctx *c = b->ctx;
     emit_load(e, 8, HOST_T0, &c->gpr);
     emit_gprs(e, 0x89, lost, ARRAY_LEN(lost));
     emit_leave_stack(e, c);
-    emit_call_c(e, b, &service_miss);
+    emit_call_c(e, b, fn);
     u8 *other = emit_jcc(e, CC_E);
     emit_mov_rr(e, 8, HOST_T1, X86_RAX);
     emit_load(e, 8, HOST_T0, &c->gpr);
@@ -124,7 +124,6 @@ static void emit_miss(struct emit *e, struct bt *b, u64 saved)
     emit_load(e, 8, HOST_T0, &c->gpr);
     emit_gprs(e, 0x89, preserved, ARRAY_LEN(preserved));
     emit_rm(e, 8, 0x89, HOST_SP, HOST_T0, 8 * X86_RSP);
-    emit_store_imm(e, &c->why, BT_MISS);
     emit_jmp_to(e, saved);
 }
 
@@ -286,11 +285,11 @@ u32 glue_emit(struct bt *b)
             emit_store(&e, 8, HOST_T1, &b->ctx->site);
         if (why == BT_MISS)
             emit_store(&e, 8, HOST_T0, &b->ctx->addr);
-        if (why == BT_MISS && !BT_VEC_EAGER) {
-            emit_miss(&e, b, saved);
+        if ((why == BT_MISS || why == BT_PORT) && !BT_VEC_EAGER) {
+            emit_light(&e, b, why == BT_MISS ? (const void *)&service_miss : (const void *)&service_port, saved);
             continue;
         }
-        emit_store_imm(&e, &b->ctx->why, why);
+        emit_store_imm(&e, &b->ctx->why, why == BT_PORT ? BT_STEP : why);
         emit_jmp_to(&e, call);
     }
     b->glue_link_host = emit_here(&e);

@@ -99,6 +99,48 @@ static u64 step(struct bt *b, const struct bt_site *s)
     return bt_exec(b, resume);
 }
 
+// Does anything about an access to a port want the interpreter: permission, breakpoints, logs, exact counters?
+static bool port_is_simple(const struct bt *b)
+{
+    const struct interp *x = &b->in;
+    return x->c->cpl <= cpu_iopl(x->c) && !(x->debug_on | x->trace | b->counting) &&
+           !host_logs(x->v->machine->host, LOG_IO);
+}
+
+u64 service_port(struct bt *b)
+{
+    const struct bt_site *s = bt_near(b, (u32)b->ctx->site);
+    const struct bt_block *k = bt_site_block(s);
+    const struct bt_call *call = (const void *)((const u8 *)k + s->call * BT_UNIT);
+    u32 resume = k->code + s->resume;
+    u8 vec = s->vec;
+    bool out = s->op == ISA_OP_OUT;
+    b->ctx->why = BT_STEP;
+    if (!s->call || !s->resume || !port_is_simple(b))
+        return 0;
+    u64 *gpr = b->in.c->gpr;
+    const struct isa_operand *o = call->in.opnd;
+    u16 port = o[!out].kind == ISA_OPND_IMM ? (u8)call->in.imm : (u16)gpr[X86_RDX];
+    unsigned size = o[out].size;
+    struct bus *bus = &b->in.v->machine->bus;
+    b->stats.inner_steps++;
+    b->stepped[s->op].inside++;
+    vecstate_park(b);
+    if (out)
+        bus_out(bus, port, size, (u32)(gpr[X86_RAX] & size_mask(size)));
+    else
+        gpr_set(b->in.c, X86_RAX, size, bus_in(bus, port, size));
+    b->ctx->why = BT_AFTER;
+    return bt_undisturbed(b) && vec_back(b, vec) ? bt_exec(b, resume) : 0;
+}
+
+// After service_port(), which is not used where instructions are counted.
+static u64 after(struct bt *b, const struct bt_site *s)
+{
+    service_sync_at(b, b->ctx->page_base + s->off + s->len, b->ctx->left);
+    return go_on(b);
+}
+
 static u64 iret(struct bt *b, const struct bt_site *s)
 {
     const struct bt_call *call = bt_near(b, s->call);
@@ -162,6 +204,7 @@ u64 service_miss(struct bt *b)
     b->missed.good = b->missed.outcome == &b->stats.refills &&
                      (!s->upgraded || tlb_write(&b->in.v->tlb, b->in.view, b->ctx->addr, s->size));
     bt_take_keys(b);
+    b->ctx->why = BT_MISS;
     if (LIKELY(b->missed.good) && !keeper_pending(b->in.v) && vec_back(b, s->vec))
         return bt_exec(b, bt_site_block(s)->code + s->retry);
     return 0;
@@ -266,6 +309,7 @@ static u64 dispatch(struct bt *b)
     switch ((enum bt_why)c->why) {
     case BT_MISS: return miss(b, record);
     case BT_STEP: return ((const struct bt_site *)record)->op == ISA_OP_IRET ? iret(b, record) : step(b, record);
+    case BT_AFTER: return after(b, record);
     case BT_LINK: return unlinked(b, record);
     case BT_VECTOR: return vector(b, record);
     case BT_LOOKUP:

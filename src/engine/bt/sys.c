@@ -41,7 +41,9 @@ bool sys_can(const struct tr *t, const struct insn *in)
     case ISA_OP_CLI:
     case ISA_OP_STI:
     case ISA_OP_CLAC:
-    case ISA_OP_STAC: return true;
+    case ISA_OP_STAC:
+    case ISA_OP_IN:
+    case ISA_OP_OUT: return true;
     case ISA_OP_PUSHF:
     case ISA_OP_POPF: return in->opsize == tr_natural(t);
     case ISA_OP_SWAPGS:
@@ -369,6 +371,17 @@ static void emit_write_cr8(struct tr *t)
     step_if(t, CC_NE);
 }
 
+// --- ports ------------------------------------------------------------------------------------------------------------------
+
+static void emit_port(struct tr *t)
+{
+    flags_in_slot(t);
+    struct bt_site *s = tr_site(t);
+    s->call = tr_now(t)->call ? t->i + 1 : 0;
+    emit_mov_imm32(&t->e, HOST_T1, tr_distance(t, s));
+    emit_jmp_to(&t->e, t->b->glue[BT_PORT]);
+}
+
 // --- SYSCALL, SYSRET --------------------------------------------------------------------------------------------------------
 
 // A flat segment with the selector in HOST_T1.
@@ -498,6 +511,8 @@ bool tr_sys(struct tr *t)
     case ISA_OP_RDTSC: emit_rdtsc(t, false); return true;
     case ISA_OP_RDTSCP: emit_rdtsc(t, true); return true;
     case ISA_OP_MOV_CR: reads_cr(in) ? emit_read_cr(t) : emit_write_cr8(t); return true;
+    case ISA_OP_IN:
+    case ISA_OP_OUT: emit_port(t); return true;
     case ISA_OP_SYSCALL: emit_syscall(t); return true;
     case ISA_OP_SYSRET: emit_sysret(t); return true;
     default: return false;
