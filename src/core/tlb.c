@@ -167,7 +167,7 @@ static u64 new_key(struct tlb *t)
 static void code_init(struct tlb *t, struct tlb_code *s)
 {
     s->key = new_key(t);
-    s->any = s->global = false;
+    s->any = s->large = s->global = false;
     __builtin_memset(s->filter, 0, sizeof s->filter);
 }
 
@@ -199,13 +199,16 @@ static bool filter_has(const struct tlb_code *s, gva a, unsigned shift)
 
 static bool code_may_hold(const struct tlb_code *s, gva a)
 {
-    return s->any && (filter_has(s, a, 12) || filter_has(s, a, 21) || filter_has(s, a, 22) || filter_has(s, a, 30));
+    if (!s->any)
+        return false;
+    return filter_has(s, a, 12) || (s->large && (filter_has(s, a, 21) || filter_has(s, a, 22) || filter_has(s, a, 30)));
 }
 
 static void code_add(struct tlb_code *s, gva a, const struct tlb_page *p)
 {
     unsigned bit[2];
     s->any = true;
+    s->large |= p->shift > 12;
     s->global |= p->global;
     filter_bits(a, p->shift, bit);
     for (unsigned i = 0; i < 2; i++)

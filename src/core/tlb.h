@@ -59,6 +59,7 @@ struct tlb_table {
 struct tlb_code {
     u64 key;
     bool any;
+    bool large;                 // some are parts of large pages
     bool global;                // some survive CR3 loads
     u64 filter[TLB_CODE_WORDS]; // two bits for each of them
 };
