@@ -239,22 +239,16 @@ bool tr_lea(struct tr *t)
     const struct insn *in = tr_in(t);
     unsigned g = in->opnd[0].reg;
     int h = host_reg(g);
-    if (h >= 0 && in->opsize == 8) {
-        mem_ea(t, (unsigned)h);
-        return true;
-    }
-    mem_ea(t, HOST_T0);
+    unsigned to = h >= 0 && in->opsize > 2 ? (unsigned)h : HOST_T0;
+    if (in->opsize == 4)
+        mem_ea32(t, to);
+    else
+        mem_ea(t, to);
     if (in->opsize == 2 && h >= 0) {
         emit1(&t->e, 0x66);
         emit_mov_rr(&t->e, 4, (unsigned)h, HOST_T0);
-    } else if (in->opsize == 2) {
-        emit_store(&t->e, 2, HOST_T0, context_reg(t, g));
-    } else if (h >= 0) {
-        emit_mov_rr(&t->e, in->opsize, (unsigned)h, HOST_T0);
-    } else {
-        if (in->opsize == 4)
-            emit_mov_rr(&t->e, 4, HOST_T0, HOST_T0);
-        emit_store(&t->e, 8, HOST_T0, context_reg(t, g));
+    } else if (h < 0) {
+        emit_store(&t->e, in->opsize == 2 ? 2 : 8, HOST_T0, context_reg(t, g));
     }
     return true;
 }

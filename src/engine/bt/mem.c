@@ -52,10 +52,10 @@ static void ea_no_base(struct tr *t, unsigned to, unsigned size)
     emit_lea_index(&t->e, size, to, index, in->scale, (i32)in->disp);
 }
 
-void mem_ea(struct tr *t, unsigned to)
+// `size`: of the sum.
+static void effective_address(struct tr *t, unsigned to, unsigned size)
 {
     const struct insn *in = tr_in(t);
-    unsigned size = in->adsize == 8 ? 8 : 4;
     if (in->base == ISA_REG_RIP) {
         emit_load(&t->e, 8, HOST_T1, &t->b->ctx->page_base);
         emit_lea(&t->e, size, to, HOST_T1, X86_RSP, 0, (i32)in->disp + tr_now(t)->next);
@@ -69,6 +69,16 @@ void mem_ea(struct tr *t, unsigned to)
     }
     if (in->adsize == 2)
         emit_rr(&t->e, 4, 0x1b7, to, to); // movzx r32, r16
+}
+
+void mem_ea(struct tr *t, unsigned to)
+{
+    effective_address(t, to, tr_in(t)->adsize == 8 ? 8 : 4);
+}
+
+void mem_ea32(struct tr *t, unsigned to)
+{
+    effective_address(t, to, 4);
 }
 
 // HOST_T1: distance of the TLB entry for the linear address in HOST_T0.

@@ -9,8 +9,8 @@
 // mapped to. That a place stays right while a block runs follows from what the guest may expect of its processor's TLB; whatever takes a
 // page's permission away (pages that get code, page tables that are given up) is done when blocks have been left.
 //
-// A write can join reads when nothing between the leader and it leaves the straight path: the leader then probes as for a write, though
-// it never makes a page dirty before its time.
+// A write can join reads when nothing between the leader and it leaves the straight path, or on the stack, which is written to sooner or
+// later: the leader then probes as for a write, though it never makes a page dirty before its time.
 //
 // The range has to lie in one page, which the leader's probe checks as it checks a single access; and where the page is not plain memory the
 // leader's instruction goes to the interpreter and the block is left, because the others have no place. A block on which that happens again
@@ -38,6 +38,7 @@ struct group {
 struct groups {
     struct value reg[X86_GPR_COUNT];
     unsigned quantities, slots, branches;
+    u16 stack;             // the quantity of RSP at the block's start
     unsigned first, count; // those before the first are over
     struct group group[BT_INSNS * ACCESSES];
 };
@@ -77,7 +78,7 @@ static bool joins(const struct groups *s, const struct group *g, const struct re
     i32 lo = r->at < g->lo ? r->at : g->lo, hi = r->at + (i32)r->size > g->hi ? r->at + (i32)r->size : g->hi;
     if (hi - lo > RANGE)
         return false;
-    return !r->write || g->write || g->branches == s->branches;
+    return !r->write || g->write || g->branches == s->branches || (g->base == s->stack && !g->index);
 }
 
 static void join(struct tr *t, struct groups *s, struct group *g, unsigned n, const struct reach *r)
@@ -215,6 +216,7 @@ void share_probes(struct tr *t)
     s.quantities = s.slots = s.branches = s.first = s.count = 0;
     for (unsigned g = 0; g < X86_GPR_COUNT; g++)
         changed(&s, g);
+    s.stack = s.reg[X86_RSP].quantity;
     for (t->i = 0; t->i < t->n; t->i++) {
         const struct tr_insn *x = tr_now(t);
         const struct insn *in = &x->in;
@@ -223,6 +225,7 @@ void share_probes(struct tr *t)
         if (x->step || f->cls > ISA_CLASS_BRANCH) {
             for (unsigned g = 0; g < X86_GPR_COUNT; g++)
                 changed(&s, g);
+            s.stack = s.reg[X86_RSP].quantity;
             s.first = s.count;
             s.slots = 0;
             continue;

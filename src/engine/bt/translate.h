@@ -261,6 +261,7 @@ void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
 bool mem_can(const struct tr *t, const struct insn *in);
 // Effective address of the memory operand into a host register, without segment.
 void mem_ea(struct tr *t, unsigned to);
+void mem_ea32(struct tr *t, unsigned to); // its lower half
 // Add the segment's base to it. May leave through a site.
 void mem_segment(struct tr *t);
 // Guest register to or from a host register, whole.
