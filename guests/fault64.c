@@ -236,6 +236,62 @@ static void software_vectors(void)
     reset_gate(14);
 }
 
+// --- page faults that are mended ---------------------------------------------------------------------------------------------
+
+#define IST_TWO 4
+#define MENDED (BAD_STACK + 8)
+
+static u8 two_pages[2 * 4096] __attribute__((aligned(4096)));
+static word mended_page[512] __attribute__((aligned(4096)));
+static word frame_flags, frame_sp, frame_at, handler_flags;
+
+static bool mend(struct trap_frame *f)
+{
+    frame_flags = f->flags;
+    frame_sp = f->sp;
+    frame_at = (word)&f->error;
+    handler_flags = read_flags();
+    *pte_of(BAD_STACK) = (word)mended_page | 0x67;
+    return true;
+}
+
+static void expect_mended(word top, unsigned gate)
+{
+    word val, sp;
+    u8 carry;
+    tss.ist[IST_TWO - 1] = top;
+    set_gate(14, (word)gate_stub(14), SEL_CODE, gate, 0, top ? IST_TWO : 0);
+    *pte_of(BAD_STACK) = 0;
+    write_cr3(read_cr3());
+    write_flags(0x200);
+    __asm__ volatile("mov %%rsp, %1; stc; mov (%3), %0; setc %2"
+                     : "=&r"(val), "=&r"(sp), "=&q"(carry)
+                     : "r"(MENDED)
+                     : "cc", "memory");
+    write_flags(0);
+    CHECK_EQ(val, 0x123456789abcdef0);
+    CHECK(carry);
+    CHECK_EQ(frame_sp, sp);
+    CHECK_EQ(frame_at, ((top ? top : sp) & ~15ull) - 48);
+    CHECK_EQ(frame_flags & 0x10201, 0x10201); // RF, IF, CF
+    CHECK_EQ(handler_flags & 0x10200, gate == 15 ? 0x200 : 0);
+}
+
+// The frame wherever it lies, and the instruction again, as if nothing had been.
+static void mended(void)
+{
+    mended_page[1] = 0x123456789abcdef0;
+    trap_handler[14] = mend;
+    for (unsigned gate = 14; gate <= 15; gate++) {
+        expect_mended(0, gate);
+        expect_mended((word)two_pages + sizeof two_pages - 5, gate);
+        for (unsigned i = 0; i <= 48; i += 8) // across the pages' border
+            expect_mended((word)two_pages + 4096 + i, gate);
+    }
+    trap_handler[14] = NULL;
+    reset_gate(14);
+}
+
 void guest_main(void)
 {
     gdt[SEL_ABSENT / 8] = make_desc(0, 0xfffff, 0xc013);
@@ -248,6 +304,9 @@ void guest_main(void)
     gdt[SEL_TSS / 8] = make_desc((u32)(word)&tss, offsetof(struct tss, ist[6]) + 6, 0x89);
     __asm__ volatile("ltr %w0" ::"r"(SEL_TSS));
     set_gate(0x91, (word)gate_stub(0x91), SEL_CODE, 14, 0, IST_TS);
+    mended();
+    *pte_of(BAD_STACK) = 0;
+    write_cr3(read_cr3());
     write_cr0(read_cr0() | 8); // TS
     matrix();
     from_ring3();
