@@ -250,7 +250,9 @@ static void emit_insns(struct tr *t)
             tr_step(t);
         }
         flags_after(t);
-        t->at_hand = after ? t->at_hand : 0;
+        // The interpreter comes back behind the instruction, with something else there.
+        if (!after || (t->k->sites != first && !leads))
+            t->at_hand = 0;
         // After a step by the interpreter there is no distance for the leader's group.
         for (unsigned s = first; s < t->k->sites && !x->ends && !leads; s++)
             bt_sites(t->k)[s].resume = (u16)code_used(t);
