@@ -2,7 +2,8 @@
 // page fault after a contributory one: the second is handled. Contributory twice, or anything after a page fault: double fault.
 // And the same from ring 3, where the stack in the TSS is what is bad.
 //
-// QEMU 7.2's TCG differs in the error codes of 14 checks: EXT is missing, and the vector is multiplied by 16.
+// QEMU 7.2's TCG differs in the error codes of 14 checks: EXT is missing, and the vector is multiplied by 16; and in 18 frames of page
+// faults, where RF is clear.
 #include "guest.h"
 
 const char guest_name[] = "fault64";
