@@ -10,7 +10,7 @@
 #include "engine/bt/vecstate.h"
 #include "isa/alu.h"
 
-#define CACHE_SIZE (96ull << 20)
+#define CACHE_SIZE (192ull << 20) // bytes; memory is touched as it is used
 
 // --- what blocks rely on ------------------------------------------------------------------------------------------------------
 

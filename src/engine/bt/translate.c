@@ -21,7 +21,7 @@ u32 tr_distance(const struct tr *t, const void *record)
 
 static u32 code_used(const struct tr *t)
 {
-    return (u32)(t->e.p - (t->e.end - TR_CODE_MAX));
+    return (u32)(t->e.p - t->code);
 }
 
 // Instructions of vectors and strings have faults that come before a page fault, or state that goes with it.
@@ -44,7 +44,7 @@ struct bt_site *tr_site(struct tr *t)
     struct bt_site *s = &bt_sites(t->k)[t->k->sites];
     const struct tr_insn *x = tr_now(t);
     t->at_hand = 0; // code that comes back here has lost it
-    if (t->k->sites + 1 < TR_SITES_MAX)
+    if (t->k->sites + 1u < tr_sites_max(t->n))
         t->k->sites++;
     else
         t->failed = true;
@@ -256,7 +256,7 @@ static void emit_insns(struct tr *t)
         // After a step by the interpreter there is no distance for the leader's group.
         for (unsigned s = first; s < t->k->sites && !x->ends && !leads; s++)
             bt_sites(t->k)[s].resume = (u16)code_used(t);
-        t->failed = t->failed || (u64)(t->e.end - t->e.p) < TR_CODE_MAX / 2;
+        t->failed = t->failed || (u64)(t->e.end - t->e.p) < tr_code_max(t->n) / 2;
     }
     const struct tr_insn *last = &t->insn[t->n - 1];
     t->i = t->n - 1;
@@ -279,12 +279,12 @@ static struct bt_block *new_block(struct tr *t, hva page, hva page2)
     unsigned links = count_links(t), fars = flow_count_fars(t) + (page2 != 0);
     u32 records =
         (u32)((page2 ? sizeof(struct bt_second) : 0) + fars * sizeof(struct bt_far) + links * sizeof(struct bt_link));
-    u32 meta = (u32)(sizeof(struct bt_block) + records + TR_SITES_MAX * sizeof(struct bt_site) +
-                     BT_INSNS * sizeof(struct bt_call) + 8);
-    codecache_room(b, TR_CODE_MAX, meta);
+    u32 meta = (u32)(sizeof(struct bt_block) + records + tr_sites_max(t->n) * sizeof(struct bt_site) +
+                     t->n * sizeof(struct bt_call) + 8);
+    codecache_room(b, tr_code_max(t->n), meta);
     struct bt_part *p = &b->cache.part[b->cache.now];
     struct bt_block *k = bt_near(b, p->meta + p->meta_used);
-    u8 *code = b->cache.mem.write + p->code + p->code_used;
+    t->code = b->cache.mem.write + p->code + p->code_used;
     memset(k, 0, sizeof *k + records);
     k->page = page;
     if (page2) {
@@ -299,7 +299,7 @@ static struct bt_block *new_block(struct tr *t, hva page, hva page2)
     k->links = (u8)links;
     k->code = p->code + p->code_used;
     t->e = (struct emit){
-        .p = code, .end = code + TR_CODE_MAX, .to_exec = (u64)b->cache.mem.exec - (u64)b->cache.mem.write};
+        .p = t->code, .end = t->code + tr_code_max(t->n), .to_exec = (u64)b->cache.mem.exec - (u64)b->cache.mem.write};
     t->k = k;
     return k;
 }

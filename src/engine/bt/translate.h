@@ -126,6 +126,7 @@ struct tr {
     enum flags_at flags;
     unsigned links, fars; // used
     unsigned tails;
+    u8 *code;                // where the block's code begins
     bool wide;               // 64-bit mode
     bool user;               // CPL 3
     bool cut;                // the bytes end inside the instruction after the last one
@@ -143,8 +144,16 @@ struct tr {
     struct tail tail[TAILS];
 };
 
-#define TR_CODE_MAX (48u << 10) // bytes that one block may need
-#define TR_SITES_MAX (BT_INSNS * 4)
+// What a block of `n` instructions may need: bytes of code, half of them for tails, and sites. A block that needs more is given up.
+static inline u32 tr_code_max(unsigned n)
+{
+    return 6144 + n * 656;
+}
+
+static inline unsigned tr_sites_max(unsigned n)
+{
+    return 32 + n * 4;
+}
 
 static inline struct tr_insn *tr_now(struct tr *t)
 {
