@@ -590,7 +590,7 @@ static void *alloc(struct pc *b, bool ram, const char *name, u64 size, struct er
     if (!p)
         error_format(
             err,
-            "%s: cannot allocate %llu bytes of host memory; give the guest less (-m), or raise the limits (ulimit -v, ulimit -f)",
+            "%s: cannot allocate %llu bytes of host memory; give the guest less (-m), or raise the limit (ulimit -v)",
             name, (unsigned long long)size);
     return p;
 }
@@ -844,9 +844,8 @@ int pc_create(struct host *host, const struct pc_options *o, struct pc **out, st
         return ret;
     b = host->ops->mem_alloc(host->self, "pogo-board", sizeof(*b));
     if (!b)
-        return error_set(
-            err, -ENOMEM,
-            "cannot allocate host memory for the machine; free some, or raise the limits (ulimit -v, ulimit -f)");
+        return error_set(err, -ENOMEM,
+                         "cannot allocate host memory for the machine; free some, or raise the limit (ulimit -v)");
     machine_init(&b->m, host);
     if (o->icount.num)
         clock_use_icount(&b->m.clock, o->icount.num, o->icount.den, o->icount.utc_ns);

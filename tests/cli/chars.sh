@@ -139,7 +139,7 @@ verdict 'four serial ports' "$problem"
 
 # --- readers that are slow, or go
 (
-    ulimit -f 4096 # which is for memory, too
+    ulimit -f 4096
     exec "$pogo" run -kernel "$tmp/BURST.elf" "${exit_dev[@]}" -m 2 -serial null -d io -D "$tmp/limited.log"
 ) >"$tmp/out" 2>"$tmp/err" </dev/null
 problem=$([ $? -eq 1 ] || echo 'exit status')
