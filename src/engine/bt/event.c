@@ -26,10 +26,10 @@ static void keep_x87(struct bt *b)
 
 static bool sys_words(const struct bt *b, gva a, unsigned n, u64 *to)
 {
-    const u64 *p = (const u64 *)tlb_read(&b->in.v->tlb, TLB_SUPER, a, n * 8);
-    for (unsigned i = 0; p && i < n; i++)
-        to[i] = p[i];
-    return p != NULL;
+    hva h = tlb_read(&b->in.v->tlb, TLB_SUPER, a, n * 8);
+    if (h)
+        memcpy(to, (const void *)h, n * 8);
+    return h != 0;
 }
 
 // The segment that a selector of the GDT loads, if it has the bits `want` of those in `of` and its privilege is that of the selector.
@@ -124,8 +124,12 @@ bool event_iret(struct bt *b)
     struct interp *x = &b->in;
     struct cpu *c = x->c;
     struct x86_seg cs, ss;
-    const u64 *frame = (const u64 *)tlb_read(&x->v->tlb, x->view, c->gpr[X86_RSP], FRAME_WORDS * 8);
-    if (!frame || !nobody_looks(b) || c->cpl || c->nmi_blocked || (c->rflags | frame[2]) & awkward)
+    hva at = tlb_read(&x->v->tlb, x->view, c->gpr[X86_RSP], FRAME_WORDS * 8);
+    u64 frame[FRAME_WORDS]; // once: another processor may be writing there
+    if (!at || !nobody_looks(b) || c->cpl || c->nmi_blocked)
+        return false;
+    memcpy(frame, (const void *)at, sizeof frame);
+    if ((c->rflags | frame[2]) & awkward)
         return false;
     u64 rip = frame[0], sp = frame[3], flags = frame[2];
     u16 cs_sel = (u16)frame[1], ss_sel = (u16)frame[4], cpl = cs_sel & X86_SEL_RPL;

@@ -73,11 +73,17 @@ static bool vec_back(struct bt *b, u8 need)
     return LIKELY(!need) || vecstate_load(b, need);
 }
 
+// The decoded instruction of a site, or NULL.
+static const struct bt_call *call_of(const struct bt_site *s)
+{
+    return s->call ? (const void *)((const u8 *)bt_site_block(s) + s->call * BT_UNIT) : NULL;
+}
+
 // Run the instruction at a site in the interpreter. Device accesses may have asked for anything.
 static u64 step(struct bt *b, const struct bt_site *s)
 {
     const struct bt_block *k = bt_site_block(s);
-    const struct bt_call *call = (const void *)((const u8 *)k + s->call * BT_UNIT);
+    const struct bt_call *call = call_of(s);
     u32 resume = s->resume ? k->code + s->resume : 0;
     u8 vec = s->vec;
     u64 next = b->ctx->page_base + s->off + s->len;
@@ -89,7 +95,7 @@ static u64 step(struct bt *b, const struct bt_site *s)
     service_sync(b, s);
     b->in.budget--;
     b->chunk--;
-    if (s->call)
+    if (call)
         interp_call(&b->in, call->fn, &call->in, call->bytes);
     else
         interp_step(&b->in);
@@ -111,12 +117,12 @@ u64 service_port(struct bt *b)
 {
     const struct bt_site *s = bt_near(b, (u32)b->ctx->site);
     const struct bt_block *k = bt_site_block(s);
-    const struct bt_call *call = (const void *)((const u8 *)k + s->call * BT_UNIT);
+    const struct bt_call *call = call_of(s);
     u32 resume = k->code + s->resume;
     u8 vec = s->vec;
     bool out = s->op == ISA_OP_OUT;
     b->ctx->why = BT_STEP;
-    if (!s->call || !s->resume || !port_is_simple(b))
+    if (!call || !s->resume || !port_is_simple(b))
         return 0;
     u64 *gpr = b->in.c->gpr;
     const struct isa_operand *o = call->in.opnd;
@@ -143,9 +149,9 @@ static u64 after(struct bt *b, const struct bt_site *s)
 
 static u64 iret(struct bt *b, const struct bt_site *s)
 {
-    const struct bt_call *call = bt_near(b, s->call);
+    const struct bt_call *call = call_of(s);
     service_sync(b, s);
-    if (!s->call || call->in.opsize != 8 || !event_iret(b))
+    if (!call || call->in.opsize != 8 || !event_iret(b))
         return step(b, s);
     b->stats.irets++;
     b->in.v->insns++;
