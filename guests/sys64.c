@@ -26,6 +26,7 @@ static bool has(u32 leaf, unsigned reg, unsigned bit)
 // --- SYSCALL -------------------------------------------------------------------------------------------------------------
 
 static word sys_rcx USED, sys_r11 USED, sys_flags USED, sys_cs USED, sys_ss USED, sys_rsp USED, sys_arg USED;
+static u32 sys_x87[7] USED, user_cs USED;
 extern u8 syscall_entry[], user_after_syscall[];
 
 __asm__(".text\n"
@@ -34,6 +35,7 @@ __asm__(".text\n"
         "  mov %r11, sys_r11(%rip)\n"
         "  mov %rsp, sys_rsp(%rip)\n"
         "  mov %rdi, sys_arg(%rip)\n"
+        "  fnstenv sys_x87(%rip)\n"
         "  lea trap_stack+16384(%rip), %rsp\n"
         "  pushf\n"
         "  pop sys_flags(%rip)\n"
@@ -48,7 +50,11 @@ __asm__(".text\n"
 static word user_syscall(word arg)
 {
     word result, cs, ss, flags;
-    __asm__ volatile("xor %%eax, %%eax\n" // ZF
+    __asm__ volatile("mov %%cs, user_cs(%%rip)\n"
+                     "fninit\n"
+                     "fld1\n"
+                     "fstp %%st\n"
+                     "xor %%eax, %%eax\n" // ZF
                      "syscall\n"
                      "user_after_syscall: pushf\n"
                      "pop %3\n"
@@ -84,6 +90,8 @@ static void syscall_sysret(void)
     CHECK(sys_flags & 0x40); // not masked
     CHECK_EQ(sys_cs, SEL_CODE);
     CHECK_EQ(sys_ss, SEL_CODE + 8);
+    // The x87's pointer is to the instruction that the user ran.
+    CHECK_EQ(sys_x87[4] & 0xffff, has(7, 1, 13) ? 0 : user_cs);
     // Without EFER.SCE both are undefined.
     wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~1ull);
     run_user(user_syscall, 0);

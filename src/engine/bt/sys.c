@@ -7,6 +7,7 @@
 //
 // The shadow of STI needs no state: nothing polls between STI and the instruction after it, which is in the same block.
 #include "engine/bt/translate.h"
+#include "engine/bt/vecstate.h"
 
 #define CPU(field) ((i32)offsetof(struct cpu, field))
 #define CPU_REQUEST ((i32)offsetof(struct vcpu, request))
@@ -127,6 +128,14 @@ static void need_no_request(struct tr *t)
 {
     emit_rm(&t->e, 4, 0x83, 7, HOST_T0, CPU_REQUEST); // cmp dword, 0
     emit1(&t->e, 0);
+    step_if(t, CC_NE);
+}
+
+// CS may change: no x87 state whose instruction pointer goes with it is in the host's registers.
+static void need_x87_parked(struct tr *t)
+{
+    emit_rip(&t->e, 4, 0xf6, 0, &t->b->ctx->vec, 1); // test byte, imm
+    emit1(&t->e, VEC_X87);
     step_if(t, CC_NE);
 }
 
@@ -419,6 +428,7 @@ static void emit_syscall(struct tr *t)
     flags_in_slot(t);
     get_cpu(t);
     need_bit(t, CPU(msr.efer), X86_EFER_SCE);
+    need_x87_parked(t);
     // Flags as they will be, but for the status.
     cpu_load(t, 4, HOST_T1, CPU(msr.sfmask));
     emit_rr(e, 4, 0xf7, 2, HOST_T1); // not
@@ -460,6 +470,7 @@ static void emit_sysret(struct tr *t)
     need_cpl0(t);
     need_bit(t, CPU(msr.efer), X86_EFER_SCE);
     need_no_request(t);
+    need_x87_parked(t);
     emit_load(e, 8, HOST_T1, &c->r11);
     test_imm(t, HOST_T1, FLAGS_AWKWARD);
     step_if(t, CC_NE);
