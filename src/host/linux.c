@@ -46,7 +46,7 @@ static void *linux_mem_alloc(void *host, const char *name, u64 size)
 }
 
 // Anonymous, because that is the memory for which Linux has huge pages without being configured for it: guests touch theirs all over,
-// and a fault for every 4 KiB costs a forking guest a third of its time.
+// and would take a fault of the host's for every 4 KiB.
 static void *linux_ram_alloc(void *host, const char *name, u64 size)
 {
     const u64 huge = 2 << 20;

@@ -109,11 +109,6 @@ static void indexed(void **state)
                         if (none)
                             continue;
                         begin();
-                        emit_ref(&e, size, 0x89, to, base, index, disps[i]);
-                        decoded(ZYDIS_MNEMONIC_MOV);
-                        is_reg(&op[1], size, to);
-                        is_mem(&op[0], (int)base, (int)index, 0, disps[i]);
-                        begin();
                         emit_lea_index(&e, size, to, index, scale, disps[i]);
                         decoded(ZYDIS_MNEMONIC_LEA);
                         is_reg(&op[0], size, to);

@@ -117,9 +117,8 @@ static void emit_pop_memory(struct tr *t)
     const struct insn *in = tr_in(t);
     struct emit *e = &t->e;
     unsigned size = in->opsize;
-    struct mem_ref r;
-    mem_stack(t, X86_RSP, 0, false, &r);
-    emit_ref(e, size, 0x8b, HOST_T0, HOST_T0, r.index, r.disp);
+    i32 disp = mem_stack(t, X86_RSP, 0, false);
+    emit_rm(e, size, 0x8b, HOST_T0, HOST_T0, disp);
     emit_store(e, 8, HOST_T0, &t->b->ctx->tmp[0]);
     flags_clobber(t);
     u64 retry = emit_here(e);

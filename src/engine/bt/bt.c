@@ -39,7 +39,7 @@ static bool refresh(struct bt *b)
     if (b->stack_mode[user] != mode) {
         b->stack_mode[user] = mode;
         k->sp = k->sp_top[user]; // return addresses there are into code of the other mode
-        *(u64 *)k->sp = b->glue_ret[bt_mode_number(mode)];
+        *(u64 *)k->sp = b->glue_ret[bt_number(bt_mode_64(mode), user)];
     }
     for (unsigned i = 0; i < TLB_VIEW_COUNT; i++)
         k->view[i] = (u64)x->v->tlb.cur[i].e;
@@ -326,7 +326,8 @@ static int bt_vcpu_create(struct vcpu *v)
     struct host *h = v->machine->host;
     struct bt *b = h->ops->mem_alloc(h->self, "bt", sizeof *b);
     if (!b)
-        return -12; // -ENOMEM
+        return -12;                               // -ENOMEM
+    b->has_bmi2 = __builtin_cpu_supports("bmi2"); // what is emitted first asks already
     int err = interp_init(&b->in, v);
     if (!err) {
         u64 size = v->machine->tuning.memory;
@@ -345,7 +346,6 @@ static int bt_vcpu_create(struct vcpu *v)
     b->host_flags = host_flags_study();
     forms_init(b);
     b->host_tsc = tsc_is_hosts(h);
-    b->has_bmi2 = __builtin_cpu_supports("bmi2");
     b->by_gs = h->gs_is_free && b->opts & BT_OPT_GS;
     keeper_init(&b->keeper, &keeper_ops, b);
     vecstate_init(b);

@@ -284,7 +284,7 @@ enum bt_opt {
 #undef BT_OPT
 };
 
-#define BT_UNSHARED 4096
+#define BT_SHARINGS 4096
 #define BT_UNSHARE_AFTER 8
 #define BT_UNSHARE_WITHIN 20000 // cycles from one time to the next
 
@@ -329,7 +329,7 @@ struct bt {
     u64 glue_enter;                               // executable addresses
     u64 vec_store, vec_load, x87_store, x87_load; // the same; vecstate.c
     u64 glue[BT_WHYS], glue_link_host, glue_step_host;
-    u64 glue_ret[4], glue_far[4], glue_lookup[4], glue_renew[4]; // by bt_mode_number()
+    u64 glue_ret[4], glue_far[4], glue_lookup[4], glue_renew[4]; // by bt_number()
     u32 opts;                                                    // enum bt_opt: those that are on
     u32 limit;                                                   // instructions in a block, at most
     u8 mode;
@@ -350,7 +350,7 @@ struct bt {
     bool by_gs;                             // the base of GS is where user code finds the TLB: ctx.view[TLB_USER] ...
     u64 gs;                                 // ... or this was, when it was last set
     bool host_tsc;                          // the guest's TSC is the host's plus cpu.msr.tsc_offset
-    struct bt_sharing sharing[BT_UNSHARED]; // by hash of a block's place
+    struct bt_sharing sharing[BT_SHARINGS]; // by hash of a block's place
     struct bt_form form[ISA_FORM_COUNT];
     struct interp in;
 };
@@ -365,10 +365,10 @@ static inline bool bt_mode_user(unsigned mode)
     return mode & BLOCK_USER;
 }
 
-// Width and privilege.
-static inline unsigned bt_mode_number(unsigned mode)
+// Number of the glue for code of a width and a privilege.
+static inline unsigned bt_number(bool wide, bool user)
 {
-    return (bt_mode_64(mode) ? 0 : 1) + (bt_mode_user(mode) ? 2 : 0);
+    return (wide ? 0 : 1) + (user ? 2 : 0);
 }
 
 // The eight bytes that tell whether what is known under a key still holds, and nobody has asked for anything: those of the key and of
@@ -503,6 +503,8 @@ void forms_init(struct bt *b);
 void glue_emit_jump(struct emit *e, struct bt *b, bool wide, bool user, u8 *miss[2]);
 // Emit the code between C and translated code at the start of the code memory. Returns its size.
 u32 glue_emit(struct bt *b);
+// Compare the doorbell with 0.
+void glue_emit_doorbell(struct emit *e, struct bt *b);
 // Enter translated code at ctx.go; comes back when service() says 0.
 static inline void glue_enter(struct bt *b)
 {

@@ -96,7 +96,7 @@ int codecache_init(struct bt *b, u64 size)
     if (h->names_code)
         h->ops->code_name(h->self, m->mem.exec, glue, "bt:glue");
     for (unsigned user = 0; user < 2; user++)
-        *(u64 *)b->ctx->sp_top[user] = b->glue_ret[user ? 2 : 0];
+        *(u64 *)b->ctx->sp_top[user] = b->glue_ret[bt_number(true, user)];
     m->code_part = (u32)(code / BT_PARTS) & ~63u;
     m->meta_part = (u32)((m->mem.near_size - at) / BT_PARTS) & ~63u;
     for (u32 i = 0; i < BT_PARTS; i++)

@@ -154,37 +154,14 @@ static inline void emit_rm(struct emit *e, unsigned size, unsigned opcode, unsig
     emit_word_base(e, word_opcode(size, opcode, reg, 0, base), reg, base, disp);
 }
 
-// ModRM, SIB and displacement for [base + index << scale + disp].
-static inline void emit_sib(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale, i32 disp)
-{
-    emit_word_sib(e, (struct emit_word){0, 0}, reg, base, index, scale, disp);
-}
-
-#define EMIT_NO_INDEX 0xffu
-
-// An instruction with [base + index << scale + disp] as its operand.
-static inline void emit_rmx(struct emit *e, unsigned size, unsigned opcode, unsigned reg, unsigned base, unsigned index,
-                            unsigned scale, i32 disp)
-{
-    if (index == EMIT_NO_INDEX) {
-        emit_rm(e, size, opcode, reg, base, disp);
-        return;
-    }
-    emit_word_sib(e, word_opcode(size == 8 ? 8 : 4, opcode, reg, index, base), reg, base, index, scale, disp);
-}
-
 // lea to, [base + index << scale + disp]; index X86_RSP: none. `size` truncates the sum.
 static inline void emit_lea(struct emit *e, unsigned size, unsigned to, unsigned base, unsigned index, unsigned scale,
                             i32 disp)
 {
-    emit_rmx(e, size, 0x8d, to, base, index == X86_RSP ? EMIT_NO_INDEX : index, scale, disp);
-}
-
-// An instruction with [base + index + disp] as its operand.
-static inline void emit_ref(struct emit *e, unsigned size, unsigned opcode, unsigned reg, unsigned base, unsigned index,
-                            i32 disp)
-{
-    emit_rmx(e, size, opcode, reg, base, index, 0, disp);
+    if (index == X86_RSP)
+        emit_rm(e, size, 0x8d, to, base, disp);
+    else
+        emit_word_sib(e, word_opcode(size == 8 ? 8 : 4, 0x8d, to, index, base), to, base, index, scale, disp);
 }
 
 // lea to, [index << scale + disp]
@@ -282,6 +259,17 @@ static inline u8 *emit_call(struct emit *e)
     emit1(e, 0xe8);
     emit4(e, 0);
     return e->p - 4;
+}
+
+// Is the address in `reg` canonical: E. Destroys `spare`.
+static inline void emit_canonical(struct emit *e, unsigned reg, unsigned spare)
+{
+    emit_mov_rr(e, 8, spare, reg);
+    emit_rr(e, 8, 0xc1, 4, spare); // shl
+    emit1(e, 16);
+    emit_rr(e, 8, 0xc1, 7, spare); // sar
+    emit1(e, 16);
+    emit_rr(e, 8, 0x3b, spare, reg);
 }
 
 // Let the jump whose displacement is at `at` (writable address) go to `target` (executable address). One aligned store or not:

@@ -2,8 +2,8 @@
 // goes to a handler at CPL 0 and comes back, through flat segments and a frame that lies in one page.
 //
 // Each function looks at everything first, in memory that the TLB has, and changes nothing until it knows that the event is as
-// usual. (The x87's pointers go with CS, so that state is set aside.) Where it is not, or something is switched on that wants to see it, the interpreter does it all: its event.c and iret.c say
-// what the steps are and why. Faults are its business, too.
+// usual. (The x87's pointers go with CS, so that state is set aside.) Where it is not, or something is switched on that wants to see
+// it, the interpreter does it all: its event.c and iret.c say what the steps are and why. Faults are its business, too.
 #include "engine/bt/vecstate.h"
 
 #define FLAT_CODE (X86_SEG_P | X86_SEG_S | X86_SEG_CODE | X86_SEG_A | X86_SEG_L)

@@ -114,28 +114,6 @@ static void emit_service_if(struct tr *t, unsigned cc, enum bt_why why, const vo
     tr_tail(t, TAIL_SERVICE, emit_jcc(&t->e, cc), record)->why = (u8)why;
 }
 
-static void emit_doorbell(struct tr *t)
-{
-    emit_rip(&t->e, 4, 0x83, 7, (const void *)&t->b->ctx->doorbell, 1); // cmp dword [doorbell], 0
-    emit1(&t->e, 0);
-}
-
-// bt_mode_number() of the block's width.
-static unsigned number(const struct tr *t, bool user)
-{
-    return (t->wide ? 0 : 1) + (user ? 2 : 0);
-}
-
-// Is the 64-bit address in HOST_T0 canonical: E. Destroys HOST_T1.
-static void emit_canonical_compare(struct tr *t)
-{
-    struct emit *e = &t->e;
-    emit_mov_rr(e, 8, HOST_T1, HOST_T0);
-    EMIT(e, 0x49, 0xc1, 0xe3, 16); // shl r11, 16
-    EMIT(e, 0x49, 0xc1, 0xfb, 16); // sar r11, 16
-    emit_rr(e, 8, 0x3b, HOST_T1, HOST_T0);
-}
-
 // RIP of page offset `disp`.
 static void emit_rip_of(struct tr *t, unsigned to, i32 disp)
 {
@@ -186,7 +164,7 @@ static void emit_edge(struct tr *t, struct bt_link *l, unsigned skipped, bool ba
     if (l->far) {
         emit_page_change(t, l);
     } else if (back) {
-        emit_doorbell(t);
+        glue_emit_doorbell(&t->e, t->b);
         emit_service_if(t, CC_NE, BT_LINK, l);
     }
 }
@@ -222,7 +200,7 @@ void flow_poll(struct tr *t)
         return;
     if (t->i && t->insn[t->i - 1].in.op == ISA_OP_STI) // its shadow
         return;
-    emit_doorbell(t);
+    glue_emit_doorbell(&t->e, t->b);
     emit_service_if(t, CC_NE, BT_LEAVE, tr_site(t));
     t->polled = true;
 }
@@ -286,7 +264,7 @@ static void far_tail(struct tr *t, const struct tail *l)
         end = emit_jcc(e, CC_E);
     }
     emit_store_imm(e, &t->b->ctx->site, l->far);
-    emit_patch(e, emit_call(e), t->b->glue_far[number(t, t->user)]);
+    emit_patch(e, emit_call(e), t->b->glue_far[bt_number(t->wide, t->user)]);
     emit_jcc_to(e, CC_E, l->back);
     if (end)
         emit_patch(e, end, emit_here(e));
@@ -297,7 +275,7 @@ static void far_tail(struct tr *t, const struct tail *l)
 static void canonical_tail(struct tr *t, const struct tail *l)
 {
     struct emit *e = &t->e;
-    emit_canonical_compare(t);
+    emit_canonical(&t->e, HOST_T0, HOST_T1);
     emit_jcc_to(e, CC_E, l->back);
     emit_leave(t, BT_STEP, l->record);
 }
@@ -318,7 +296,7 @@ void flow_tail(struct tr *t, const struct tail *l)
         break;
     default: // TAIL_RENEW
         emit_store_imm(e, &t->b->ctx->ret_site, l->record);
-        emit_jmp_to(e, t->b->glue_renew[number(t, l->tag)]);
+        emit_jmp_to(e, t->b->glue_renew[bt_number(t->wide, l->tag)]);
         break;
     }
 }
@@ -407,10 +385,9 @@ static void emit_push_return(struct tr *t)
 {
     struct emit *e = &t->e;
     unsigned size = tr_natural(t);
-    struct mem_ref r;
-    mem_stack(t, X86_RSP, -(i32)size, true, &r);
+    i32 disp = mem_stack(t, X86_RSP, -(i32)size, true);
     emit_rip_of(t, HOST_T1, tr_now(t)->next);
-    emit_ref(e, size, 0x89, HOST_T1, HOST_T0, r.index, r.disp);
+    emit_rm(e, size, 0x89, HOST_T1, HOST_T0, disp);
     emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, -(i32)size);
 }
 
@@ -436,7 +413,7 @@ static void emit_return_here(struct tr *t)
     l->way = LINK_RETURN;
     EMIT(e, 0x41, 0x5b); // pop r11
     emit_rr(e, 8, 0x3b, HOST_T0, HOST_T1);
-    emit_jcc_to(e, CC_NE, t->b->glue_lookup[number(t, t->user)]);
+    emit_jcc_to(e, CC_NE, t->b->glue_lookup[bt_number(t->wide, t->user)]);
     if (l->far) { // the call was at the page's end, and the fault of what is not canonical there is the RET's
         emit_load(e, 8, HOST_T0, &c->page_base);
         emit_store(e, 8, HOST_T0, &c->tmp[3]);
@@ -487,8 +464,8 @@ void flow_lookup(struct tr *t, bool user, const struct bt_site *site)
     }
     glue_emit_jump(e, t->b, t->wide, user, miss);
     if (!site) {
-        emit_patch(e, miss[0], t->b->glue_renew[number(t, user)]);
-        emit_patch(e, miss[1], t->b->glue_renew[number(t, user)]);
+        emit_patch(e, miss[0], t->b->glue_renew[bt_number(t->wide, user)]);
+        emit_patch(e, miss[1], t->b->glue_renew[bt_number(t->wide, user)]);
         return;
     }
     struct tail *l = tr_tail(t, TAIL_RENEW, miss[0], site);
@@ -527,7 +504,7 @@ static void emit_canonical_check(struct tr *t)
     if (!t->wide)
         return;
     if (!t->user) {
-        emit_canonical_compare(t);
+        emit_canonical(&t->e, HOST_T0, HOST_T1);
         emit_service_if(t, CC_NE, BT_STEP, tr_site(t));
         return;
     }
@@ -570,9 +547,8 @@ static void emit_ret(struct tr *t)
     unsigned size = tr_natural(t), pop = size + (in->nopnd ? (u16)in->imm : 0);
     flags_save(t);
     t->flags = FLAGS_SLOT;
-    struct mem_ref r;
-    mem_stack(t, X86_RSP, 0, false, &r);
-    emit_ref(e, size, 0x8b, HOST_T0, HOST_T0, r.index, r.disp);
+    i32 disp = mem_stack(t, X86_RSP, 0, false);
+    emit_rm(e, size, 0x8b, HOST_T0, HOST_T0, disp);
     const struct bt_site *site = NULL;
     if (pop > 255)
         emit_canonical_check(t); // too much for a site to undo

@@ -147,9 +147,9 @@ static void emit_key(struct emit *e, struct bt *b, bool user, unsigned reg)
     }
 }
 
-static void emit_doorbell(struct emit *e, struct bt_ctx *c)
+void glue_emit_doorbell(struct emit *e, struct bt *b)
 {
-    emit_rip(e, 4, 0x83, 7, (const void *)&c->doorbell, 1); // cmp dword [doorbell], 0
+    emit_rip(e, 4, 0x83, 7, (const void *)&b->ctx->doorbell, 1); // cmp dword [doorbell], 0
     emit1(e, 0);
 }
 
@@ -175,14 +175,14 @@ static void emit_far(struct emit *e, struct bt *b, bool wide, bool user)
     emit_rip(e, 8, 0x03, HOST_T0, &c->page_base, 0);
     if (!wide)
         emit_mov_rr(e, 4, HOST_T0, HOST_T0);
-    mem_emit_entry(e, c);
+    mem_emit_entry(e, b);
     emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
     fail[0] = emit_jcc(e, CC_NE);
     emit_rm(e, 8, 0x8b, X86_RCX, X86_RAX, offsetof(struct bt_far, page));
     emit_rm(e, 8, 0x3b, X86_RCX, HOST_T1, offsetof(struct tlb_entry, page));
     fail[1] = emit_jcc(e, CC_NE);
     emit_key(e, b, user, X86_RCX);
-    emit_doorbell(e, c);
+    glue_emit_doorbell(e, b);
     fail[2] = emit_jcc(e, CC_NE);
     emit_rm(e, 8, 0x89, X86_RCX, X86_RAX, offsetof(struct bt_far, key));
     emit_load(e, 8, X86_RCX, &c->page_base);
@@ -232,13 +232,13 @@ static void emit_renew(struct emit *e, struct bt *b, bool wide, bool user)
     emit1(e, mode);
     fail[0] = emit_jcc(e, CC_NE);
     emit_rm(e, 8, 0x8b, X86_RAX, X86_RAX, offsetof(struct bt_block, page));
-    mem_emit_entry(e, c);
+    mem_emit_entry(e, b);
     emit_alu_imm(e, 8, 4, HOST_T0, -4096);
     emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
     fail[1] = emit_jcc(e, CC_NE);
     emit_rm(e, 8, 0x3b, X86_RAX, HOST_T1, offsetof(struct tlb_entry, page));
     fail[2] = emit_jcc(e, CC_NE);
-    emit_doorbell(e, c);
+    glue_emit_doorbell(e, b);
     fail[3] = emit_jcc(e, CC_NE);
     emit_load(e, 8, HOST_T1, &c->tmp[1]);
     emit_key(e, b, user, X86_RAX);
@@ -250,10 +250,10 @@ static void emit_renew(struct emit *e, struct bt *b, bool wide, bool user)
     emit_jmp_to(e, b->glue[BT_LOOKUP]);
 }
 
-static void emit_ways(struct emit *e, struct bt *b, unsigned n)
+static void emit_ways(struct emit *e, struct bt *b, bool wide, bool user)
 {
     struct bt_ctx *c = b->ctx;
-    bool wide = !(n & 1), user = n & 2;
+    unsigned n = bt_number(wide, user);
     u8 *miss[2];
     b->glue_far[n] = emit_here(e);
     emit_far(e, b, wide, user);
@@ -298,8 +298,10 @@ u32 glue_emit(struct bt *b)
     b->glue_step_host = emit_here(&e);
     emit_save_flags(&e, b->ctx);
     emit_jmp_to(&e, b->glue[BT_STEP]);
-    for (unsigned n = 0; n < ARRAY_LEN(b->glue_ret); n++)
-        emit_ways(&e, b, n);
+    for (unsigned user = 0; user < 2; user++) {
+        emit_ways(&e, b, true, user);
+        emit_ways(&e, b, false, user);
+    }
     if (e.p > e.end)
         return 0;
     return (u32)(e.p - m->write + 63) & ~63u;

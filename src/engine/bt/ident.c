@@ -57,8 +57,7 @@ static void place_operand(struct shape *s, unsigned i)
 
 void shape_of(const struct insn *in, struct shape *s)
 {
-    *s = (struct shape){
-        .in = in, .f = &isa_forms[in->form], .ok = true, .mem = isa_memory_operand(in), .ref.index = MEM_NO_INDEX};
+    *s = (struct shape){.in = in, .f = &isa_forms[in->form], .ok = true, .mem = isa_memory_operand(in)};
     s->vex = in->enc != ISA_ENC_LEGACY;
     s->at[ISA_FIELD_REG] = in->modrm >> 3 & 7; // an opcode's digit
     s->at[ISA_FIELD_OPR] = NO_OPR;
@@ -127,19 +126,13 @@ static bool has_mandatory(const struct insn *in)
     }
 }
 
-static bool has_index(const struct shape *s)
-{
-    return s->mem >= 0 && s->ref.index != MEM_NO_INDEX;
-}
-
 static void emit_vex(struct emit *e, const struct shape *s, const u8 *bytes)
 {
     const struct insn *in = s->in;
     unsigned pp = bytes[in->opcode_off - 1] & 3, rm = s->mem >= 0 ? HOST_T0 : s->at[ISA_FIELD_RM];
     unsigned vvvv = s->at[ISA_FIELD_VVVV];
     bool w = in->rex & ISA_REX_W && !(in->mode != ISA_MODE_64 && native_w_is_size(in));
-    unsigned x = has_index(s) && s->ref.index & 8 ? 0 : 0x40;
-    EMIT(e, 0xc4, (u8)((s->at[ISA_FIELD_REG] & 8 ? 0 : 0x80) | x | (rm & 8 ? 0 : 0x20) | in->map),
+    EMIT(e, 0xc4, (u8)((s->at[ISA_FIELD_REG] & 8 ? 0 : 0x80) | 0x40 | (rm & 8 ? 0 : 0x20) | in->map),
          (u8)((w ? 0x80 : 0) | (~vvvv & 15) << 3 | (in->vl == 32 ? 4 : 0) | pp), in->opcode);
 }
 
@@ -170,8 +163,6 @@ static void emit_opcode(struct emit *e, const struct shape *s, unsigned rm)
     struct emit_word w = {0, 0};
     if (opr != NO_OPR)
         rex |= opr >> 3;
-    if (has_index(s))
-        rex |= (s->ref.index & 8) >> 2;
     if (in->prefix & ISA_PFX_LOCK)
         word_put(&w, 0xf0);
     if (in->prefix & ISA_PFX_OPSIZE)
@@ -205,10 +196,8 @@ static void emit_insn(struct tr *t, const struct shape *s)
         emit_opcode(e, s, in->has_modrm || moffs ? rm : 0);
     if (moffs)
         emit1(e, HOST_T0 & 7);
-    else if (has_index(s))
-        emit_sib(e, s->at[ISA_FIELD_REG], HOST_T0, s->ref.index, 0, s->ref.disp);
     else if (in->has_modrm && s->mem >= 0)
-        emit_modrm_base(e, s->at[ISA_FIELD_REG], rm, s->ref.disp);
+        emit_modrm_base(e, s->at[ISA_FIELD_REG], rm, s->disp);
     else if (in->has_modrm)
         emit1(e, (in->modrm & 0xc0) | (s->at[ISA_FIELD_REG] & 7) << 3 | (rm & 7));
     if (!moffs)
@@ -310,7 +299,7 @@ bool tr_ident(struct tr *t)
         if (plain)
             mem_operand(t, in->opnd[s->mem].size, write);
         else
-            mem_operand_ref(t, in->opnd[s->mem].size, write, &s->ref);
+            s->disp = mem_operand_at(t, in->opnd[s->mem].size, write);
         if (in->op == ISA_OP_CMPXCHG16B) {
             flags_clobber(t);
             EMIT(&t->e, 0x41, 0xf6, 0xc2, 15); // test r10b, 15

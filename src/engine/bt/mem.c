@@ -1,9 +1,11 @@
 // Memory operands: effective address, segment, and the probe of the software TLB.
 //
 //     lea r10, [operand]
-//     mov r11d, r10d; shr r11d, 7; and r11d, 0xffe0; add r11, [ctx.tlb]      the entry for this page
-//     sub r10, [r11 + tag]; cmp r10, 4096 - size; ja miss                    hit, permission and page end in one compare
-//     add r10, [r11 + page]
+//     rorx r11d, r10d, 7; and r11d, 0x1ffe0                  how far into the table the entry for this page is
+//     sub r10, gs:[r11 + tag]; cmp r10, 4096 - size; ja miss hit, permission and page end in one compare
+//     add r10, gs:[r11 + page]
+//
+// That is user code's; supervisor code, which has two views, and hosts without WRGSBASE add ctx.tlb to r11 instead.
 //
 // A miss is a site: service() fills the TLB and lets the probe run again, or gives the instruction to the interpreter.
 #include "engine/bt/translate.h"
@@ -82,10 +84,9 @@ void mem_ea32(struct tr *t, unsigned to)
 }
 
 // HOST_T1: distance of the TLB entry for the linear address in HOST_T0.
-static void emit_entry(struct tr *t)
+static void emit_distance(struct emit *e, const struct bt *b)
 {
-    struct emit *e = &t->e;
-    if (t->b->has_bmi2) {
+    if (b->has_bmi2) {
         EMIT(e, 0xc4, 0x43, 0x7b, 0xf0, 0xda, 7); // rorx r11d, r10d, 7
     } else {
         emit_mov_rr(e, 4, HOST_T1, HOST_T0);
@@ -94,18 +95,10 @@ static void emit_entry(struct tr *t)
     emit_alu_imm(e, 4, 4, HOST_T1, (TLB_ENTRIES - 1) << 5);
 }
 
-void mem_emit_entry(struct emit *e, struct bt_ctx *c)
+void mem_emit_entry(struct emit *e, struct bt *b)
 {
-    emit_mov_rr(e, 4, HOST_T1, HOST_T0);
-    EMIT(e, 0x41, 0xc1, 0xeb, 7); // shr r11d, 7
-    emit_alu_imm(e, 4, 4, HOST_T1, (TLB_ENTRIES - 1) << 5);
-    emit_rip(e, 8, 0x03, HOST_T1, &c->tlb, 0);
-}
-
-void mem_entry(struct tr *t)
-{
-    emit_entry(t);
-    emit_rip(&t->e, 8, 0x03, HOST_T1, &t->b->ctx->tlb, 0);
+    emit_distance(e, b);
+    emit_rip(e, 8, 0x03, HOST_T1, &b->ctx->tlb, 0);
 }
 
 static bool mem_by_gs(const struct tr *t)
@@ -127,9 +120,9 @@ static void mem_probe_as(struct tr *t, u64 retry, unsigned size, bool write, boo
     struct emit *e = &t->e;
     unsigned tag = as_write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
     if (mem_by_gs(t))
-        emit_entry(t);
+        emit_distance(e, t->b);
     else
-        mem_entry(t);
+        mem_emit_entry(e, t->b);
     mem_entry_op(t, 0x2b, tag); // sub
     emit_alu_imm(e, 8, 7, HOST_T0, (i32)(4096 - size));
     u8 *miss = emit_jcc(e, CC_A);
@@ -161,10 +154,7 @@ static void check_offset(struct tr *t)
         in->op != ISA_OP_XLAT && in->index == ISA_REG_NONE && (in->base == ISA_REG_NONE || in->base == ISA_REG_RIP);
     if (!(t->b->in.isa_options & ISA_OPT_AMD) || in->adsize != 8 || fixed)
         return;
-    emit_mov_rr(&t->e, 8, HOST_T1, HOST_T0);
-    EMIT(&t->e, 0x49, 0xc1, 0xe3, 16); // shl r11, 16
-    EMIT(&t->e, 0x49, 0xc1, 0xfb, 16); // sar r11, 16
-    EMIT(&t->e, 0x4d, 0x39, 0xd3);     // cmp r11, r10
+    emit_canonical(&t->e, HOST_T0, HOST_T1);
     service_if(t, CC_NE);
 }
 
@@ -202,66 +192,62 @@ static void linear(struct tr *t, unsigned to, const struct place *p, i32 disp)
     emit_lea(&t->e, t->wide ? 8 : 4, to, base, index, p->scale, disp);
 }
 
-static void leader(struct tr *t, const struct tr_access *a, const struct place *p, bool write, struct mem_ref *r)
+static i32 leader(struct tr *t, const struct tr_access *a, const struct place *p, bool write)
 {
-    r->disp = a->at - a->lo;
+    i32 disp = a->at - a->lo;
     flags_clobber(t);
     u64 retry = emit_here(&t->e);
-    linear(t, HOST_T0, p, p->disp - r->disp);
+    linear(t, HOST_T0, p, p->disp - disp);
     mem_probe_as(t, retry, a->size, write, write || a->upgraded);
     struct bt_site *s = &bt_sites(t->k)[t->k->sites - 1];
     s->shared = true;
-    s->operand = (u8)r->disp;
+    s->operand = (u8)disp;
     emit_store(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
     t->at_hand = a->slot + 1u;
     t->place[a->slot] = (struct tr_place){.lo = a->lo};
+    return disp;
 }
 
-static bool grouped(struct tr *t, const struct tr_access *a, const struct place *p, bool write, struct mem_ref *r)
+static i32 member(struct tr *t, const struct tr_access *a)
 {
-    *r = (struct mem_ref){.index = MEM_NO_INDEX};
-    switch (a->role) {
-    case ACCESS_MEMBER:
-        if (t->at_hand != a->slot + 1u)
-            emit_load(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
-        t->at_hand = a->slot + 1u;
-        r->disp = a->at - t->place[a->slot].lo;
-        return true;
-    case ACCESS_LEADER: leader(t, a, p, write, r); return true;
-    default: return false;
-    }
+    if (t->at_hand != a->slot + 1u)
+        emit_load(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
+    t->at_hand = a->slot + 1u;
+    return a->at - t->place[a->slot].lo;
 }
 
-void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref *r)
+i32 mem_stack(struct tr *t, unsigned reg, i32 disp, bool write)
 {
-    unsigned size = tr_natural(t);
+    const struct tr_access *a = &tr_now(t)->access[ACCESS_STACK];
     struct place p = {.base = reg, .index = ISA_REG_NONE, .disp = disp};
-    if (grouped(t, &tr_now(t)->access[ACCESS_STACK], &p, write, r))
-        return;
+    if (a->role != ACCESS_ALONE)
+        return a->role == ACCESS_LEADER ? leader(t, a, &p, write) : member(t, a);
     flags_clobber(t);
     u64 retry = emit_here(&t->e);
     linear(t, HOST_T0, &p, disp);
-    mem_probe(t, retry, size, write);
+    mem_probe(t, retry, tr_natural(t), write);
+    return 0;
 }
 
 void mem_operand(struct tr *t, unsigned size, bool write)
 {
-    struct mem_ref r;
-    mem_operand_ref(t, size, write, &r);
+    i32 disp = mem_operand_at(t, size, write);
     t->at_hand = 0; // the sum may take its place, and who asks for that may do anything with it
-    if (r.disp)
-        emit_lea(&t->e, 8, HOST_T0, HOST_T0, X86_RSP, 0, r.disp);
+    if (disp)
+        emit_lea(&t->e, 8, HOST_T0, HOST_T0, X86_RSP, 0, disp);
 }
 
-void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r)
+i32 mem_operand_at(struct tr *t, unsigned size, bool write)
 {
     const struct insn *in = tr_in(t);
+    const struct tr_access *a = &tr_now(t)->access[ACCESS_OPERAND];
     struct place p = {.base = in->base, .index = in->index, .scale = in->scale, .disp = (i32)in->disp};
-    if (grouped(t, &tr_now(t)->access[ACCESS_OPERAND], &p, write, r))
-        return;
+    if (a->role != ACCESS_ALONE)
+        return a->role == ACCESS_LEADER ? leader(t, a, &p, write) : member(t, a);
     flags_clobber(t);
     u64 retry = emit_here(&t->e);
     mem_ea(t, HOST_T0);
     mem_segment(t);
     mem_probe(t, retry, size, write);
+    return 0;
 }

@@ -17,8 +17,8 @@
 // and again is translated anew without groups (service.c).
 #include "engine/bt/translate.h"
 
-#define RANGE 256 // bytes that a group may cover
-#define FAR (1 << 28)
+#define RANGE 256       // bytes that a group may cover
+#define REACH (1 << 28) // how far the constants of values may go
 
 // What a register holds.
 struct value {
@@ -65,7 +65,7 @@ static void changed(struct groups *s, unsigned reg)
 static void is_value(struct groups *s, unsigned reg, struct value v, i64 plus)
 {
     plus += v.plus;
-    if (plus < -FAR || plus > FAR)
+    if (plus < -REACH || plus > REACH)
         changed(s, reg);
     else
         s->reg[reg] = (struct value){.quantity = v.quantity, .plus = (i32)plus};
@@ -142,7 +142,7 @@ static void operand(struct tr *t, struct groups *s, const struct insn *in, unsig
     }
     i64 at = in->disp + b.plus + (i64)x.plus * (1 << scale);
     // The leader's displacement may become less by up to RANGE, and has to fit still.
-    if (at < -FAR || at > FAR || in->disp < -FAR)
+    if (at < -REACH || at > REACH || in->disp < -REACH)
         return;
     add(t, s, ACCESS_OPERAND,
         &(struct reach){.base = b.quantity,

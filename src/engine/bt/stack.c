@@ -28,9 +28,8 @@ static void emit_push(struct tr *t)
         emit_rm(e, size, 0x8b, HOST_T0, HOST_T0, 0);
         emit_store(e, 8, HOST_T0, &t->b->ctx->tmp[0]);
     }
-    struct mem_ref r;
     unsigned from = HOST_T1;
-    mem_stack(t, X86_RSP, -(i32)size, true, &r);
+    i32 disp = mem_stack(t, X86_RSP, -(i32)size, true);
     if (o->kind == ISA_OPND_MEM)
         emit_load(e, 8, from, &t->b->ctx->tmp[0]);
     else if (o->kind == ISA_OPND_GPR && host_reg(o->reg) < 0)
@@ -38,10 +37,10 @@ static void emit_push(struct tr *t)
     else if (o->kind == ISA_OPND_GPR)
         from = (unsigned)host_reg(o->reg);
     if (o->kind == ISA_OPND_IMM) {
-        emit_ref(e, size, 0xc7, 0, HOST_T0, r.index, r.disp);
+        emit_rm(e, size, 0xc7, 0, HOST_T0, disp);
         emit4(e, (u32)in->imm);
     } else {
-        emit_ref(e, size, 0x89, from, HOST_T0, r.index, r.disp);
+        emit_rm(e, size, 0x89, from, HOST_T0, disp);
     }
     emit_lea(e, size, HOST_SP, HOST_SP, X86_RSP, 0, -(i32)size);
 }
@@ -50,10 +49,9 @@ static void emit_pop(struct tr *t)
 {
     unsigned g = tr_in(t)->opnd[0].reg, size = tr_natural(t);
     struct emit *e = &t->e;
-    struct mem_ref r;
-    mem_stack(t, X86_RSP, 0, false, &r);
+    i32 disp = mem_stack(t, X86_RSP, 0, false);
     unsigned to = host_reg(g) < 0 ? HOST_T1 : (unsigned)host_reg(g);
-    emit_ref(e, size, 0x8b, to, HOST_T0, r.index, r.disp);
+    emit_rm(e, size, 0x8b, to, HOST_T0, disp);
     if (host_reg(g) < 0)
         emit_store(e, 8, to, context_reg(t, g));
     if (g != X86_RSP)
@@ -63,14 +61,14 @@ static void emit_pop(struct tr *t)
 bool tr_stack(struct tr *t)
 {
     unsigned size = tr_natural(t);
-    struct mem_ref r;
+    i32 disp;
     switch (tr_in(t)->op) {
     case ISA_OP_PUSH: emit_push(t); return true;
     case ISA_OP_POP: emit_pop(t); return true;
     case ISA_OP_LEAVE:
-        mem_stack(t, X86_RBP, 0, false, &r); // no index: nothing joins it
+        disp = mem_stack(t, X86_RBP, 0, false);
         emit_lea(&t->e, size, HOST_SP, X86_RBP, X86_RSP, 0, (i32)size);
-        emit_ref(&t->e, size, 0x8b, X86_RBP, HOST_T0, r.index, r.disp);
+        emit_rm(&t->e, size, 0x8b, X86_RBP, HOST_T0, disp);
         return true;
     default: return false;
     }

@@ -201,10 +201,7 @@ static void set_view(struct tr *t, enum tlb_view view)
 // The value in `reg` is a canonical address; destroys HOST_T0.
 static void need_canonical(struct tr *t, unsigned reg)
 {
-    emit_mov_rr(&t->e, 8, HOST_T0, reg);
-    shift(t, 8, 4, HOST_T0, 16);
-    shift(t, 8, 7, HOST_T0, 16);
-    emit_rr(&t->e, 8, 0x3b, HOST_T0, reg);
+    emit_canonical(&t->e, reg, HOST_T0);
     step_if(t, CC_NE);
 }
 

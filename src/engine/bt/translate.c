@@ -253,7 +253,7 @@ static void emit_insns(struct tr *t)
         // The interpreter comes back behind the instruction, with something else there.
         if (!after || (t->k->sites != first && !leads))
             t->at_hand = 0;
-        // After a step by the interpreter there is no distance for the leader's group.
+        // After a step by the interpreter there is no place for the leader's group.
         for (unsigned s = first; s < t->k->sites && !x->ends && !leads; s++)
             bt_sites(t->k)[s].resume = (u16)code_used(t);
         t->failed = t->failed || (u64)(t->e.end - t->e.p) < tr_code_max(t->n) / 2;

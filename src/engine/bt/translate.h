@@ -38,13 +38,6 @@ enum tr_emitter {
     TR_SYS
 };
 
-// A memory operand that is [HOST_T0 + index + disp] (mem.c).
-struct mem_ref {
-    u8 index; // host register or MEM_NO_INDEX
-    i32 disp;
-};
-#define MEM_NO_INDEX EMIT_NO_INDEX
-
 // How an instruction that stays what it is gets encoded for the host (shape.h).
 struct shape {
     const struct insn *in;
@@ -57,7 +50,7 @@ struct shape {
     u8 guest[2], host[2]; // guest registers in scratch registers
     bool load[2], store[2];
     bool ok;
-    struct mem_ref ref; // the memory operand
+    i32 disp; // the memory operand is [HOST_T0 + disp]
 };
 
 // What is known of ctx.place.
@@ -254,16 +247,14 @@ u64 *context_reg(const struct tr *t, unsigned g);
 // Host address of the current instruction's memory operand into HOST_T0; destroys HOST_T1 and flags. Code that does not get there
 // leaves through a site.
 void mem_operand(struct tr *t, unsigned size, bool write);
-// The same, but the operand is [HOST_T0 + r->index + r->disp], where there is an index.
-void mem_operand_ref(struct tr *t, unsigned size, bool write, struct mem_ref *r);
-// The same for the stack access of the current instruction, at guest register `reg` plus `disp`.
-void mem_stack(struct tr *t, unsigned reg, i32 disp, bool write, struct mem_ref *r);
-// HOST_T1: the TLB entry for the linear address in HOST_T0; destroys flags.
-void mem_entry(struct tr *t);
+// The same, but for a displacement, which is returned: the operand is [HOST_T0 + that].
+i32 mem_operand_at(struct tr *t, unsigned size, bool write);
+// That for the stack access of the current instruction, at guest register `reg` plus `disp`.
+i32 mem_stack(struct tr *t, unsigned reg, i32 disp, bool write);
+// HOST_T1: the TLB entry for the linear address in HOST_T0, by ctx.tlb; destroys flags.
+void mem_emit_entry(struct emit *e, struct bt *b);
 // An instruction (`opcode` r, r/m) on HOST_T0 and what is at `offset` in the entry that mem_probe() looked at.
 void mem_entry_op(struct tr *t, unsigned opcode, unsigned offset);
-// The same where no block is being translated.
-void mem_emit_entry(struct emit *e, struct bt_ctx *c);
 // Host address for the linear address in HOST_T0, as mem_operand() finds it. `retry`: where its computation began.
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
 // Can the memory operand's segment be handled?

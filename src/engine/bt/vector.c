@@ -91,13 +91,13 @@ static bool known_aligned(struct tr *t, unsigned size)
 static void emit_operand(struct tr *t, struct shape *s)
 {
     unsigned size = s->in->opnd[s->mem].size;
-    mem_operand_ref(t, size, s->f->access[s->mem] & ISA_ACC_W, &s->ref);
+    s->disp = mem_operand_at(t, size, s->f->access[s->mem] & ISA_ACC_W);
     if (!(s->f->attr & ISA_ATTR_ALIGN) || known_aligned(t, size))
         return;
     flags_clobber(t); // an operand that shares another's probe leaves them alone
-    if (s->ref.disp & (i32)(size - 1)) {
-        emit_lea(&t->e, 8, HOST_T0, HOST_T0, X86_RSP, 0, s->ref.disp);
-        s->ref.disp = 0;
+    if (s->disp & (i32)(size - 1)) {
+        emit_lea(&t->e, 8, HOST_T0, HOST_T0, X86_RSP, 0, s->disp);
+        s->disp = 0;
     }
     EMIT(&t->e, 0x41, 0xf6, 0xc2, (u8)(size - 1)); // test r10b, size - 1
     tr_step_if(t, CC_NE);
