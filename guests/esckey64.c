@@ -278,23 +278,6 @@ static void rings(void)
 
 static u64 *other_pte;
 
-// A second address space, with a page table of its own for the window.
-static u64 make_space(void)
-{
-    u64 *first = (u64 *)(read_cr3() & 0x000ffffffffff000ull), *first_pdpt = (u64 *)(first[0] & ~0xfffull);
-    u64 *first_pd = (u64 *)(first_pdpt[1] & ~0xfffull);
-    u64 *top = table_page(), *pdpt = table_page(), *pd = table_page();
-    other_pte = table_page();
-    top[0] = (u64)pdpt | PTE_ALL;
-    for (unsigned i = 0; i < 4; i++)
-        pdpt[i] = first_pdpt[i];
-    pdpt[1] = (u64)pd | PTE_ALL;
-    for (unsigned i = 0; i < 512; i++)
-        pd[i] = first_pd[i];
-    pd[0] = (u64)other_pte | PTE_ALL;
-    return (u64)top;
-}
-
 // All that both spaces have, which is the first gigabyte, is global, or nothing is.
 static void set_global(bool on)
 {
@@ -347,7 +330,7 @@ static void spaces(void)
     fill_sheets();
     for (unsigned n = 0; n < 4; n++)
         put_callers(n, 1000 + n);
-    u64 cr3[2] = {read_cr3() & ~0xfffull, make_space()};
+    u64 cr3[2] = {read_cr3() & ~0xfffull, other_space(&other_pte)};
     u64 cr4 = read_cr4();
     for (unsigned kind = 0; kind < 3; kind++) { // without PCIDs, with them, and with global pages
         if (kind && !pcid)

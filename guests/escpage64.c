@@ -92,22 +92,10 @@ static bool pcids;
 
 static u64 make_space(struct space *s, unsigned n)
 {
-    u64 *first = (u64 *)(read_cr3() & 0x000ffffffffff000ull), *first_pdpt = (u64 *)(first[0] & ~0xfffull);
-    u64 *first_pd = (u64 *)(first_pdpt[1] & ~0xfffull);
-    if (n == 0) {
-        s->pte = pte_of(WINDOW);
-        return (u64)first;
-    }
-    u64 *top = table_page(), *pdpt = table_page(), *pd = table_page();
-    s->pte = table_page();
-    top[0] = (u64)pdpt | PTE_ALL;
-    for (unsigned i = 0; i < 4; i++)
-        pdpt[i] = first_pdpt[i];
-    pdpt[1] = (u64)pd | PTE_ALL;
-    for (unsigned i = 0; i < 512; i++)
-        pd[i] = first_pd[i];
-    pd[0] = (u64)s->pte | PTE_ALL;
-    return (u64)top;
+    if (n)
+        return other_space(&s->pte);
+    s->pte = pte_of(WINDOW);
+    return read_cr3() & 0x000ffffffffff000ull;
 }
 
 static u32 seed = 4711;

@@ -248,21 +248,11 @@ static void makes_itself_vanish(void)
 static u64 *other_pte;
 static u64 make_space(void)
 {
-    u64 *top = table_page(), *pdpt = table_page(), *pd = table_page();
-    u64 *first = (u64 *)(read_cr3() & 0x000ffffffffff000ull), *first_pdpt = (u64 *)(first[0] & ~0xfffull);
-    u64 *first_pd = (u64 *)(first_pdpt[1] & ~0xfffull);
-    other_pte = table_page();
-    top[0] = (u64)pdpt | PTE_ALL;
-    for (unsigned i = 0; i < 4; i++)
-        pdpt[i] = first_pdpt[i];
-    pdpt[1] = (u64)pd | PTE_ALL;
-    for (unsigned i = 0; i < 512; i++)
-        pd[i] = first_pd[i];
-    pd[0] = (u64)other_pte | PTE_ALL;
+    u64 top = other_space(&other_pte);
     for (unsigned i = 0; i < CODE_PAGES; i++)
         other_pte[i] = PAGE(i) | PTE_ALL;
     other_pte[0] = PAGE(1) | PTE_ALL;
-    return (u64)top;
+    return top;
 }
 
 static void switch_spaces(u64 first, u64 second)

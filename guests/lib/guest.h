@@ -263,6 +263,8 @@ extern struct tss tss;
 u64 *pte_of(u64 linear);
 // A zeroed page for tables.
 u64 *table_page(void);
+// CR3 of another address space: the same mappings in the first 4 GiB, but for the 2 MiB at 1 GiB, whose page table is empty: *pte.
+u64 other_space(u64 **pte);
 // Make the guest's image supervisor-only, but for USER functions and the user stack: needed before SMEP and SMAP.
 void kernel_only(void);
 #endif

@@ -80,6 +80,23 @@ u64 *table_page(void)
     return t;
 }
 
+u64 other_space(u64 **pte)
+{
+    const u64 all = PTE_P | PTE_W | PTE_U;
+    u64 *first = (u64 *)(read_cr3() & 0x000ffffffffff000ull), *first_pdpt = (u64 *)(first[0] & ~0xfffull);
+    u64 *first_pd = (u64 *)(first_pdpt[1] & ~0xfffull);
+    u64 *top = table_page(), *pdpt = table_page(), *pd = table_page();
+    *pte = table_page();
+    top[0] = (u64)pdpt | all;
+    for (unsigned i = 0; i < 4; i++)
+        pdpt[i] = first_pdpt[i];
+    pdpt[1] = (u64)pd | all;
+    for (unsigned i = 0; i < 512; i++)
+        pd[i] = first_pd[i];
+    pd[0] = (u64)*pte | all;
+    return (u64)top;
+}
+
 static u64 *next_level(u64 *entry, unsigned shift)
 {
     u64 e = *entry;
