@@ -71,15 +71,16 @@ static void drop_write(struct keeper *k, struct machine *m, u64 write, u64 now)
     const u8 *host = mem_ptr(&m->mem, a, 1, false);
     if (!host)
         return;
-    bool alone = m->vcpu_count == 1, dropped;
+    bool alone = m->vcpu_count == 1;
     if (!alone) { // the flag of the page was cleared for all
         off = 0;
         len = MEM_PAGE_SIZE;
     }
     hva page = (hva)host & ~4095ull;
-    bool left = k->ops->drop(k->engine, page, off, len, &dropped);
-    if (dropped && becomes_busy(k, page, now))
-        left = k->ops->drop(k->engine, page, 0, MEM_PAGE_SIZE, &dropped);
+    u64 before = k->dropped;
+    bool left = k->ops->drop(k->engine, page, off, len, &k->dropped);
+    if (k->dropped != before && becomes_busy(k, page, now))
+        left = k->ops->drop(k->engine, page, 0, MEM_PAGE_SIZE, &k->dropped);
     if (!left && alone)
         mmu_unprotect_page(m, a);
 }
@@ -87,8 +88,10 @@ static void drop_write(struct keeper *k, struct machine *m, u64 write, u64 now)
 void keeper_drop(struct keeper *k, struct vcpu *v, u64 now)
 {
     vcpu_request_clear(v, VCPU_REQ_CODE);
-    if (atomic_exchange(&k->all, false))
+    if (atomic_exchange(&k->all, false)) {
         k->ops->flush(k->engine);
+        k->flushes++;
+    }
     for (unsigned i = 0; i < KEEPER_WRITES; i++) {
         u64 w = atomic_exchange(&k->write[i], 0);
         if (w)

@@ -12,9 +12,9 @@
 #define KEEPER_STEPS 30 // instructions from one question whether a page still is busy to the next
 
 struct keeper_ops {
-    // Forget what was derived from [off, off+len) of a host page; *dropped: was there anything? Returns whether anything of
-    // that page is left.
-    bool (*drop)(void *engine, hva page, unsigned off, unsigned len, bool *dropped);
+    // Forget what was derived from [off, off+len) of a host page, and add the number of pieces to *dropped. Returns whether
+    // anything of that page is left.
+    bool (*drop)(void *engine, hva page, unsigned off, unsigned len, u64 *dropped);
     // Forget everything.
     void (*flush)(void *engine);
     // In the unit of the engine's `now`: so little time from one drop to the next makes a page busy, at first for so long.
@@ -34,7 +34,8 @@ struct keeper {
     _Atomic u64 write[KEEPER_WRITES]; // address << 12 | length - 1, never 0
     _Atomic bool all;                 // there was no room for more
     struct keeper_busy busy[KEEPER_BUSY];
-    u64 left_alone; // pages
+    u64 dropped, flushes; // how many pieces; how often all of them
+    u64 left_alone;       // pages
 };
 
 // Memory is zeroed by the caller.

@@ -163,8 +163,10 @@ static void do_drop(void)
 {
     unsigned n = (unsigned)rnd(PAGES), off = (unsigned)rnd(4096), len = 1 + (unsigned)rnd(rnd(4) ? 16 : 4096 - off);
     unsigned overlap = 0, rest = 0;
+    u64 dropped = 0;
+    u32 before = b->cache.blocks;
 
-    bool left = codecache_drop(b, host_page(n), off, len);
+    bool left = codecache_drop(b, host_page(n), off, len, &dropped);
     for (unsigned i = 0; i < b->cache.slots; i++)
         if (b->cache.by_address[i].block) {
             const struct bt_block *k = bt_near(b, b->cache.by_address[i].block);
@@ -174,6 +176,7 @@ static void do_drop(void)
             rest++;
         }
     assert_int_equal(overlap, 0);
+    assert_int_equal(dropped, before - b->cache.blocks);
     if (rest)
         assert_true(left);
 }

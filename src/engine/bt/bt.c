@@ -165,20 +165,14 @@ static struct bt_block *find_block(struct bt *b)
 
 // --- writes to code -----------------------------------------------------------------------------------------------------------
 
-static bool drop(void *engine, hva page, unsigned off, unsigned len, bool *dropped)
+static bool drop(void *engine, hva page, unsigned off, unsigned len, u64 *dropped)
 {
-    struct bt *b = engine;
-    u64 before = b->stats.dropped;
-    bool left = codecache_drop(b, page, off, len);
-    *dropped = b->stats.dropped != before;
-    return left;
+    return codecache_drop(engine, page, off, len, dropped);
 }
 
 static void flush(void *engine)
 {
-    struct bt *b = engine;
-    codecache_flush(b);
-    b->stats.flushes++;
+    codecache_flush(engine);
 }
 
 // `now` counts passes of the loop.

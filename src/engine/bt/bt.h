@@ -266,7 +266,7 @@ struct bt_cache {
 struct bt_stats {
     u64 blocks, insns, code_bytes, cycles; // translated
     u64 keys;                              // changes of the execution keys
-    u64 entries, found, links, evictions, dropped, flushes;
+    u64 entries, found, links, evictions;
     u64 why[BT_WHYS];                                     // calls of service()
     u64 refills, crossings, devices, code_writes, faults; // what became of BT_MISS
     u64 unshared, steps, inner_steps, vec_loads, irets;
@@ -520,8 +520,8 @@ struct bt_block *codecache_find(const struct bt *b, hva page, unsigned off, unsi
 // Room for one more block of any size in the current part; may evict the oldest part.
 void codecache_room(struct bt *b, u32 code, u32 meta);
 void codecache_add(struct bt *b, struct bt_block *k);
-// Forget blocks that overlap [off, off+len) of a host page. Returns whether any block of that page is left.
-bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len);
+// Forget blocks that overlap [off, off+len) of a host page: see keeper_ops.drop.
+bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len, u64 *dropped);
 void codecache_flush(struct bt *b);
 // Forget one block.
 void codecache_kill(struct bt *b, struct bt_block *k);

@@ -269,7 +269,7 @@ void codecache_kill(struct bt *b, struct bt_block *k)
     kill(b, k);
 }
 
-bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len)
+bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len, u64 *dropped)
 {
     u32 *head = &b->cache.by_page[hash_page(&b->cache, page)], *at = head;
     bool left = false;
@@ -289,7 +289,7 @@ bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len)
             left = false;
         }
         kill(b, k);
-        b->stats.dropped++;
+        ++*dropped;
     }
     return left;
 }

@@ -65,8 +65,8 @@ static void report_cache(const struct bt *b, struct text *t)
     say(t,
         "code cache: %llu of %llu KiB of code and %llu of %llu KiB of records used; parts evicted %llu; emptied %llu times\n",
         N(code >> 10), N((u64)m->code_part * BT_PARTS >> 10), N(meta >> 10), N((u64)m->meta_part * BT_PARTS >> 10),
-        N(s->evictions), N(s->flushes));
-    say(t, "blocks dropped by writes to code %llu; pages left alone for that %llu\n", N(s->dropped),
+        N(s->evictions), N(b->keeper.flushes));
+    say(t, "blocks dropped by writes to code %llu; pages left alone for that %llu\n", N(b->keeper.dropped),
         N(b->keeper.left_alone));
 }
 

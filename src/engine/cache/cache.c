@@ -139,20 +139,14 @@ static bool execute(struct cache *e)
 
 // --- writes to code -----------------------------------------------------------------------------------------------------------
 
-static bool drop(void *engine, hva page, unsigned off, unsigned len, bool *dropped)
+static bool drop(void *engine, hva page, unsigned off, unsigned len, u64 *dropped)
 {
-    struct cache *e = engine;
-    u64 before = e->stats.dropped;
-    bool left = store_drop(e, page, off, len);
-    *dropped = e->stats.dropped != before;
-    return left;
+    return store_drop(engine, page, off, len, dropped);
 }
 
 static void flush(void *engine)
 {
-    struct cache *e = engine;
-    store_flush(e);
-    e->stats.flushes++;
+    store_flush(engine);
 }
 
 // `now` counts instructions.
@@ -280,9 +274,9 @@ static void cache_stats(struct vcpu *v, char *buf, size_t size)
         "dropped by writes to code %llu; pages left alone for that %llu; parts evicted %llu; emptied %llu times\n"
         "instructions run by the interpreter %llu, and %llu from inside runs\n",
         (unsigned long long)s->runs, (unsigned long long)s->insns, (unsigned long long)s->entries,
-        (unsigned long long)s->found, (unsigned long long)s->links, (unsigned long long)s->dropped,
-        (unsigned long long)e->keeper.left_alone, (unsigned long long)s->evictions, (unsigned long long)s->flushes,
-        (unsigned long long)s->steps, (unsigned long long)s->slow);
+        (unsigned long long)s->found, (unsigned long long)s->links, (unsigned long long)e->keeper.dropped,
+        (unsigned long long)e->keeper.left_alone, (unsigned long long)s->evictions,
+        (unsigned long long)e->keeper.flushes, (unsigned long long)s->steps, (unsigned long long)s->slow);
 }
 
 const struct engine_ops cache_engine = {

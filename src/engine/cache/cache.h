@@ -165,7 +165,7 @@ struct store {
 };
 
 struct cache_stats {
-    u64 runs, insns, evictions, dropped, flushes, entries, found, links, slow, steps;
+    u64 runs, insns, evictions, entries, found, links, slow, steps;
 };
 
 struct cache {
@@ -228,8 +228,8 @@ void store_add(struct cache *e, struct run *r);
 // The run that holds a direct branch's cell.
 struct run *store_run_of(const struct cell *o);
 void store_link(struct cache *e, struct cell *o, struct run *to);
-// Forget runs that overlap [off, off+len) of a host page. Returns whether any run of that page is left.
-bool store_drop(struct cache *e, hva page, unsigned off, unsigned len);
+// Forget runs that overlap [off, off+len) of a host page: see keeper_ops.drop.
+bool store_drop(struct cache *e, hva page, unsigned off, unsigned len, u64 *dropped);
 void store_flush(struct cache *e);
 
 // --- build.c ------------------------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ static void kill(struct cache *e, struct run *r)
     r->mode = RUN_DEAD;
 }
 
-bool store_drop(struct cache *e, hva page, unsigned off, unsigned len)
+bool store_drop(struct cache *e, hva page, unsigned off, unsigned len, u64 *dropped)
 {
     struct run **at = &e->store.by_page[hash_page(page)];
     bool left = false;
@@ -188,7 +188,7 @@ bool store_drop(struct cache *e, hva page, unsigned off, unsigned len)
         } else if (r->off < off + len && off < r->end) {
             *at = r->peer;
             kill(e, r);
-            e->stats.dropped++;
+            ++*dropped;
         } else {
             left = true;
             at = &r->peer;
