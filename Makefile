@@ -94,7 +94,7 @@ UNIT_TESTS += interp/test_int
 UNIT_TESTS += dev/test_fw_cfg board/test_pc_fw_cfg board/test_shadow board/test_acpi dev/test_pci dev/test_piix board/test_pc_pci
 UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/test_virtio_console host/test_blockio host/test_blockio_faults
 UNIT_TESTS += interp/test_debug gdb/test_gdb
-UNIT_TESTS += bt/golden bt/test_emit bt/test_codecache
+UNIT_TESTS += bt/golden bt/test_emit bt/test_codecache bt/test_event
 UNIT_TESTS += host/test_chardev host/test_memory cli/test_options cli/test_lockstep
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES) $(G)/stress $(G)/trial64 $(G)/trial32

@@ -12,7 +12,7 @@
 struct snippet {
     const char *name; // GROUP/NAME
     const u8 *code, *end;
-    u16 bits, off, counting, pad;
+    u16 bits, off, counting, user;
 };
 
 extern const struct snippet snippets[];
@@ -45,7 +45,7 @@ static void print(struct testvm *t, const struct snippet *s)
     enum isa_mode mode = s->bits == 64 ? ISA_MODE_64 : ISA_MODE_32;
 
     codecache_flush(b);
-    b->mode = (u8)(mode | BLOCK_FLAT);
+    b->mode = (u8)(mode | BLOCK_FLAT | (s->user ? BLOCK_USER : 0));
     b->in.mode = mode;
     b->counting = s->counting;
     b->limit = count_insns(s, mode);
@@ -55,7 +55,8 @@ static void print(struct testvm *t, const struct snippet *s)
     b->ctx->page_base = 0;
     memset(t->ram + PAGE, 0x90, 2 * 4096);
     memcpy(t->ram + PAGE + s->off, s->code, (size_t)(s->end - s->code));
-    fprintf(out, "=== %s%s%s\n", s->name, s->bits == 64 ? "" : ", 32-bit", s->counting ? ", counting" : "");
+    fprintf(out, "=== %s%s%s%s\n", s->name, s->bits == 64 ? "" : ", 32-bit", s->counting ? ", counting" : "",
+            s->user ? ", CPL 3" : "");
     if (!translate(b, s->off, (hva)t->ram + PAGE, PAGE))
         fprintf(out, "not translated\n");
     fprintf(out, "\n");

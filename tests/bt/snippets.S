@@ -1,14 +1,15 @@
-// Guest code for the golden tests of the translator: snippet GROUP/NAME [bits] [offset in the page] [count: blocks count instructions].
-// Each ends with `end`, and is translated as one block. What becomes of it stands in golden/GROUP.txt; `make golden` writes it anew.
+// Guest code for the golden tests of the translator: snippet GROUP/NAME [bits] [offset in the page] [count: blocks count instructions]
+// [user: at CPL 3]. Each ends with `end`, and is translated as one block. What becomes of it stands in golden/GROUP.txt; `make golden`
+// writes it anew.
         .intel_syntax noprefix
 
-        .macro snippet name:req, bits=64, off=0x100, count=0
+        .macro snippet name:req, bits=64, off=0x100, count=0, user=0
         .pushsection .rodata
 9990:   .string "\name"
         .popsection
         .pushsection .data.rel.ro, "aw"
         .quad 9990b, 9991f, 9992f
-        .short \bits, \off, \count, 0
+        .short \bits, \off, \count, \user
         .popsection
         .code\bits
 9991:
@@ -149,6 +150,13 @@ snippets:
         mov     eax, [rsp]
         mov     eax, [rsp+rax*2+16]
         mov     eax, [ebx+4]
+        end
+
+        snippet memory/at-cpl-3, user=1
+        mov     rax, [rbx+8]
+        mov     rcx, [rax+rdx*4]
+        cmp     rcx, [rbx+16]
+        mov     [rbx+24], rcx
         end
 
         snippet memory/context-registers
@@ -308,6 +316,10 @@ snippets:
         end
 
 // --- control flow
+
+        snippet flow/call-at-cpl-3, user=1
+        call    . + 0x2000
+        end
 
         snippet flow/loop-back
 1:      add     eax, [rdi]

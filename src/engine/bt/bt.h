@@ -269,7 +269,8 @@ struct bt_stats {
     u64 entries, found, links, evictions;
     u64 why[BT_WHYS];                                     // calls of service()
     u64 refills, crossings, devices, code_writes, faults; // what became of BT_MISS
-    u64 unshared, steps, inner_steps, vec_loads, irets;
+    u64 unshared, steps, inner_steps, vec_loads;
+    u64 page_faults, irets; // past the interpreter
 };
 
 enum {

@@ -223,7 +223,9 @@ static u64 page_fault(struct bt *b, const struct bt_site *s)
     service_sync(b, s);
     b->in.budget--;
     b->chunk--;
-    if (!event_page_fault(b, f))
+    if (event_page_fault(b, f))
+        b->stats.page_faults++;
+    else
         b->in.c->event = (struct cpu_event){
             .type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_PF, .has_error = true, .error = f->error, .cr2 = f->addr};
     return go_on(b);

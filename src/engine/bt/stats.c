@@ -83,8 +83,9 @@ static void report_reasons(const struct bt *b, struct text *t)
         N(s->why[BT_LINK]), N(s->links), N(s->why[BT_LOOKUP]));
     say(t, "execution keys changed %llu times\n", N(s->keys));
     say(t,
-        "left for other reasons %llu, for the budget %llu; vector state loaded %llu times; IRET taken the short way %llu times\n",
-        N(s->why[BT_LEAVE]), N(s->why[BT_BUDGET]), N(s->vec_loads), N(s->irets));
+        "left for other reasons %llu, for the budget %llu; vector state loaded %llu times\n"
+        "past the interpreter: page faults %llu, IRETs %llu\n",
+        N(s->why[BT_LEAVE]), N(s->why[BT_BUDGET]), N(s->vec_loads), N(s->page_faults), N(s->irets));
 }
 
 void stats_print(const struct bt *b, char *buf, size_t size)
