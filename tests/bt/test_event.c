@@ -1,4 +1,4 @@
-// Do usual page faults and IRETs really go past the interpreter? What becomes of them is the business of guests (fault64): they see no
+// Do usual exceptions, interrupts and IRETs really go past the interpreter? What becomes of them is the business of guests (fault64): they see no
 // difference, and so cannot tell.
 #include <setjmp.h>
 #include <stdarg.h>
@@ -42,6 +42,13 @@ static u64 stepped(unsigned op)
     return engine()->stepped[op].loop + engine()->stepped[op].inside;
 }
 
+// A gate for `vector` to a handler that does this.
+static void handle(unsigned vector, const char *handler, size_t len)
+{
+    set_idt64(e, (u8)vector, CODE64, HANDLER, 0x8e, 0);
+    testvm_put_code(e->t, HANDLER, handler, len);
+}
+
 static void returns_without_the_interpreter(void **state)
 {
     static const char code[] = "\xb9\x64\0\0\0"         // mov ecx, 100
@@ -69,13 +76,100 @@ static void page_faults_without_the_interpreter(void **state)
                                "\xff\xc9\x75\xf5"            // dec ecx; jnz again
                                "\xf4";                       // hlt
     (void)state;
-    put(e, IDT + 14 * 16, 8, (u64)0x8e00 << 32 | (u64)CODE64 << 16 | (HANDLER & 0xffff) | (u64)(HANDLER >> 16) << 48);
-    put(e, IDT + 14 * 16 + 8, 8, 0);
-    testvm_put_code(e->t, HANDLER, handler, sizeof handler - 1);
+    handle(X86_EXC_PF, handler, sizeof handler - 1);
     run(code, sizeof code - 1);
     assert_in_range(engine()->stats.page_faults, TURNS - 2, TURNS);
     assert_in_range(engine()->stats.irets, TURNS - 2, TURNS);
     assert_in_range(stepped(ISA_OP_IRET) + stepped(ISA_OP_MOV), 0, 6);
+}
+
+static void soft_interrupts_without_the_interpreter(void **state)
+{
+    static const char handler[] = "\x48\xcf";     // iretq
+    static const char code[] = "\xb9\x64\0\0\0"   // mov ecx, 100
+                               "\xcd\x40\xcc"     // again: int 0x40; int3
+                               "\xff\xc9\x75\xf9" // dec ecx; jnz again
+                               "\xf4";            // hlt
+    (void)state;
+    handle(0x40, handler, sizeof handler - 1);
+    handle(X86_EXC_BP, handler, sizeof handler - 1);
+    run(code, sizeof code - 1);
+    assert_in_range(engine()->stats.soft_ints, 2 * TURNS - 2, 2 * TURNS);
+    assert_in_range(stepped(ISA_OP_INT) + stepped(ISA_OP_INT3), 0, 4);
+}
+
+static void divide_errors_without_the_interpreter(void **state)
+{
+    static const char handler[] = "\x48\x83\x04\x24\x02" // add qword [rsp], 2
+                                  "\x48\xcf";            // iretq
+    static const char code[] = "\xb9\x64\0\0\0"          // mov ecx, 100
+                               "\x31\xd2\x31\xdb"        // xor edx, edx; xor ebx, ebx
+                               "\xf7\xf3"                // again: div ebx
+                               "\xff\xc9\x75\xfa"        // dec ecx; jnz again
+                               "\xf4";                   // hlt
+    (void)state;
+    handle(X86_EXC_DE, handler, sizeof handler - 1);
+    run(code, sizeof code - 1);
+    assert_in_range(engine()->stats.exceptions, TURNS - 2, TURNS);
+    assert_in_range(stepped(ISA_OP_DIV), 0, 2);
+}
+
+static void undefined_instructions_without_the_interpreter(void **state)
+{
+    static const char handler[] = "\x48\x83\x04\x24\x02" // add qword [rsp], 2
+                                  "\x48\xcf";            // iretq
+    static const char code[] = "\xb9\x64\0\0\0"          // mov ecx, 100
+                               "\x0f\x0b"                // again: ud2
+                               "\xff\xc9\x75\xfa"        // dec ecx; jnz again
+                               "\xf4";                   // hlt
+    (void)state;
+    handle(X86_EXC_UD, handler, sizeof handler - 1);
+    run(code, sizeof code - 1);
+    assert_in_range(engine()->stats.exceptions, TURNS - 2, TURNS);
+    assert_in_range(stepped(ISA_OP_UD2), 0, 2);
+}
+
+// What the interpreter raises is delivered without it.
+static void other_faults_are_delivered_past_the_interpreter(void **state)
+{
+    static const char handler[] = "\x48\x83\xc4\x08"     // add rsp, 8
+                                  "\x48\x83\x04\x24\x02" // add qword [rsp], 2
+                                  "\x48\xcf";            // iretq
+    static const char code[] = "\xb9\x64\0\0\0"          // mov ecx, 100
+                               "\xb8\xf0\xff\0\0"        // mov eax, 0xfff0
+                               "\x8e\xd8"                // again: mov ds, ax
+                               "\xff\xc9\x75\xfa"        // dec ecx; jnz again
+                               "\xf4";                   // hlt
+    (void)state;
+    handle(X86_EXC_GP, handler, sizeof handler - 1);
+    run(code, sizeof code - 1);
+    assert_in_range(engine()->stats.exceptions, TURNS - 2, TURNS);
+}
+
+static unsigned acknowledged;
+
+static int acknowledge(void *intc)
+{
+    (void)intc;
+    if (++acknowledged == TURNS)
+        vcpu_request_clear(e->t->v, VCPU_REQ_INTR);
+    return 0x40;
+}
+
+static void interrupts_without_the_interpreter(void **state)
+{
+    static const char handler[] = "\xff\xc1\x48\xcf"; // inc ecx; iretq
+    static const char code[] = "\x31\xc9\xfb\x90"     // xor ecx, ecx; sti; nop
+                               "\x83\xf9\x64\x75\xfb" // again: cmp ecx, 100; jnz again
+                               "\x31\xc9\xf4";        // xor ecx, ecx; hlt
+    (void)state;
+    handle(0x40, handler, sizeof handler - 1);
+    acknowledged = 0;
+    e->t->v->intc.ack = acknowledge;
+    vcpu_request(e->t->v, VCPU_REQ_INTR);
+    run(code, sizeof code - 1);
+    assert_int_equal(acknowledged, TURNS);
+    assert_in_range(engine()->stats.interrupts, TURNS - 2, TURNS);
 }
 
 int main(void)
@@ -83,6 +177,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(returns_without_the_interpreter, start, env_free),
         cmocka_unit_test_setup_teardown(page_faults_without_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(soft_interrupts_without_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(divide_errors_without_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(undefined_instructions_without_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(other_faults_are_delivered_past_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(interrupts_without_the_interpreter, start, env_free),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -228,6 +228,7 @@ static bool serve(struct bt *b)
     vecstate_park(b);
     if (keeper_pending(x->v))
         keeper_drop(&b->keeper, x->v, b->now);
+    event_pending(b);
     if (!interp_ready(x))
         return false;
     x->budget++;
@@ -253,6 +254,7 @@ static void run_loop(struct bt *b)
         b->now++;
         if (keeper_pending(x->v))
             keeper_drop(&b->keeper, x->v, b->now);
+        event_pending(b);
         if (!interp_ready(x))
             return;
         if (UNLIKELY(b->quiet_steps)) {

@@ -12,7 +12,7 @@
 //   forms.c       what is known of an instruction beforehand
 //   analyse.c     decoding, and which status flags somebody may look at
 //   translate.c   one block
-//   event.c       page faults and IRET
+//   event.c       exceptions, interrupts and IRET
 //   vecstate.c    the guest's vector registers in the host's
 //   flags.c, mem.c, ident.c, vector.c, x87.c, stack.c, string.c, bits.c, sys.c, flow.c    what the code of a block is made of; emit.h encodes it
 //
@@ -134,6 +134,9 @@ enum bt_why {
 // Kinds of access at a site.
 enum { SITE_READ, SITE_WRITE };
 
+// For the instruction at a site: an exception without error code is all that comes of it.
+#define SITE_RAISES 0x20u
+
 // How status flags follow from two operands, the first a register.
 enum { RECIPE_NONE, RECIPE_CMP, RECIPE_SUB, RECIPE_ADD, RECIPE_TEST, RECIPE_LOGIC };
 
@@ -154,8 +157,8 @@ struct bt_site {
     u16 size;   // bytes that the probe is for
     u8 len;     // of the instruction
     u8 idx;     // number of the instruction in its block
-    u8 access;  // SITE_*; BT_VECTOR: the VEC_* needed
-    u8 vec;     // VEC_*: what code at `retry` and `resume` relies on
+    u8 access; // SITE_*; BT_VECTOR: the VEC_* needed; BT_STEP: SITE_RAISES + the exception that is all that comes of it, or 0
+    u8 vec; // VEC_*: what code at `retry` and `resume` relies on
     union {
         u8 pop;     // RET: bytes taken off the stack, to undo it
         u8 operand; // aligned ones: how far behind what is probed
@@ -270,7 +273,7 @@ struct bt_stats {
     u64 why[BT_WHYS];                                     // calls of service()
     u64 refills, crossings, devices, code_writes, faults; // what became of BT_MISS
     u64 unshared, steps, inner_steps, vec_loads;
-    u64 page_faults, irets; // past the interpreter
+    u64 page_faults, irets, exceptions, soft_ints, interrupts; // past the interpreter
 };
 
 enum {
@@ -562,9 +565,13 @@ void service_sync_at(struct bt *b, u64 rip, i64 left);
 
 // --- event.c --------------------------------------------------------------------------------------------------------------------
 
-// Take a page fault of the instruction at RIP to the guest's handler; struct cpu is exact. False, and nothing has changed: it is for
-// the interpreter.
-bool event_page_fault(struct bt *b, const struct mmu_fault *f);
+// Take a fault of the instruction at RIP to the guest's handler; struct cpu is exact. False: it is the pending event now, which is for the
+// interpreter.
+bool event_fault(struct bt *b, const struct cpu_event *ev);
+// The same for INT n and INT3 at RIP, `len` bytes long. False, and nothing has changed: it is for the interpreter.
+bool event_soft(struct bt *b, enum cpu_event_type type, unsigned vector, unsigned len);
+// Deliver what is pending, or the external interrupt that is due, if it is as usual. The vector state has been set aside.
+void event_pending(struct bt *b);
 // Run the IRET with 64 bits of operand size at RIP, the same way.
 bool event_iret(struct bt *b);
 

@@ -270,7 +270,7 @@ static void emit_div_checks(struct tr *t, const struct shape *s)
         if (size < 4)
             emit1(e, 0x66);
         emit_rr(e, wide, 0x3b, size == 1 ? X86_RAX : X86_RDX, HOST_T1); // cmp: upper half, divisor
-        tr_step_if(t, CC_AE);
+        tr_step_if(t, CC_AE)->access = SITE_RAISES + X86_EXC_DE;
         return;
     }
     emit_alu_imm(e, wide, 0, HOST_T1, 1); // 0 and -1

@@ -147,13 +147,52 @@ static u64 after(struct bt *b, const struct bt_site *s)
     return go_on(b);
 }
 
-static u64 iret(struct bt *b, const struct bt_site *s)
+// What the interpreter would find out: the fault of the instruction at a site, which has changed nothing yet.
+static u64 fault(struct bt *b, const struct bt_site *s, const struct cpu_event *ev)
+{
+    service_sync(b, s);
+    b->in.budget--;
+    b->chunk--;
+    u64 *past = ev->vector == X86_EXC_PF ? &b->stats.page_faults : &b->stats.exceptions;
+    *past += event_fault(b, ev);
+    return go_on(b);
+}
+
+static u64 page_fault(struct bt *b, const struct bt_site *s)
+{
+    const struct mmu_fault *f = &b->missed.fault;
+    return fault(
+        b, s,
+        &(struct cpu_event){
+            .type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_PF, .has_error = true, .error = f->error, .cr2 = f->addr});
+}
+
+// Run IRET, INT n or INT3 past the interpreter.
+static bool transfer(struct bt *b, const struct bt_site *s, const struct insn *in)
+{
+    bool done;
+    if (s->op == ISA_OP_IRET) {
+        done = in->opsize == 8 && event_iret(b);
+        b->stats.irets += done;
+    } else {
+        bool int3 = s->op == ISA_OP_INT3;
+        done = event_soft(b, int3 ? CPU_EVENT_SOFT_EXC : CPU_EVENT_SOFT_INT, int3 ? X86_EXC_BP : (u8)in->imm, s->len);
+        b->stats.soft_ints += done;
+    }
+    return done;
+}
+
+// An instruction that is not translated, or not for what it has met.
+static u64 other(struct bt *b, const struct bt_site *s)
 {
     const struct bt_call *call = call_of(s);
-    service_sync(b, s);
-    if (!call || call->in.opsize != 8 || !event_iret(b))
+    if (s->access >= SITE_RAISES)
+        return fault(b, s, &(struct cpu_event){.type = CPU_EVENT_EXCEPTION, .vector = s->access - SITE_RAISES});
+    if (!call || (s->op != ISA_OP_IRET && s->op != ISA_OP_INT && s->op != ISA_OP_INT3))
         return step(b, s);
-    b->stats.irets++;
+    service_sync(b, s);
+    if (!transfer(b, s, &call->in))
+        return step(b, s);
     b->in.v->insns++;
     b->in.budget--;
     b->chunk--;
@@ -214,21 +253,6 @@ u64 service_miss(struct bt *b)
     if (LIKELY(b->missed.good) && !keeper_pending(b->in.v) && vec_back(b, s->vec))
         return bt_exec(b, bt_site_block(s)->code + s->retry);
     return 0;
-}
-
-// What the interpreter would find out: the fault of the instruction at a site, which has changed nothing yet.
-static u64 page_fault(struct bt *b, const struct bt_site *s)
-{
-    const struct mmu_fault *f = &b->missed.fault;
-    service_sync(b, s);
-    b->in.budget--;
-    b->chunk--;
-    if (event_page_fault(b, f))
-        b->stats.page_faults++;
-    else
-        b->in.c->event = (struct cpu_event){
-            .type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_PF, .has_error = true, .error = f->error, .cr2 = f->addr};
-    return go_on(b);
 }
 
 // After service_miss() has said 0.
@@ -316,7 +340,7 @@ static u64 dispatch(struct bt *b)
     b->in.view = mmu_view(b->in.c);            // translated code may have changed it
     switch ((enum bt_why)c->why) {
     case BT_MISS: return miss(b, record);
-    case BT_STEP: return ((const struct bt_site *)record)->op == ISA_OP_IRET ? iret(b, record) : step(b, record);
+    case BT_STEP: return other(b, record);
     case BT_AFTER: return after(b, record);
     case BT_LINK: return unlinked(b, record);
     case BT_VECTOR: return vector(b, record);

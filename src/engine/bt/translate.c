@@ -88,6 +88,7 @@ void tr_step(struct tr *t)
 {
     struct bt_site *s = tr_site(t);
     s->call = tr_now(t)->call ? t->i + 1 : 0;
+    s->access = s->op == ISA_OP_UD2 ? SITE_RAISES + X86_EXC_UD : 0;
     emit_mov_imm32(&t->e, HOST_T1, tr_distance(t, s));
     emit_jmp_to(&t->e, t->flags == FLAGS_HOST ? t->b->glue_step_host : t->b->glue[BT_STEP]);
     t->flags = FLAGS_BOTH;
