@@ -31,7 +31,7 @@ static gpa entry_phys(const struct tlb_table *tab, unsigned i)
 
 static gva entry_gva(const struct tlb_table *tab, unsigned i)
 {
-    return tab->e[i].tag_r != tlb_invalid(i) ? tab->e[i].tag_r : tab->e[i].tag_x;
+    return tab->e[i].tag_r != tlb_invalid(i) ? tab->e[i].tag_r : tab->tag_x[i];
 }
 
 static u16 *large_count(struct tlb_table *tab, gva a, unsigned shift)
@@ -49,7 +49,7 @@ static bool bit_get(u64 map, unsigned i)
 static void tags_clear(struct tlb_table *tab, unsigned i)
 {
     struct tlb_entry *e = &tab->e[i];
-    e->tag_r = e->tag_w = e->tag_x = tlb_invalid(i);
+    e->tag_r = e->tag_w = tab->tag_x[i] = tlb_invalid(i);
 }
 
 // Entry i is a fragment of a large page, and will not be any more.
@@ -320,9 +320,10 @@ void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p
     tab->e[i] = (struct tlb_entry){
         .tag_r = p->r ? page : tlb_invalid(i),
         .tag_w = p->w && p->r ? page : tlb_invalid(i),
-        .tag_x = p->x ? page : tlb_invalid(i),
+        .addend = p->host - page,
         .page = p->host,
     };
+    tab->tag_x[i] = p->x ? page : tlb_invalid(i);
     tab->phys[i] = p->phys | p->shift;
     b->valid |= bit;
     b->global = p->global ? b->global | bit : b->global & ~bit;

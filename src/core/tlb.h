@@ -5,7 +5,7 @@
 // the guest's dirty bit and our dirty flag are set and no engine holds code from it. Everything else takes the slow
 // path (mmu.h).
 //
-// The probe is `off = a - tag; if (off <= 4096 - size) host = off + page`: one compare for hit, permission and page
+// The probe is `off = a - tag; if (off <= 4096 - size) host = off + page`, or `a + addend`: one compare for hit, permission and page
 // crossing. An invalid tag is the address of a page whose entry is another one, so that no address at all, canonical or not,
 // matches it where it is looked for.
 //
@@ -29,8 +29,9 @@
 enum tlb_view { TLB_USER, TLB_SUPER, TLB_SUPER_AC, TLB_VIEW_COUNT }; // AC: SMAP lifted by EFLAGS.AC
 
 struct tlb_entry {
-    gva tag_r, tag_w, tag_x;
-    hva page; // host address of the page
+    gva tag_r, tag_w;
+    u64 addend; // what to add to a linear address in the page for the host's
+    hva page;   // host address of the page
 };
 
 // Bitmaps of 64 entries.
@@ -44,7 +45,8 @@ struct tlb_bits {
 // The bitmaps name entries by index, so that a flush costs what was filled since the last one and not the size of the
 // table.
 struct tlb_table {
-    struct tlb_entry e[TLB_ENTRIES];
+    struct tlb_entry e[TLB_ENTRIES]; // first: engines that have one of them find the rest
+    gva tag_x[TLB_ENTRIES];
     gpa phys[TLB_ENTRIES]; // guest-physical page; low bits: log2 of the size of the guest's page (12, 21, 22, 30)
     struct tlb_bits bits[TLB_WORDS];
     u64 local; // words of the bitmaps that may name entries that are not global
@@ -121,9 +123,9 @@ static inline hva tlb_write(const struct tlb *t, enum tlb_view view, gva a, unsi
 
 static inline hva tlb_exec(const struct tlb *t, enum tlb_view view, gva a)
 {
-    const struct tlb_entry *e = &t->cur[view].e[tlb_index(a)];
-    u64 off = a - e->tag_x;
-    return off <= 4095u ? e->page + off : 0;
+    const struct tlb_table *tab = &t->cur[view];
+    u64 off = a - tab->tag_x[tlb_index(a)];
+    return off <= 4095u ? tab->e[tlb_index(a)].page + off : 0;
 }
 
 // Must be called before the first probe: a zeroed table would match page 0. The memory was zeroed before the first call; another

@@ -208,6 +208,21 @@ snippets:
         mov     [rdi+32], rax
         end
 
+        // What is added to a linear address does for accesses off one register that the host has, and for groups of them.
+        snippet memory/by-addend
+        mov     rax, [r13]
+        mov     byte ptr [rbp+0x12], 5
+        mov     [rsi-8], sil
+        mov     [rsi], r15
+        mov     r10, rdi
+        mov     rcx, [rdi+8]
+        add     [r10+16], ecx
+        mov     ah, [rdi+12]
+        movsx   edx, byte ptr [r12+1]
+        lea     rdx, [r12+8]
+        mov     r12, [rdx-4]
+        end
+
         snippet memory/moffs
         movabs  eax, [0x123456789abcdef0]
         movabs  [0x123456789abcdef0], al
@@ -469,6 +484,14 @@ snippets:
         vmovdqu ymm3, [rdi]
         vpxor   xmm1, xmm2, [rsi]
         vzeroupper
+        end
+
+        snippet vector/by-addend
+        vmovaps ymm9, [r13+0x28]
+        vmovaps [r13+0x48], ymm9
+        pxor    xmm8, [rbp]
+        vaddsd  xmm1, xmm2, [rsp+8]
+        vcvtsi2sd xmm1, xmm2, qword ptr [r8]
         end
 
         snippet vector/x87

@@ -43,7 +43,7 @@ static void check_invariants(const struct tlb *t)
                 const struct tlb_entry *e = &tab->e[i];
                 const struct tlb_bits *b = &tab->bits[i / 64];
                 u64 bit = 1ull << (i % 64);
-                bool valid = e->tag_r != tlb_invalid(i) || e->tag_x != tlb_invalid(i);
+                bool valid = e->tag_r != tlb_invalid(i) || tab->tag_x[i] != tlb_invalid(i);
                 assert_int_equal((b->valid & bit) != 0, valid);
                 assert_int_equal((b->writable & bit) != 0, e->tag_w != tlb_invalid(i));
                 if (!valid)
@@ -51,7 +51,7 @@ static void check_invariants(const struct tlb *t)
                 if (b->valid & ~b->global & bit)
                     assert_true(tab->local >> (i / 64) & 1);
                 fragments += (b->large & bit) != 0;
-                gva tag[] = {e->tag_r, e->tag_w, e->tag_x};
+                gva tag[] = {e->tag_r, e->tag_w, tab->tag_x[i]};
                 for (unsigned k = 0; k < 3; k++)
                     if (tag[k] != tlb_invalid(i))
                         assert_true(tlb_index(tag[k]) == i && (tag[k] & 0xfff) == 0);

@@ -148,6 +148,12 @@ static inline void emit_modrm_base(struct emit *e, unsigned reg, unsigned base, 
     emit_word_base(e, (struct emit_word){0, 0}, reg, base, disp);
 }
 
+// The same for [base + index + disp].
+static inline void emit_modrm_sib(struct emit *e, unsigned reg, unsigned base, unsigned index, i32 disp)
+{
+    emit_word_sib(e, (struct emit_word){0, 0}, reg, base, index, 0, disp);
+}
+
 // The same with REX and opcode in front.
 static inline void emit_rm(struct emit *e, unsigned size, unsigned opcode, unsigned reg, unsigned base, i32 disp)
 {

@@ -159,6 +159,19 @@ static void patch_all(struct emit *e, u8 *const *from, unsigned n)
         emit_patch(e, from[i], emit_here(e));
 }
 
+// Is the linear page in HOST_T0 in the host page in `page`, and executable? NE at one of two jumps: no. Destroys HOST_T1.
+static void emit_where(struct emit *e, struct bt *b, unsigned page, u8 *fail[2])
+{
+    mem_emit_entry(e, b);
+    emit_rm(e, 8, 0x3b, page, HOST_T1, offsetof(struct tlb_entry, page));
+    fail[0] = emit_jcc(e, CC_NE);
+    emit_rip(e, 8, 0x2b, HOST_T1, &b->ctx->tlb, 0); // sub
+    EMIT(e, 0x41, 0xc1, 0xeb, 2);                   // shr r11d, 2: from entries to tags
+    emit_rip(e, 8, 0x03, HOST_T1, &b->ctx->tlb, 0);
+    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_table, tag_x));
+    fail[1] = emit_jcc(e, CC_NE);
+}
+
 // The struct bt_far whose distance is in ctx.site does not hold as things are now. See whether its page is where it was, and make it hold
 // then: ZF. Flags and r10 are destroyed, nothing else.
 static void emit_far(struct emit *e, struct bt *b, bool wide, bool user)
@@ -175,12 +188,8 @@ static void emit_far(struct emit *e, struct bt *b, bool wide, bool user)
     emit_rip(e, 8, 0x03, HOST_T0, &c->page_base, 0);
     if (!wide)
         emit_mov_rr(e, 4, HOST_T0, HOST_T0);
-    mem_emit_entry(e, b);
-    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
-    fail[0] = emit_jcc(e, CC_NE);
     emit_rm(e, 8, 0x8b, X86_RCX, X86_RAX, offsetof(struct bt_far, page));
-    emit_rm(e, 8, 0x3b, X86_RCX, HOST_T1, offsetof(struct tlb_entry, page));
-    fail[1] = emit_jcc(e, CC_NE);
+    emit_where(e, b, X86_RCX, fail);
     emit_key(e, b, user, X86_RCX);
     glue_emit_doorbell(e, b);
     fail[2] = emit_jcc(e, CC_NE);
@@ -232,12 +241,8 @@ static void emit_renew(struct emit *e, struct bt *b, bool wide, bool user)
     emit1(e, mode);
     fail[0] = emit_jcc(e, CC_NE);
     emit_rm(e, 8, 0x8b, X86_RAX, X86_RAX, offsetof(struct bt_block, page));
-    mem_emit_entry(e, b);
     emit_alu_imm(e, 8, 4, HOST_T0, -4096);
-    emit_rm(e, 8, 0x3b, HOST_T0, HOST_T1, offsetof(struct tlb_entry, tag_x));
-    fail[1] = emit_jcc(e, CC_NE);
-    emit_rm(e, 8, 0x3b, X86_RAX, HOST_T1, offsetof(struct tlb_entry, page));
-    fail[2] = emit_jcc(e, CC_NE);
+    emit_where(e, b, X86_RAX, fail + 1);
     glue_emit_doorbell(e, b);
     fail[3] = emit_jcc(e, CC_NE);
     emit_load(e, 8, HOST_T1, &c->tmp[1]);

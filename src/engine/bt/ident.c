@@ -126,13 +126,25 @@ static bool has_mandatory(const struct insn *in)
     }
 }
 
+// The base of the memory operand, and the bit of its index that REX and VEX have.
+static unsigned mem_base(const struct shape *s)
+{
+    return s->lent ? X86_RSI : s->ref.has_base ? s->ref.base : HOST_T0;
+}
+
+static unsigned mem_index(const struct shape *s)
+{
+    return s->ref.has_base ? HOST_T0 & 8 : 0;
+}
+
 static void emit_vex(struct emit *e, const struct shape *s, const u8 *bytes)
 {
     const struct insn *in = s->in;
-    unsigned pp = bytes[in->opcode_off - 1] & 3, rm = s->mem >= 0 ? HOST_T0 : s->at[ISA_FIELD_RM];
+    unsigned pp = bytes[in->opcode_off - 1] & 3, rm = s->mem >= 0 ? mem_base(s) : s->at[ISA_FIELD_RM];
     unsigned vvvv = s->at[ISA_FIELD_VVVV];
     bool w = in->rex & ISA_REX_W && !(in->mode != ISA_MODE_64 && native_w_is_size(in));
-    EMIT(e, 0xc4, (u8)((s->at[ISA_FIELD_REG] & 8 ? 0 : 0x80) | 0x40 | (rm & 8 ? 0 : 0x20) | in->map),
+    EMIT(e, 0xc4,
+         (u8)((s->at[ISA_FIELD_REG] & 8 ? 0 : 0x80) | (mem_index(s) ? 0 : 0x40) | (rm & 8 ? 0 : 0x20) | in->map),
          (u8)((w ? 0x80 : 0) | (~vvvv & 15) << 3 | (in->vl == 32 ? 4 : 0) | pp), in->opcode);
 }
 
@@ -159,7 +171,7 @@ static void emit_opcode(struct emit *e, const struct shape *s, unsigned rm)
     const struct insn *in = s->in;
     unsigned opr = s->at[ISA_FIELD_OPR];
     bool one_byte_inc = opr != NO_OPR && in->map == ISA_MAP_1 && (in->op == ISA_OP_INC || in->op == ISA_OP_DEC);
-    unsigned rex = (in->rex & ISA_REX_W) | (s->at[ISA_FIELD_REG] & 8) >> 1 | (rm & 8) >> 3;
+    unsigned rex = (in->rex & ISA_REX_W) | (s->at[ISA_FIELD_REG] & 8) >> 1 | mem_index(s) >> 2 | (rm & 8) >> 3;
     struct emit_word w = {0, 0};
     if (opr != NO_OPR)
         rex |= opr >> 3;
@@ -186,7 +198,7 @@ static void emit_insn(struct tr *t, const struct shape *s)
     struct emit *e = &t->e;
     const struct insn *in = s->in;
     const u8 *bytes = tr_now(t)->bytes;
-    unsigned rm = s->lent ? X86_RSI : s->mem >= 0 ? HOST_T0 : s->at[ISA_FIELD_RM];
+    unsigned rm = s->mem >= 0 ? mem_base(s) : s->at[ISA_FIELD_RM];
     bool moffs = s->mem >= 0 && !in->has_modrm;
     if (s->lent)
         emit_rr(e, 8, 0x87, X86_RSI, HOST_T0); // xchg
@@ -196,8 +208,10 @@ static void emit_insn(struct tr *t, const struct shape *s)
         emit_opcode(e, s, in->has_modrm || moffs ? rm : 0);
     if (moffs)
         emit1(e, HOST_T0 & 7);
+    else if (in->has_modrm && s->ref.has_base)
+        emit_modrm_sib(e, s->at[ISA_FIELD_REG], rm, HOST_T0, s->ref.disp);
     else if (in->has_modrm && s->mem >= 0)
-        emit_modrm_base(e, s->at[ISA_FIELD_REG], rm, s->disp);
+        emit_modrm_base(e, s->at[ISA_FIELD_REG], rm, s->ref.disp);
     else if (in->has_modrm)
         emit1(e, (in->modrm & 0xc0) | (s->at[ISA_FIELD_REG] & 7) << 3 | (rm & 7));
     if (!moffs)
@@ -299,7 +313,7 @@ bool tr_ident(struct tr *t)
         if (plain)
             mem_operand(t, in->opnd[s->mem].size, write);
         else
-            s->disp = mem_operand_at(t, in->opnd[s->mem].size, write);
+            s->ref = mem_operand_ref(t, in->opnd[s->mem].size, write);
         if (in->op == ISA_OP_CMPXCHG16B) {
             flags_clobber(t);
             EMIT(&t->e, 0x41, 0xf6, 0xc2, 15); // test r10b, 15

@@ -5,6 +5,9 @@
 //     sub r10, gs:[r11 + tag]; cmp r10, 4096 - size; ja miss hit, permission and page end in one compare
 //     add r10, gs:[r11 + page]
 //
+// An access off one register need not wait for the comparison's operands: with `mov r10, gs:[r11 + addend]` in the last place its operand is
+// [base + r10 + disp].
+//
 // That is user code's; supervisor code, which has two views, and hosts without WRGSBASE add ctx.tlb to r11 instead.
 //
 // A miss is a site: service() fills the TLB and lets the probe run again, or gives the instruction to the interpreter.
@@ -114,8 +117,8 @@ void mem_entry_op(struct tr *t, unsigned opcode, unsigned offset)
     emit_rm(&t->e, 8, opcode, HOST_T0, HOST_T1, (i32)offset);
 }
 
-// `as_write`: where it could be written to, too.
-static void mem_probe_as(struct tr *t, u64 retry, unsigned size, bool write, bool as_write)
+// `as_write`: where it could be written to, too. `addend`: HOST_T0 becomes what to add to a linear address instead.
+static void mem_probe_as(struct tr *t, u64 retry, unsigned size, bool write, bool as_write, bool addend)
 {
     struct emit *e = &t->e;
     unsigned tag = as_write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
@@ -126,7 +129,10 @@ static void mem_probe_as(struct tr *t, u64 retry, unsigned size, bool write, boo
     mem_entry_op(t, 0x2b, tag); // sub
     emit_alu_imm(e, 8, 7, HOST_T0, (i32)(4096 - size));
     u8 *miss = emit_jcc(e, CC_A);
-    mem_entry_op(t, 0x03, offsetof(struct tlb_entry, page)); // add
+    if (addend)
+        mem_entry_op(t, 0x8b, offsetof(struct tlb_entry, addend)); // mov
+    else
+        mem_entry_op(t, 0x03, offsetof(struct tlb_entry, page)); // add
     struct bt_site *s = tr_site(t);
     s->retry = tr_offset(t, retry);
     s->access = write ? SITE_WRITE : SITE_READ;
@@ -137,7 +143,7 @@ static void mem_probe_as(struct tr *t, u64 retry, unsigned size, bool write, boo
 
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write)
 {
-    mem_probe_as(t, retry, size, write, write);
+    mem_probe_as(t, retry, size, write, write, false);
 }
 
 static void service_if(struct tr *t, unsigned cc)
@@ -192,28 +198,34 @@ static void linear(struct tr *t, unsigned to, const struct place *p, i32 disp)
     emit_lea(&t->e, t->wide ? 8 : 4, to, base, index, p->scale, disp);
 }
 
-static i32 leader(struct tr *t, const struct tr_access *a, const struct place *p, bool write)
+// An access of a group whose place holds an addend.
+static struct mem_ref by_addend(const struct place *p)
+{
+    return (struct mem_ref){.has_base = true, .base = (u8)host_reg(p->base), .disp = p->disp};
+}
+
+static struct mem_ref leader(struct tr *t, const struct tr_access *a, const struct place *p, bool write)
 {
     i32 disp = a->at - a->lo;
     flags_clobber(t);
     u64 retry = emit_here(&t->e);
     linear(t, HOST_T0, p, p->disp - disp);
-    mem_probe_as(t, retry, a->size, write, write || a->upgraded);
+    mem_probe_as(t, retry, a->size, write, write || a->upgraded, a->addend);
     struct bt_site *s = &bt_sites(t->k)[t->k->sites - 1];
     s->shared = true;
     s->operand = (u8)disp;
     emit_store(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
     t->at_hand = a->slot + 1u;
-    t->place[a->slot] = (struct tr_place){.lo = a->lo};
-    return disp;
+    t->place[a->slot] = (struct tr_place){.lo = a->lo, .addend = a->addend};
+    return a->addend ? by_addend(p) : (struct mem_ref){.disp = disp};
 }
 
-static i32 member(struct tr *t, const struct tr_access *a)
+static struct mem_ref member(struct tr *t, const struct tr_access *a, const struct place *p)
 {
     if (t->at_hand != a->slot + 1u)
         emit_load(&t->e, 8, HOST_T0, &t->b->ctx->place[a->slot]);
     t->at_hand = a->slot + 1u;
-    return a->at - t->place[a->slot].lo;
+    return t->place[a->slot].addend ? by_addend(p) : (struct mem_ref){.disp = a->at - t->place[a->slot].lo};
 }
 
 i32 mem_stack(struct tr *t, unsigned reg, i32 disp, bool write)
@@ -221,7 +233,7 @@ i32 mem_stack(struct tr *t, unsigned reg, i32 disp, bool write)
     const struct tr_access *a = &tr_now(t)->access[ACCESS_STACK];
     struct place p = {.base = reg, .index = ISA_REG_NONE, .disp = disp};
     if (a->role != ACCESS_ALONE)
-        return a->role == ACCESS_LEADER ? leader(t, a, &p, write) : member(t, a);
+        return (a->role == ACCESS_LEADER ? leader(t, a, &p, write) : member(t, a, &p)).disp;
     flags_clobber(t);
     u64 retry = emit_here(&t->e);
     linear(t, HOST_T0, &p, disp);
@@ -229,25 +241,42 @@ i32 mem_stack(struct tr *t, unsigned reg, i32 disp, bool write)
     return 0;
 }
 
-void mem_operand(struct tr *t, unsigned size, bool write)
+bool mem_has_base(const struct tr *t, const struct insn *in)
 {
-    i32 disp = mem_operand_at(t, size, write);
-    t->at_hand = 0; // the sum may take its place, and who asks for that may do anything with it
-    if (disp)
-        emit_lea(&t->e, 8, HOST_T0, HOST_T0, X86_RSP, 0, disp);
+    return t->b->opts & BT_OPT_ADDEND && t->wide && in->adsize == 8 && in->seg < X86_FS && in->base < X86_GPR_COUNT &&
+           host_reg(in->base) >= 0 && in->index == ISA_REG_NONE;
 }
 
-i32 mem_operand_at(struct tr *t, unsigned size, bool write)
+static struct mem_ref operand(struct tr *t, unsigned size, bool write, bool addend)
 {
     const struct insn *in = tr_in(t);
     const struct tr_access *a = &tr_now(t)->access[ACCESS_OPERAND];
     struct place p = {.base = in->base, .index = in->index, .scale = in->scale, .disp = (i32)in->disp};
     if (a->role != ACCESS_ALONE)
-        return a->role == ACCESS_LEADER ? leader(t, a, &p, write) : member(t, a);
+        return a->role == ACCESS_LEADER ? leader(t, a, &p, write) : member(t, a, &p);
     flags_clobber(t);
     u64 retry = emit_here(&t->e);
     mem_ea(t, HOST_T0);
     mem_segment(t);
-    mem_probe(t, retry, size, write);
-    return 0;
+    mem_probe_as(t, retry, size, write, write, addend);
+    return addend ? by_addend(&p) : (struct mem_ref){0};
+}
+
+void mem_sum(struct tr *t, struct mem_ref r)
+{
+    t->at_hand = 0; // the sum takes its place
+    if (r.has_base)
+        emit_lea(&t->e, 8, HOST_T0, r.base, HOST_T0, 0, r.disp);
+    else if (r.disp)
+        emit_lea(&t->e, 8, HOST_T0, HOST_T0, X86_RSP, 0, r.disp);
+}
+
+void mem_operand(struct tr *t, unsigned size, bool write)
+{
+    mem_sum(t, operand(t, size, write, false)); // who asks for that may do anything with it
+}
+
+struct mem_ref mem_operand_ref(struct tr *t, unsigned size, bool write)
+{
+    return operand(t, size, write, mem_has_base(t, tr_in(t)));
 }

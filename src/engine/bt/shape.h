@@ -6,7 +6,7 @@
 
 // Assign host registers; `in` stays where it is as long as the shape is used. !ok: it takes more scratch registers than there are.
 void shape_of(const struct insn *in, struct shape *s);
-// Emit the current instruction, with its memory operand at s->ref, and the moves of guest registers that live in the
+// Emit the current instruction, with its memory operand where s->ref says, and the moves of guest registers that live in the
 // context.
 void shape_emit(struct tr *t, const struct shape *s);
 

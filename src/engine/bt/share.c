@@ -30,6 +30,7 @@ struct group {
     bool write;
     u8 leader, leader_access; // which instruction
     u8 scale, members;
+    bool addend;
     u8 branches; // groups.branches then
     u16 base, index;
     i32 lo, hi; // relative to the quantities
@@ -48,6 +49,7 @@ struct reach {
     u16 base, index;
     u8 scale;
     bool write;
+    bool addend; // it can do with an addend
     i32 at;
     unsigned size;
 };
@@ -94,6 +96,7 @@ static void join(struct tr *t, struct groups *s, struct group *g, unsigned n, co
     l->role = ACCESS_LEADER;
     l->lo = g->lo;
     l->size = (u16)(g->hi - g->lo);
+    l->addend = g->addend &= r->addend;
     l->upgraded |= r->write && !g->write;
     g->write |= r->write;
     a->role = ACCESS_MEMBER;
@@ -114,6 +117,7 @@ static void add(struct tr *t, struct groups *s, unsigned n, const struct reach *
     }
     t->insn[t->i].access[n].at = r->at;
     s->group[s->count++] = (struct group){.write = r->write,
+                                          .addend = r->addend,
                                           .leader = (u8)t->i,
                                           .leader_access = (u8)n,
                                           .branches = (u8)s->branches,
@@ -149,6 +153,7 @@ static void operand(struct tr *t, struct groups *s, const struct insn *in, unsig
                         .index = x.quantity,
                         .scale = (u8)scale,
                         .write = isa_forms[in->form].access[mem] & ISA_ACC_W,
+                        .addend = mem_has_base(t, in),
                         .at = (i32)at,
                         .size = in->opnd[mem].size});
 }

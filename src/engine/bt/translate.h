@@ -19,6 +19,7 @@ enum { ACCESS_OPERAND, ACCESS_STACK, ACCESSES };
 struct tr_access {
     u8 role, slot; // slot: of ctx.place
     bool upgraded; // a read that probes as for a write
+    bool addend;   // LEADER: ctx.place is for what to add to linear addresses, and all members can do with that
     u16 size;      // LEADER: of the group's range, from `lo` on
     i32 at, lo;    // relative to the quantities of which its registers consist
 };
@@ -38,6 +39,13 @@ enum tr_emitter {
     TR_SYS
 };
 
+// Where a memory operand is in the host: [HOST_T0 + disp], or [base + HOST_T0 + disp].
+struct mem_ref {
+    bool has_base;
+    u8 base;
+    i32 disp;
+};
+
 // How an instruction that stays what it is gets encoded for the host (shape.h).
 struct shape {
     const struct insn *in;
@@ -50,12 +58,13 @@ struct shape {
     u8 guest[2], host[2]; // guest registers in scratch registers
     bool load[2], store[2];
     bool ok;
-    i32 disp; // the memory operand is [HOST_T0 + disp]
+    struct mem_ref ref; // where the memory operand is
 };
 
 // What is known of ctx.place.
 struct tr_place {
-    i32 lo;         // tr_access.lo of the group
+    bool addend;    // tr_access.addend of the group ...
+    i32 lo;         // ... and tr_access.lo
     i32 aligned_at; // what is there, as tr_access.at, is known to be aligned ...
     u8 aligned;     // ... to so many bytes; 0: nothing is
 };
@@ -247,9 +256,12 @@ u64 *context_reg(const struct tr *t, unsigned g);
 // Host address of the current instruction's memory operand into HOST_T0; destroys HOST_T1 and flags. Code that does not get there
 // leaves through a site.
 void mem_operand(struct tr *t, unsigned size, bool write);
-// The same, but for a displacement, which is returned: the operand is [HOST_T0 + that].
-i32 mem_operand_at(struct tr *t, unsigned size, bool write);
-// That for the stack access of the current instruction, at guest register `reg` plus `disp`.
+// The same, but for what the instruction itself can add.
+struct mem_ref mem_operand_ref(struct tr *t, unsigned size, bool write);
+// HOST_T0: where that is.
+void mem_sum(struct tr *t, struct mem_ref r);
+// Host address of the stack access of the current instruction, at guest register `reg` plus `disp`, into HOST_T0, but for a displacement, which
+// is returned.
 i32 mem_stack(struct tr *t, unsigned reg, i32 disp, bool write);
 // HOST_T1: the TLB entry for the linear address in HOST_T0, by ctx.tlb; destroys flags.
 void mem_emit_entry(struct emit *e, struct bt *b);
@@ -257,6 +269,8 @@ void mem_emit_entry(struct emit *e, struct bt *b);
 void mem_entry_op(struct tr *t, unsigned opcode, unsigned offset);
 // Host address for the linear address in HOST_T0, as mem_operand() finds it. `retry`: where its computation began.
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
+// Can operand `in` be accessed by way of an addend: is it off one register that is in the host's?
+bool mem_has_base(const struct tr *t, const struct insn *in);
 // Can the memory operand's segment be handled?
 bool mem_can(const struct tr *t, const struct insn *in);
 // Effective address of the memory operand into a host register, without segment.

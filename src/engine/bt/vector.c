@@ -91,15 +91,16 @@ static bool known_aligned(struct tr *t, unsigned size)
 static void emit_operand(struct tr *t, struct shape *s)
 {
     unsigned size = s->in->opnd[s->mem].size;
-    s->disp = mem_operand_at(t, size, s->f->access[s->mem] & ISA_ACC_W);
+    s->ref = mem_operand_ref(t, size, s->f->access[s->mem] & ISA_ACC_W);
     if (!(s->f->attr & ISA_ATTR_ALIGN) || known_aligned(t, size))
         return;
     flags_clobber(t); // an operand that shares another's probe leaves them alone
-    if (s->disp & (i32)(size - 1)) {
-        emit_lea(&t->e, 8, HOST_T0, HOST_T0, X86_RSP, 0, s->disp);
-        s->disp = 0;
+    if (s->ref.disp & (i32)(size - 1)) {
+        mem_sum(t, s->ref);
+        s->ref = (struct mem_ref){0};
     }
-    EMIT(&t->e, 0x41, 0xf6, 0xc2, (u8)(size - 1)); // test r10b, size - 1
+    unsigned low = s->ref.has_base ? s->ref.base : HOST_T0;                         // what else there is ends in zeros
+    EMIT(&t->e, REX_BASE | (u8)(low >> 3), 0xf6, 0xc0 | (low & 7), (u8)(size - 1)); // test low byte, size - 1
     tr_step_if(t, CC_NE);
 }
 

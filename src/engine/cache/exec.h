@@ -47,6 +47,14 @@ static ALWAYS_INLINE const struct tlb_entry *tlb_slot(const struct cache *e, gva
     return &e->tlb[tlb_index(a)];
 }
 
+// Is the code at `a` in this host page?
+static ALWAYS_INLINE bool code_is_in(const struct cache *e, gva a, hva page)
+{
+    const struct tlb_table *tab = (const void *)e->tlb;
+    unsigned i = tlb_index(a);
+    return LIKELY(a - tab->tag_x[i] <= 4095 && tab->e[i].page == page);
+}
+
 // Host pointer for an access inside one page of plain RAM; false: something else.
 static ALWAYS_INLINE bool probe(const struct cache *e, gva a, unsigned size, bool write, u8 **p)
 {
@@ -182,8 +190,7 @@ _Static_assert(offsetof(struct vcpu, cpu) == 0, "must_stop() relies on it");
         u64 rip_ = e->page_rip + (u64)(i64)b_->disp; \
         if (!in_64bit(e)) \
             rip_ = (u32)rip_; \
-        const struct tlb_entry *t_ = tlb_slot(e, rip_); \
-        if (UNLIKELY(!r_ || rip_ - t_->tag_x > 4095 || t_->page != r_->page)) { \
+        if (UNLIKELY(!r_ || !code_is_in(e, rip_, r_->page))) { \
             if ((branch) && in_64bit(e) && !gva_canonical(rip_)) \
                 TO(slow_branch, b_); \
             left += (i64)(skipped); \
@@ -201,8 +208,7 @@ static ALWAYS_INLINE struct run *jump_find(struct cache *e, u64 rip)
     if (UNLIKELY(j->rip != rip))
         return NULL;
     struct run *r = j->run;
-    const struct tlb_entry *t = tlb_slot(e, rip);
-    if (UNLIKELY(r->mode != e->mode || rip - t->tag_x > 4095 || t->page != r->page))
+    if (UNLIKELY(r->mode != e->mode || !code_is_in(e, rip, r->page)))
         return NULL;
     return r;
 }
