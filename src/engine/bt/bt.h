@@ -225,7 +225,7 @@ struct bt_block {
     u32 links_in;               // first link to this block, likewise
     u16 off, end;               // in the page: first byte, after the last one (also beyond the page)
     u16 entry_host, entry_both; // where to enter it with the flags in the host's, or in both: offsets in its code
-    u16 code_size;              // bytes
+    u16 code_size;              // bytes, without its tails
     u16 bytes;                  // of near memory
     u16 sites;                  // how many follow ...
     u8 second, fars, links;     // ... the others, in this order
@@ -244,7 +244,8 @@ struct bt_second {
 };
 
 struct bt_part {
-    u32 code, code_used; // offsets in the code memory
+    u32 code, code_used; // offsets in the code memory ...
+    u32 cold, cold_used; // ... of blocks' tails
     u32 meta, meta_used; // distances from the start of the near memory
 };
 
@@ -257,7 +258,8 @@ struct bt_slot {
 
 struct bt_cache {
     struct host_code mem;
-    u32 code_part, meta_part; // bytes of a part
+    u32 code_part, meta_part; // bytes of a part ...
+    u32 hot_part;             // ... those of its code that are not for tails
     struct bt_part part[BT_PARTS];
     unsigned now;               // being filled
     struct bt_slot *by_address; // hash table of blocks, `slots` long
@@ -522,7 +524,7 @@ void codecache_fini(struct bt *b);
 // `page2`: the host page behind, where an instruction at `off` could cross into it.
 struct bt_block *codecache_find(const struct bt *b, hva page, unsigned off, unsigned mode, hva page2);
 // Room for one more block of any size in the current part; may evict the oldest part.
-void codecache_room(struct bt *b, u32 code, u32 meta);
+void codecache_room(struct bt *b, u32 code, u32 cold, u32 meta);
 void codecache_add(struct bt *b, struct bt_block *k);
 // Forget blocks that overlap [off, off+len) of a host page: see keeper_ops.drop.
 bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len, u64 *dropped);

@@ -1,6 +1,8 @@
 // Memory for blocks: code in the code memory, everything that is said about it (struct bt_block with its sites and links) in the near
 // memory before that.
 //
+// What of a block's code is rarely run, its tails, lies apart from the rest, so that what is run all the time is close together.
+//
 // Both are cut into parts that are filled one after the other; when all are full the oldest part is emptied and filled again, so
 // a working set that is too large costs a part at a time. A block that is forgotten because its code was written to stays where it
 // is, marked dead, until its part is emptied. Emptying a part empties the private stack as well: it may hold return addresses
@@ -98,9 +100,12 @@ int codecache_init(struct bt *b, u64 size)
     for (unsigned user = 0; user < 2; user++)
         *(u64 *)b->ctx->sp_top[user] = b->glue_ret[bt_number(true, user)];
     m->code_part = (u32)(code / BT_PARTS) & ~63u;
+    m->hot_part = m->code_part / 8 * 5 & ~63u;
     m->meta_part = (u32)((m->mem.near_size - at) / BT_PARTS) & ~63u;
     for (u32 i = 0; i < BT_PARTS; i++)
-        m->part[i] = (struct bt_part){.code = glue + i * m->code_part, .meta = at + i * m->meta_part};
+        m->part[i] = (struct bt_part){.code = glue + i * m->code_part,
+                                      .cold = glue + i * m->code_part + m->hot_part,
+                                      .meta = at + i * m->meta_part};
     codecache_flush(b);
     return 0;
 }
@@ -135,7 +140,7 @@ void codecache_flush(struct bt *b)
     memset(m->by_address, 0, index_size(m));
     m->blocks = 0;
     for (unsigned i = 0; i < BT_PARTS; i++)
-        m->part[i].code_used = m->part[i].meta_used = 0;
+        m->part[i].code_used = m->part[i].cold_used = m->part[i].meta_used = 0;
     m->now = 0;
     b->unlinked = 0;
     forget_jumps(b, 0, (u32)m->mem.size);
@@ -331,17 +336,18 @@ static void evict(struct bt *b, struct bt_part *p)
         while (m->by_address[i].block && is_in(p, m->by_address[i].block))
             slot_empty(m, i);
     }
-    p->code_used = p->meta_used = 0;
+    p->code_used = p->cold_used = p->meta_used = 0;
     b->unlinked = 0;
     forget_jumps(b, p->code, p->code + m->code_part);
     b->stats.evictions++;
 }
 
-void codecache_room(struct bt *b, u32 code, u32 meta)
+void codecache_room(struct bt *b, u32 code, u32 cold, u32 meta)
 {
     struct bt_cache *m = &b->cache;
     struct bt_part *p = &m->part[m->now];
-    if (p->code_used + code <= m->code_part && p->meta_used + meta <= m->meta_part && m->blocks < m->slots / 8 * 7)
+    if (p->code_used + code <= m->hot_part && p->cold_used + cold <= m->code_part - m->hot_part &&
+        p->meta_used + meta <= m->meta_part && m->blocks < m->slots / 8 * 7)
         return;
     m->now = (m->now + 1) % BT_PARTS;
     p = &m->part[m->now];

@@ -3,7 +3,7 @@
 //     entry_host:  what brings the flags to where the block wants them first
 //     entry_slot:
 //     the instructions, one after the other
-//     tails: what is rarely run (TLB misses, unlinked branches, edges)
+//     tails, elsewhere: what is rarely run (TLB misses, unlinked branches, edges)
 //
 // Which of the two entries has something to do depends on what comes first in the block, a need for the flags or code that destroys
 // them.
@@ -228,6 +228,30 @@ static bool resumes(const struct tr *t)
     return !t->polled && isa_forms[in->form].cls <= ISA_CLASS_MEM && !bt_is_string(in);
 }
 
+static void emit_tails(struct tr *t)
+{
+    for (unsigned i = 0; i < t->tails; i++) {
+        struct tail *l = &t->tail[i];
+        if (l->kind != TAIL_EDGE)
+            continue;
+        l->at = code_used(t);
+        t->i = l->insn;
+        emit_tail(t, l);
+    }
+    t->body = code_used(t);
+    t->e.p = t->cold;
+    t->e.end = t->cold + tr_tails_max(t->n);
+    for (unsigned i = 0; i < t->tails; i++) {
+        struct tail *l = &t->tail[i];
+        if (l->kind == TAIL_EDGE)
+            continue;
+        l->at = t->body + (u32)(t->e.p - t->cold);
+        t->i = l->insn;
+        emit_tail(t, l);
+    }
+    t->size = t->body + (u32)(t->e.p - t->cold);
+}
+
 static void emit_insns(struct tr *t)
 {
     if (t->b->counting)
@@ -257,20 +281,14 @@ static void emit_insns(struct tr *t)
         // After a step by the interpreter there is no place for the leader's group.
         for (unsigned s = first; s < t->k->sites && !x->ends && !leads; s++)
             bt_sites(t->k)[s].resume = (u16)code_used(t);
-        t->failed = t->failed || (u64)(t->e.end - t->e.p) < tr_code_max(t->n) / 2;
+        t->failed = t->failed || (u64)(t->e.end - t->e.p) < tr_code_spare(t->n);
     }
     const struct tr_insn *last = &t->insn[t->n - 1];
     t->i = t->n - 1;
     t->done = code_used(t);
     if (!last->ends)
         flow_end(t, last->next);
-    t->body = code_used(t);
-    for (unsigned i = 0; i < t->tails; i++) {
-        struct tail *l = &t->tail[i];
-        l->at = code_used(t);
-        t->i = l->insn;
-        emit_tail(t, l);
-    }
+    emit_tails(t);
     t->failed = t->failed || t->links > t->k->links || t->fars > t->k->fars; // never
 }
 
@@ -282,10 +300,11 @@ static struct bt_block *new_block(struct tr *t, hva page, hva page2)
         (u32)((page2 ? sizeof(struct bt_second) : 0) + fars * sizeof(struct bt_far) + links * sizeof(struct bt_link));
     u32 meta = (u32)(sizeof(struct bt_block) + records + tr_sites_max(t->n) * sizeof(struct bt_site) +
                      t->n * sizeof(struct bt_call) + 8);
-    codecache_room(b, tr_code_max(t->n), meta);
+    codecache_room(b, tr_code_max(t->n), tr_tails_max(t->n), meta);
     struct bt_part *p = &b->cache.part[b->cache.now];
     struct bt_block *k = bt_near(b, p->meta + p->meta_used);
     t->code = b->cache.mem.write + p->code + p->code_used;
+    t->cold = b->cache.mem.write + p->cold + p->cold_used;
     memset(k, 0, sizeof *k + records);
     k->page = page;
     if (page2) {
@@ -326,14 +345,15 @@ static void keep(struct tr *t)
     struct bt *b = t->b;
     struct bt_part *p = &b->cache.part[b->cache.now];
     struct bt_block *k = t->k;
-    k->code_size = (u16)code_used(t);
+    k->code_size = (u16)t->body;
     k->bytes = (u16)((keep_calls(t) + RECORD_ALIGN - 1) & ~(RECORD_ALIGN - 1));
     p->meta_used += k->bytes;
     p->code_used += (k->code_size + CODE_ALIGN - 1u) & ~(CODE_ALIGN - 1u);
+    p->cold_used += t->size - t->body;
     codecache_add(b, k);
     b->stats.blocks++;
     b->stats.insns += t->n;
-    b->stats.code_bytes += k->code_size;
+    b->stats.code_bytes += t->size;
 }
 
 static void name_code(struct bt *b, const struct bt_block *k)

@@ -90,7 +90,7 @@ struct tr_insn {
     u32 reads; // those that it looks at
 };
 
-// Code that is put behind the block, out of the way.
+// Code that is put out of the way, far from what is run all the time.
 enum tail_kind {
     TAIL_SERVICE,
     TAIL_MISS,
@@ -114,7 +114,7 @@ struct tail {
     u8 tag;      // TAIL_MISS: offset of the tag in struct tlb_entry
     u16 skipped; // TAIL_EDGE: instructions of the block that are not run
     u64 back;    // where to go on
-    u32 at;      // its code, from the block's start
+    u32 at;      // its code, from the block's start, as if tails followed the rest
     u8 insn;     // the instruction it belongs to
 };
 
@@ -128,13 +128,15 @@ struct tr {
     enum flags_at flags;
     unsigned links, fars; // used
     unsigned tails;
-    u8 *code;                // where the block's code begins
+    u8 *code;                // where the block's code begins ...
+    u8 *cold;                // ... and its tails
     bool wide;               // 64-bit mode
     bool user;               // CPL 3
     bool cut;                // the bytes end inside the instruction after the last one
     bool failed;             // out of room: give up
     u32 done;                // bytes up to the last instruction's end ...
-    u32 body;                // ... and up to the tails
+    u32 body;                // ... up to the tails ...
+    u32 size;                // ... and with them
     bool wrote_flags;        // the current instruction has
     struct bt_recipe recipe; // of the flags that were written last, or RECIPE_NONE
     bool polled;             // the doorbell has been looked at in this block
@@ -146,10 +148,21 @@ struct tr {
     struct tail tail[TAILS];
 };
 
-// What a block of `n` instructions may need: bytes of code, half of them for tails, and sites. A block that needs more is given up.
+// What a block of `n` instructions may need: bytes of code and of tails, and sites. A block that needs more is given up, which is seen
+// when less than tr_code_spare() is left.
 static inline u32 tr_code_max(unsigned n)
 {
-    return 6144 + n * 656;
+    return 3840 + n * 410;
+}
+
+static inline u32 tr_code_spare(unsigned n)
+{
+    return tr_code_max(n) / 5;
+}
+
+static inline u32 tr_tails_max(unsigned n)
+{
+    return 3072 + n * 328;
 }
 
 static inline unsigned tr_sites_max(unsigned n)
