@@ -142,12 +142,14 @@ static struct bt_block *find_block(struct bt *b)
     bt_take_keys(b);
     u64 key = bt_key(b, bt_mode_user(b->mode));
     struct bt_jump *j = bt_jump_slot(b, c->rip);
-    if (LIKELY(j->rip == c->rip && j->block->page == page && j->block->mode == b->mode && !j->block->second)) {
+    unsigned mode = b->alone ? b->mode | BLOCK_ALONE : b->mode;
+    b->alone = false;
+    if (LIKELY(mode == b->mode && j->rip == c->rip && j->block->page == page && j->block->mode == b->mode && !j->block->second)) {
         j->key = key;
         return (struct bt_block *)j->block;
     }
     hva page2 = off + ISA_MAX_LEN > 4096 ? tlb_exec(tlb, b->in.view, address_behind(b, lin)) : 0;
-    struct bt_block *k = codecache_find(b, page, off, b->mode, page2);
+    struct bt_block *k = codecache_find(b, page, off, mode, page2);
     b->stats.found += k != NULL;
     if (!k && keeper_is_busy(&b->keeper, page, b->now)) {
         b->quiet_steps = KEEPER_STEPS;
@@ -155,10 +157,10 @@ static struct bt_block *find_block(struct bt *b)
         gpa phys = tlb->cur[b->in.view].phys[tlb_index(lin)] & ~4095ull;
         u64 before = __builtin_ia32_rdtsc();
         vecstate_park(b);
-        k = translate(b, lin, page, phys);
+        k = translate(b, lin, mode, page, phys);
         b->stats.cycles += __builtin_ia32_rdtsc() - before;
     }
-    if (k)
+    if (k && mode == b->mode)
         *bt_jump_slot(b, c->rip) = (struct bt_jump){.rip = c->rip, .key = key, .code = k->entry_slot, .block = k};
     return k;
 }
@@ -232,7 +234,8 @@ static bool serve(struct bt *b)
     if (!interp_ready(x))
         return false;
     x->budget++;
-    b->unlinked = 0; // that was for another RIP
+    b->unlinked = 0; // that was for another RIP ...
+    b->alone = false; // ... and so was this
     return true;
 }
 
@@ -251,6 +254,7 @@ static void run_loop(struct bt *b)
     struct interp *x = &b->in;
     for (;;) {
         atomic_exchange(&b->ctx->doorbell, 0);
+        b->alone = false;
         b->now++;
         if (keeper_pending(x->v))
             keeper_drop(&b->keeper, x->v, b->now);

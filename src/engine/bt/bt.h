@@ -216,6 +216,8 @@ enum flags_at {
 
 #define BLOCK_FLAT 0x04u // mode: enum isa_mode with this ...
 #define BLOCK_USER 0x08u // ... and with this at CPL 3
+// ... and with this without groups of accesses: where code goes on when a group's range is not in one page of plain memory.
+#define BLOCK_ALONE 0x10u
 
 struct bt_block {
     u64 page;                   // host page; 0: forgotten
@@ -301,6 +303,12 @@ struct bt_sharing {
     u8 level;  // enum bt_share
 };
 
+// Where a site whose group failed goes on: in the block of kind BLOCK_ALONE that begins with its instruction.
+#define BT_ALONES 1024
+struct bt_alone {
+    u32 site, block; // distances from the start of the near memory
+};
+
 enum bt_share { SHARE_ALL, SHARE_NO_UPGRADES, SHARE_NOTHING };
 
 // Instructions that the interpreter ran, by operation.
@@ -357,6 +365,8 @@ struct bt {
     u64 gs;                                 // ... or this was, when it was last set
     bool host_tsc;                          // the guest's TSC is the host's plus cpu.msr.tsc_offset
     struct bt_sharing sharing[BT_SHARINGS]; // by hash of a block's place
+    bool alone;                             // find_block() wants one of kind BLOCK_ALONE
+    struct bt_alone alones[BT_ALONES];      // by number of the site; of blocks that have not been evicted
     struct bt_form form[ISA_FORM_COUNT];
     struct interp in;
 };
@@ -441,6 +451,11 @@ static inline struct bt_block *bt_site_block(const struct bt_site *s)
 static inline struct bt_sharing *bt_sharing(struct bt *b, hva page, unsigned off)
 {
     return &b->sharing[((page >> 12) * 0x9e3779b97f4a7c15ull + off * 0xc2b2ae3d27d4eb4full) >> 52];
+}
+
+static inline struct bt_alone *bt_alone_slot(struct bt *b, u32 site)
+{
+    return &b->alones[(site / BT_UNIT * 0x9e3779b1u) >> 22];
 }
 
 // Has somebody asked for something that can be had now?
@@ -543,9 +558,9 @@ void link_cut_outside(struct bt *b, struct bt_block *k, u32 lo, u32 hi);
 
 // --- translate.c ----------------------------------------------------------------------------------------------------------------
 
-// Translate the code at `lin`, which is in host page `page` (guest-physical `phys`), in mode b->mode. NULL: nothing can be
+// Translate the code at `lin`, which is in host page `page` (guest-physical `phys`), in mode `mode`, that is b->mode but for BLOCK_ALONE. NULL: nothing can be
 // translated there now.
-struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys);
+struct bt_block *translate(struct bt *b, gva lin, unsigned mode, hva page, gpa phys);
 
 // --- stats.c ----------------------------------------------------------------------------------------------------------------------
 

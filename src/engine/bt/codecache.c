@@ -132,6 +132,7 @@ static void forget_jumps(struct bt *b, u32 from, u32 to)
     }
     b->ctx->sp = b->ctx->sp_top[0];
     b->ctx->sp_other = b->ctx->sp_top[1];
+    memset(b->alones, 0, sizeof b->alones);
 }
 
 void codecache_flush(struct bt *b)

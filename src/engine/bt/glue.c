@@ -3,7 +3,7 @@
 //
 //   enter    save what C wants kept, load the guest's registers, jump to ctx.go
 //   call     store the guest's registers, change to C's stack, call service(); back to where that says, or out
-//   miss     store those registers that C does not preserve, call service_miss(); back to the probe, or on to `call`
+//   miss     store the guest's registers, call service_miss(); back to the probe with those loaded that C does not preserve, or on to `call`
 //
 // and, all in translated code's own surroundings,
 //
@@ -112,6 +112,8 @@ static void emit_light(struct emit *e, struct bt *b, const void *fn, u64 saved)
     struct bt_ctx *c = b->ctx;
     emit_load(e, 8, HOST_T0, &c->gpr);
     emit_gprs(e, 0x89, lost, ARRAY_LEN(lost));
+    emit_gprs(e, 0x89, preserved, ARRAY_LEN(preserved)); // for service()
+    emit_rm(e, 8, 0x89, HOST_SP, HOST_T0, 8 * X86_RSP);
     emit_leave_stack(e, c);
     emit_call_c(e, b, fn);
     u8 *other = emit_jcc(e, CC_E);
@@ -120,11 +122,7 @@ static void emit_light(struct emit *e, struct bt *b, const void *fn, u64 saved)
     emit_gprs(e, 0x8b, lost, ARRAY_LEN(lost));
     emit_load(e, 8, X86_RSP, &c->sp);
     EMIT(e, 0x41, 0xff, 0xe3); // jmp r11
-    emit_patch(e, other, emit_here(e));
-    emit_load(e, 8, HOST_T0, &c->gpr);
-    emit_gprs(e, 0x89, preserved, ARRAY_LEN(preserved));
-    emit_rm(e, 8, 0x89, HOST_SP, HOST_T0, 8 * X86_RSP);
-    emit_jmp_to(e, saved);
+    emit_patch(e, other, saved);
 }
 
 static void emit_save_flags(struct emit *e, struct bt_ctx *c)

@@ -240,6 +240,36 @@ static void refill(struct bt *b, const struct bt_site *s)
     (*m->outcome)++;
 }
 
+// A site's group failed: on to the same instruction without groups. Flags are in the slot. 0: that block has to be looked for.
+static u64 known_alone(struct bt *b, const struct bt_site *s)
+{
+    u32 site = bt_distance(b, s);
+    const struct bt_alone *a = bt_alone_slot(b, site);
+    const struct bt_block *k = bt_near(b, a->block);
+    if (a->site != site || !k->page || keeper_pending(b->in.v))
+        return 0;
+    service_sync(b, s);
+    b->ctx->slot = alu_flags_pack(b->in.c->rflags);
+    b->ctx->left = b->chunk;
+    return k->entry_slot;
+}
+
+// What known_alone() did not know.
+static u64 alone(struct bt *b, const struct bt_site *s)
+{
+    u32 site = bt_distance(b, s);
+    u64 emptied = b->stats.evictions + b->keeper.flushes;
+    service_sync(b, s);
+    b->alone = true;
+    const struct bt_block *k = bt_go_on(b);
+    b->alone = false;
+    if (!k)
+        return 0;
+    if (k->mode & BLOCK_ALONE && emptied == b->stats.evictions + b->keeper.flushes)
+        *bt_alone_slot(b, site) = (struct bt_alone){site, bt_distance(b, k)};
+    return k->entry_slot;
+}
+
 u64 service_miss(struct bt *b)
 {
     const struct bt_site *s = bt_near(b, (u32)b->ctx->site);
@@ -252,7 +282,10 @@ u64 service_miss(struct bt *b)
     b->ctx->why = BT_MISS;
     if (LIKELY(b->missed.good) && !keeper_pending(b->in.v) && vec_back(b, s->vec))
         return bt_exec(b, bt_site_block(s)->code + s->retry);
-    return 0;
+    if (b->missed.good || !s->shared)
+        return 0;
+    unshare(b, bt_site_block(s), b->missed.outcome == &b->stats.refills);
+    return known_alone(b, s);
 }
 
 // After service_miss() has said 0.
@@ -260,9 +293,7 @@ static u64 missed(struct bt *b, const struct bt_site *s)
 {
     if (b->missed.forbidden && s->direct && !s->shared)
         return page_fault(b, s);
-    if (s->shared && !b->missed.good)
-        unshare(b, bt_site_block(s), b->missed.outcome == &b->stats.refills);
-    return step(b, s);
+    return s->shared && !b->missed.good ? alone(b, s) : step(b, s);
 }
 
 static u64 miss(struct bt *b, const struct bt_site *s)

@@ -292,7 +292,7 @@ static void emit_insns(struct tr *t)
     t->failed = t->failed || t->links > t->k->links || t->fars > t->k->fars; // never
 }
 
-static struct bt_block *new_block(struct tr *t, hva page, hva page2)
+static struct bt_block *new_block(struct tr *t, unsigned mode, hva page, hva page2)
 {
     struct bt *b = t->b;
     unsigned links = count_links(t), fars = flow_count_fars(t) + (page2 != 0);
@@ -313,7 +313,7 @@ static struct bt_block *new_block(struct tr *t, hva page, hva page2)
     }
     k->off = t->insn[0].off;
     k->end = t->insn[t->n - 1].next;
-    k->mode = b->mode;
+    k->mode = (u8)mode;
     k->n = (u8)t->n;
     k->fars = (u8)fars;
     k->links = (u8)links;
@@ -378,13 +378,13 @@ static bool copy_code(struct bt *b, hva from, gpa phys, u8 *to, unsigned len)
     return true;
 }
 
-struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys)
+struct bt_block *translate(struct bt *b, gva lin, unsigned mode, hva page, gpa phys)
 {
     struct tr t;
     u8 code[BT_INSNS * ISA_MAX_LEN + ISA_MAX_LEN];
     unsigned off = (unsigned)(lin & 4095), room = MEM_PAGE_SIZE - off;
     hva page2 = 0;
-    enum bt_share level = b->opts & BT_OPT_SHARE ? bt_sharing(b, page, off)->level : SHARE_NOTHING;
+    enum bt_share level = b->opts & BT_OPT_SHARE && !(mode & BLOCK_ALONE) ? bt_sharing(b, page, off)->level : SHARE_NOTHING;
     memset(&t, 0, offsetof(struct tr, insn));
     t.b = b;
     t.wide = bt_mode_64(b->mode);
@@ -398,7 +398,7 @@ struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys)
     analyse(&t, code, room, off);
     if (!t.n && t.cut) {
         page2 = bt_page_behind(b, lin, &phys);
-        struct bt_block *k = page2 ? codecache_find(b, page, off, b->mode, page2) : NULL;
+        struct bt_block *k = page2 ? codecache_find(b, page, off, mode, page2) : NULL;
         if (!page2 || k)
             return k;
         if (!copy_code(b, page2, phys, code + room, ISA_MAX_LEN))
@@ -407,7 +407,7 @@ struct bt_block *translate(struct bt *b, gva lin, hva page, gpa phys)
     }
     if (!t.n)
         return NULL;
-    new_block(&t, page, page2);
+    new_block(&t, mode, page, page2);
     emit_entries(&t);
     emit_insns(&t);
     if (t.failed)
