@@ -144,7 +144,8 @@ static struct bt_block *find_block(struct bt *b)
     struct bt_jump *j = bt_jump_slot(b, c->rip);
     unsigned mode = b->alone ? b->mode | BLOCK_ALONE : b->mode;
     b->alone = false;
-    if (LIKELY(mode == b->mode && j->rip == c->rip && j->block->page == page && j->block->mode == b->mode && !j->block->second)) {
+    if (LIKELY(mode == b->mode && j->rip == c->rip && j->block->page == page && j->block->mode == b->mode &&
+               !j->block->second)) {
         j->key = key;
         return (struct bt_block *)j->block;
     }
@@ -234,7 +235,7 @@ static bool serve(struct bt *b)
     if (!interp_ready(x))
         return false;
     x->budget++;
-    b->unlinked = 0; // that was for another RIP ...
+    b->unlinked = 0;  // that was for another RIP ...
     b->alone = false; // ... and so was this
     return true;
 }

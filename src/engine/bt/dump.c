@@ -141,12 +141,17 @@ static bool name_glue(const struct bt *b, u64 a, char *name)
     return a < bt_exec(b, b->cache.part[0].code);
 }
 
+// Where the code at an offset of the block's is in the code memory.
+static u32 code_at(const struct tr *t, u32 at)
+{
+    return at < t->body ? t->k->code + at : (u32)(t->cold - t->b->cache.mem.write) + at - t->body;
+}
+
 static bool name_code(const struct dump *d, u64 a, char *name)
 {
     const struct tr *t = d->t;
-    u64 start = bt_exec(t->b, t->k->code);
     for (unsigned i = 0; i < t->tails; i++) {
-        if (start + t->tail[i].at == a) {
+        if (t->tail[i].at < t->tail[i].end && bt_exec(t->b, code_at(t, t->tail[i].at)) == a) {
             name_tail(t, i, name);
             return true;
         }
@@ -206,9 +211,10 @@ static void symbolic(const struct dump *d, const char *in, char *out)
 static unsigned host_insn(const struct dump *d, u32 at, char *text)
 {
     const struct tr *t = d->t;
-    const u8 *code = t->b->cache.mem.write + t->k->code + at;
+    u32 where = code_at(t, at);
+    u32 room = (at < t->body ? t->body : t->size) - at;
     char raw[TEXT];
-    size_t len = isa_disasm(code, t->k->code_size - at, ISA_MODE_64, bt_exec(t->b, t->k->code + at), raw, sizeof raw);
+    size_t len = isa_disasm(t->b->cache.mem.write + where, room, ISA_MODE_64, bt_exec(t->b, where), raw, sizeof raw);
     symbolic(d, raw, text);
     return len ? (unsigned)len : 1;
 }
@@ -217,16 +223,17 @@ static unsigned host_insn(const struct dump *d, u32 at, char *text)
 static void find_labels(struct dump *d)
 {
     struct tr *t = d->t;
-    u64 start = bt_exec(t->b, t->k->code);
-    const u8 *code = t->b->cache.mem.write + t->k->code;
-    for (u32 at = 0; at < t->k->code_size;) {
-        char text[TEXT];
-        size_t len = isa_disasm(code + at, t->k->code_size - at, ISA_MODE_64, start + at, text, sizeof text);
+    const u64 start = bt_exec(t->b, t->k->code), apart = bt_exec(t->b, code_at(t, t->body));
+    for (u32 at = 0; at < t->size;) {
+        char text[TEXT], name[NAME];
+        const u32 where = code_at(t, at), room = (at < t->body ? t->body : t->size) - at;
+        size_t len =
+            isa_disasm(t->b->cache.mem.write + where, room, ISA_MODE_64, bt_exec(t->b, where), text, sizeof text);
         const char *number = text[0] == 'j' || strncmp(text, "call", 4) == 0 ? strstr(text, " 0x") : NULL;
         u64 to = number ? strtoull(number + 1, NULL, 16) : 0;
         at += len ? (u32)len : 1;
-        char name[NAME];
-        if (to >= start && to < start + t->k->code_size && d->labels < ARRAY_LEN(d->label) && !name_code(d, to, name))
+        bool inside = to - start < t->body || to - apart < t->size - t->body;
+        if (inside && d->labels < ARRAY_LEN(d->label) && !name_code(d, to, name))
             d->label[d->labels++] = to;
     }
 }
@@ -236,7 +243,7 @@ static void find_labels(struct dump *d)
 static void mark(const struct dump *d, u32 at)
 {
     const struct bt_block *k = d->t->k;
-    u64 a = bt_exec(d->t->b, k->code + at);
+    u64 a = bt_exec(d->t->b, code_at(d->t, at));
     char text[TEXT];
     const struct {
         const char *name;
@@ -305,7 +312,7 @@ void dump_block(struct tr *t, u64 page, bool offsets, void (*line)(void *arg, co
     snprintf(text, sizeof text,
              "block %llx: %u instructions, %u bytes; now %u instructions, %u bytes; tails: %u instructions, %u bytes",
              (unsigned long long)(page + k->off), k->n, (unsigned)(k->end - k->off), count(&d, 0, t->body), t->body,
-             count(&d, t->body, k->code_size), k->code_size - t->body);
+             count(&d, t->body, t->size), t->size - t->body);
     line(arg, text);
     find_labels(&d);
     if (t->insn[0].at)
@@ -314,10 +321,10 @@ void dump_block(struct tr *t, u64 page, bool offsets, void (*line)(void *arg, co
         guest_insn(&d, i, text);
         side_by_side(&d, text, t->insn[i].at, i + 1 < t->n ? t->insn[i + 1].at : t->done);
     }
-    if (t->done < t->body)
-        side_by_side(&d, "(end)", t->done, t->body);
+    if (t->done < t->straight)
+        side_by_side(&d, "(end)", t->done, t->straight);
     for (unsigned i = 0; i < t->tails; i++) {
         name_tail(t, i, name);
-        side_by_side(&d, name, t->tail[i].at, i + 1 < t->tails ? t->tail[i + 1].at : k->code_size);
+        side_by_side(&d, name, t->tail[i].at, t->tail[i].end);
     }
 }

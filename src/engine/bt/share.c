@@ -12,9 +12,9 @@
 // A write can join reads when nothing between the leader and it leaves the straight path, or on the stack, which is written to sooner or
 // later: the leader then probes as for a write, though it never makes a page dirty before its time.
 //
-// The range has to lie in one page, which the leader's probe checks as it checks a single access; and where the page is not plain memory the
-// leader's instruction goes to the interpreter and the block is left, because the others have no place. A block on which that happens again
-// and again is translated anew without groups (service.c).
+// The range has to lie in one page of plain memory, which the leader's probe checks as it checks a single access. Where it does not, the
+// others have no place: the code goes on, from the leader's instruction, in a block without groups (BLOCK_ALONE). A block on which that
+// happens again and again is translated anew without groups itself (service.c).
 #include "engine/bt/translate.h"
 
 #define RANGE 256       // bytes that a group may cover

@@ -3,7 +3,7 @@
 //     entry_host:  what brings the flags to where the block wants them first
 //     entry_slot:
 //     the instructions, one after the other
-//     tails, elsewhere: what is rarely run (TLB misses, unlinked branches, edges)
+//     tails: edges, and elsewhere what is rarely run (TLB misses, unlinked branches)
 //
 // Which of the two entries has something to do depends on what comes first in the block, a need for the flags or code that destroys
 // them.
@@ -228,27 +228,35 @@ static bool resumes(const struct tr *t)
     return !t->polled && isa_forms[in->form].cls <= ISA_CLASS_MEM && !bt_is_string(in);
 }
 
-static void emit_tails(struct tr *t)
+// Loops run through edges, the others are rarely run.
+static bool lies_apart(const struct tail *l)
 {
+    return l->kind != TAIL_EDGE;
+}
+
+static void emit_tails_of(struct tr *t, bool apart)
+{
+    const u32 before = apart ? t->body : 0;
+    const u8 *start = apart ? t->cold : t->code;
     for (unsigned i = 0; i < t->tails; i++) {
         struct tail *l = &t->tail[i];
-        if (l->kind != TAIL_EDGE)
+        if (lies_apart(l) != apart)
             continue;
-        l->at = code_used(t);
         t->i = l->insn;
+        l->at = before + (u32)(t->e.p - start);
         emit_tail(t, l);
+        l->end = before + (u32)(t->e.p - start);
     }
+}
+
+static void emit_tails(struct tr *t)
+{
+    t->straight = code_used(t);
+    emit_tails_of(t, false);
     t->body = code_used(t);
     t->e.p = t->cold;
     t->e.end = t->cold + tr_tails_max(t->n);
-    for (unsigned i = 0; i < t->tails; i++) {
-        struct tail *l = &t->tail[i];
-        if (l->kind == TAIL_EDGE)
-            continue;
-        l->at = t->body + (u32)(t->e.p - t->cold);
-        t->i = l->insn;
-        emit_tail(t, l);
-    }
+    emit_tails_of(t, true);
     t->size = t->body + (u32)(t->e.p - t->cold);
 }
 
@@ -356,12 +364,16 @@ static void keep(struct tr *t)
     b->stats.code_bytes += t->size;
 }
 
-static void name_code(struct bt *b, const struct bt_block *k)
+static void name_code(const struct tr *t)
 {
+    const struct bt *b = t->b;
     struct host *h = b->in.v->machine->host;
+    const u64 rip = b->ctx->page_base + t->k->off, apart = (u64)t->cold + t->e.to_exec;
     char name[32];
-    snprintf(name, sizeof name, "bt:%llx", (unsigned long long)(b->ctx->page_base + k->off));
-    h->ops->code_name(h->self, (const void *)bt_exec(b, k->code), k->code_size, name);
+    snprintf(name, sizeof name, "bt:%llx", (unsigned long long)rip);
+    h->ops->code_name(h->self, (const void *)bt_exec(b, t->k->code), t->body, name);
+    snprintf(name, sizeof name, "bt-apart:%llx", (unsigned long long)rip);
+    h->ops->code_name(h->self, (const void *)apart, t->size - t->body, name);
 }
 
 static void log_line(void *host, const char *text)
@@ -384,7 +396,8 @@ struct bt_block *translate(struct bt *b, gva lin, unsigned mode, hva page, gpa p
     u8 code[BT_INSNS * ISA_MAX_LEN + ISA_MAX_LEN];
     unsigned off = (unsigned)(lin & 4095), room = MEM_PAGE_SIZE - off;
     hva page2 = 0;
-    enum bt_share level = b->opts & BT_OPT_SHARE && !(mode & BLOCK_ALONE) ? bt_sharing(b, page, off)->level : SHARE_NOTHING;
+    enum bt_share level =
+        b->opts & BT_OPT_SHARE && !(mode & BLOCK_ALONE) ? bt_sharing(b, page, off)->level : SHARE_NOTHING;
     memset(&t, 0, offsetof(struct tr, insn));
     t.b = b;
     t.wide = bt_mode_64(b->mode);
@@ -414,7 +427,7 @@ struct bt_block *translate(struct bt *b, gva lin, unsigned mode, hva page, gpa p
         return NULL;
     keep(&t);
     if (UNLIKELY(b->in.v->machine->host->names_code))
-        name_code(b, t.k);
+        name_code(&t);
     if (UNLIKELY(host_logs(b->in.v->machine->host, LOG_BT)))
         dump_block(&t, b->ctx->page_base, !b->plain, log_line, b->in.v->machine->host);
     return t.k;

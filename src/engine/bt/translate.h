@@ -90,7 +90,7 @@ struct tr_insn {
     u32 reads; // those that it looks at
 };
 
-// Code that is put out of the way, far from what is run all the time.
+// Code that is put behind the block, or apart.
 enum tail_kind {
     TAIL_SERVICE,
     TAIL_MISS,
@@ -114,7 +114,7 @@ struct tail {
     u8 tag;      // TAIL_MISS: offset of the tag in struct tlb_entry
     u16 skipped; // TAIL_EDGE: instructions of the block that are not run
     u64 back;    // where to go on
-    u32 at;      // its code, from the block's start, as if tails followed the rest
+    u32 at, end; // its code, from the block's start, as if what is apart followed the rest
     u8 insn;     // the instruction it belongs to
 };
 
@@ -129,14 +129,15 @@ struct tr {
     unsigned links, fars; // used
     unsigned tails;
     u8 *code;                // where the block's code begins ...
-    u8 *cold;                // ... and its tails
+    u8 *cold;                // ... and what lies apart
     bool wide;               // 64-bit mode
     bool user;               // CPL 3
     bool cut;                // the bytes end inside the instruction after the last one
     bool failed;             // out of room: give up
     u32 done;                // bytes up to the last instruction's end ...
-    u32 body;                // ... up to the tails ...
-    u32 size;                // ... and with them
+    u32 straight;            // ... up to the tails ...
+    u32 body;                // ... up to what lies apart ...
+    u32 size;                // ... and with that
     bool wrote_flags;        // the current instruction has
     struct bt_recipe recipe; // of the flags that were written last, or RECIPE_NONE
     bool polled;             // the doorbell has been looked at in this block
