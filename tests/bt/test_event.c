@@ -172,6 +172,23 @@ static void interrupts_without_the_interpreter(void **state)
     assert_in_range(engine()->stats.interrupts, TURNS - 2, TURNS);
 }
 
+// A group of accesses on both sides of a page's end.
+static void groups_that_fail_without_the_interpreter(void **state)
+{
+    static const char code[] = "\xb9\x64\0\0\0"   // mov ecx, 100
+                               "\xbb\0\0\x03\0"   // mov ebx, 0x30000
+                               "\x48\x8b\x43\xf8" // again: mov rax, [rbx - 8]
+                               "\x48\x8b\x13"     // mov rdx, [rbx]
+                               "\xff\xc9\x75\xf5" // dec ecx; jnz again
+                               "\xf4";            // hlt
+    (void)state;
+    testvm_put_code(e->t, 0x2fff8, "\x88\x77\x66\x55\x44\x33\x22\x11\0\xff\xee\xdd\xcc\xbb\xaa\x99", 16);
+    run(code, sizeof code - 1);
+    assert_true(e->c->gpr[X86_RAX] == 0x1122334455667788 && e->c->gpr[X86_RDX] == 0x99aabbccddeeff00);
+    assert_in_range(engine()->stats.unshared, 1, TURNS);
+    assert_in_range(stepped(ISA_OP_MOV), 0, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -182,6 +199,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(undefined_instructions_without_the_interpreter, start, env_free),
         cmocka_unit_test_setup_teardown(other_faults_are_delivered_past_the_interpreter, start, env_free),
         cmocka_unit_test_setup_teardown(interrupts_without_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(groups_that_fail_without_the_interpreter, start, env_free),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
