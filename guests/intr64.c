@@ -6,6 +6,8 @@ const char guest_name[] = "intr64";
 
 #define UART_IER 0x3f9
 #define IRQ4_VECTOR 0x24
+#define IPI_VECTOR 0x55
+#define LAPIC 0xfee00000ul
 
 static volatile unsigned taken;
 static volatile word taken_ip, taken_flags;
@@ -163,6 +165,51 @@ static void spurious_and_mask(void)
     CHECK_EQ(inb(0x20) & 0x10, 0);
 }
 
+// --- CR8 ------------------------------------------------------------------------------------------------------------------
+
+static volatile unsigned ipis;
+
+static void lapic_write(unsigned reg, u32 val)
+{
+    *(volatile u32 *)(LAPIC + reg) = val;
+}
+
+static bool on_ipi(struct trap_frame *f)
+{
+    (void)f;
+    ipis = ipis + 1;
+    lapic_write(0xb0, 0); // EOI
+    return true;
+}
+
+static inline void write_cr8(word v)
+{
+    __asm__ volatile("mov %0, %%cr8" ::"r"(v) : "memory");
+}
+
+// Interrupts whose class CR8 does not exceed wait until it does not, and then come at once; often enough for code that is adapted.
+static void task_priority(void)
+{
+    trap_handler[IPI_VECTOR] = on_ipi;
+    lapic_write(0xf0, 0x1ff); // on
+    for (unsigned i = 0; i < 300; i++) {
+        write_cr8(5 + i % 4); // to the IPI's class or above
+        lapic_write(0x300, 0x40000 | IPI_VECTOR);
+        __asm__ volatile("sti; nop; nop" ::: "memory");
+        CHECK_EQ(ipis, i);
+        write_cr8(9 + i % 4); // higher, with an interrupt waiting
+        CHECK_EQ(ipis, i);
+        write_cr8(5);
+        CHECK_EQ(ipis, i);
+        write_cr8(4);
+        __asm__ volatile("nop; cli" ::: "memory");
+        CHECK_EQ(ipis, i + 1);
+        write_cr8(i % 16);
+        write_cr8(0);
+    }
+    lapic_write(0xf0, 0xff);
+}
+
 void guest_main(void)
 {
     trap_handler[IRQ4_VECTOR] = on_irq;
@@ -174,4 +221,5 @@ void guest_main(void)
     rep_interruptible();
     spurious_and_mask();
     from_user();
+    task_priority();
 }

@@ -189,6 +189,25 @@ static void groups_that_fail_without_the_interpreter(void **state)
     assert_in_range(stepped(ISA_OP_MOV), 0, 2);
 }
 
+// 100 times each; what they do is sys64's business.
+static void system_instructions_without_the_interpreter(void **state)
+{
+    static const char code[] = "\xbe\x64\0\0\0"               // mov esi, 100
+                               "\x31\xc0\x31\xc9\x0f\xa2"     // again: xor eax, eax; xor ecx, ecx; cpuid
+                               "\xb9\x02\x01\0\xc0\x0f\x32"   // mov ecx, KERNEL_GS_BASE; rdmsr
+                               "\xff\xc0\x0f\x30"             // inc eax; wrmsr
+                               "\x0f\x20\xd8\x0f\x22\xd8"     // mov rax, cr3; mov cr3, rax
+                               "\x0f\x01\x3c\x25\0\x10\x10\0" // invlpg [0x101000]
+                               "\x0f\x06\x0f\x21\xf8"         // clts; mov rax, dr7
+                               "\xff\xce\x75\xd6"             // dec esi; jnz again
+                               "\x31\xc9\xf4";                // xor ecx, ecx; hlt
+    (void)state;
+    run(code, sizeof code - 1);
+    assert_int_equal(e->c->msr.kernel_gs_base, TURNS);
+    assert_in_range(engine()->stats.light, 5 * (TURNS - 2), 5 * TURNS);
+    assert_in_range(engine()->stats.inner_steps + engine()->stats.steps, 0, 30);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -200,6 +219,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(other_faults_are_delivered_past_the_interpreter, start, env_free),
         cmocka_unit_test_setup_teardown(interrupts_without_the_interpreter, start, env_free),
         cmocka_unit_test_setup_teardown(groups_that_fail_without_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(system_instructions_without_the_interpreter, start, env_free),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,9 +41,7 @@ static bool refresh(struct bt *b)
         k->sp = k->sp_top[user]; // return addresses there are into code of the other mode
         *(u64 *)k->sp = b->glue_ret[bt_number(bt_mode_64(mode), user)];
     }
-    for (unsigned i = 0; i < TLB_VIEW_COUNT; i++)
-        k->view[i] = (u64)x->v->tlb.cur[i].e;
-    k->tlb = k->view[x->view];
+    bt_take_views(b);
     for (unsigned i = 0; i < 2; i++) {
         const struct x86_seg *s = &c->seg[X86_FS + i];
         k->seg_base[i] = s->base;

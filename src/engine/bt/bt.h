@@ -12,6 +12,7 @@
 //   forms.c       what is known of an instruction beforehand
 //   analyse.c     decoding, and which status flags somebody may look at
 //   translate.c   one block
+//   light.c       system instructions in C, without the interpreter
 //   event.c       exceptions, interrupts and IRET
 //   vecstate.c    the guest's vector registers in the host's
 //   flags.c, mem.c, ident.c, vector.c, x87.c, stack.c, string.c, bits.c, sys.c, flow.c    what the code of a block is made of; emit.h encodes it
@@ -128,6 +129,7 @@ enum bt_why {
     BT_PORT,   // run the IN or OUT at a site
     BT_AFTER,  // that has been done, but something is due now
     BT_VECTOR, // ctx.vec does not allow what a vector instruction at a site needs
+    BT_LIGHT,  // run the system instruction at a site in C
     BT_WHYS
 };
 
@@ -148,7 +150,7 @@ struct bt_recipe {
 };
 
 struct bt_site {
-    u16 retry;  // offset in the block's code: start of the probe ...
+    u16 retry;  // offset in the block's code: start of the probe, or BT_LIGHT: where to go on ...
     u16 resume; // ... and of the next instruction, or 0: leave when this one has been run
     u16 block;  // how far before this the block is, in units of BT_UNIT
     u16 call;   // BT_STEP: how far behind the block a struct bt_call is, in units of BT_UNIT, or 0
@@ -277,7 +279,7 @@ struct bt_stats {
     u64 why[BT_WHYS];                                     // calls of service()
     u64 refills, crossings, devices, code_writes, faults; // what became of BT_MISS
     u64 unshared, steps, inner_steps, vec_loads;
-    u64 page_faults, irets, exceptions, soft_ints, interrupts; // past the interpreter
+    u64 page_faults, irets, exceptions, soft_ints, interrupts, light; // past the interpreter
 };
 
 enum {
@@ -310,6 +312,22 @@ struct bt_alone {
 };
 
 enum bt_share { SHARE_ALL, SHARE_NO_UPGRADES, SHARE_NOTHING };
+
+#define BT_CPUIDS 64
+
+// State of the processor that CPUID shows.
+struct bt_cpuid_state {
+    u64 cr4, xcr0, xss, apic_base, misc_enable;
+    bool wide;
+};
+
+// An answer of CPUID.
+struct bt_cpuid {
+    u32 leaf, subleaf;
+    struct bt_cpuid_state state;
+    struct cpuid_regs regs;
+    bool valid;
+};
 
 // Instructions that the interpreter ran, by operation.
 struct bt_stepped {
@@ -368,6 +386,7 @@ struct bt {
     bool alone;                             // find_block() wants one of kind BLOCK_ALONE
     struct bt_alone alones[BT_ALONES];      // by number of the site; of blocks that have not been evicted
     struct bt_form form[ISA_FORM_COUNT];
+    struct bt_cpuid cpuid[BT_CPUIDS]; // by hash of leaf and subleaf
     struct interp in;
 };
 
@@ -448,6 +467,12 @@ static inline struct bt_block *bt_site_block(const struct bt_site *s)
     return (struct bt_block *)(void *)((u8 *)(uintptr_t)s - s->block * BT_UNIT);
 }
 
+// The decoded instruction of a site, or NULL.
+static inline const struct bt_call *bt_call_of(const struct bt_site *s)
+{
+    return s->call ? (const void *)((const u8 *)bt_site_block(s) + s->call * BT_UNIT) : NULL;
+}
+
 static inline struct bt_sharing *bt_sharing(struct bt *b, hva page, unsigned off)
 {
     return &b->sharing[((page >> 12) * 0x9e3779b97f4a7c15ull + off * 0xc2b2ae3d27d4eb4full) >> 52];
@@ -490,6 +515,14 @@ static inline struct bt_jump *bt_jump_slot(struct bt *b, u64 rip)
 {
     struct bt_jump *t = (struct bt_jump *)b->ctx->jump[!bt_mode_64(b->mode)];
     return &t[rip * 9 >> 5 & (BT_JUMPS - 1)];
+}
+
+// Take over where the views of the TLB's current context are; in.view is right.
+static inline void bt_take_views(struct bt *b)
+{
+    for (unsigned i = 0; i < TLB_VIEW_COUNT; i++)
+        b->ctx->view[i] = (u64)b->in.v->tlb.cur[i].e;
+    b->ctx->tlb = b->ctx->view[b->in.view];
 }
 
 // Make GS's base what code relies on: after anything that may have changed what the current context of the TLB is.
@@ -575,6 +608,8 @@ u64 service(struct bt *b);
 u64 service_miss(struct bt *b);
 // The same for the IN or OUT at ctx.site. Where to go on; 0: ctx.why says what service() is to do.
 u64 service_port(struct bt *b);
+// The same for the system instruction at ctx.site (light.c).
+u64 service_light(struct bt *b);
 // Make everything in struct cpu and the interpreter's counters exact, as of the boundary before a site.
 void service_sync(struct bt *b, const struct bt_site *s);
 // The same at `rip`, with `left` instructions of budget.

@@ -275,6 +275,8 @@ static void emit_ways(struct emit *e, struct bt *b, bool wide, bool user)
 // The address of a site or link is in r11d.
 u32 glue_emit(struct bt *b)
 {
+    const void *const light[BT_WHYS] = {
+        [BT_MISS] = &service_miss, [BT_PORT] = &service_port, [BT_LIGHT] = &service_light};
     struct host_code *m = &b->cache.mem;
     struct emit e = {.p = m->write, .end = m->write + 4096, .to_exec = (u64)m->exec - (u64)m->write};
     vecstate_emit(b, &e);
@@ -288,11 +290,11 @@ u32 glue_emit(struct bt *b)
             emit_store(&e, 8, HOST_T1, &b->ctx->site);
         if (why == BT_MISS)
             emit_store(&e, 8, HOST_T0, &b->ctx->addr);
-        if ((why == BT_MISS || why == BT_PORT) && !BT_VEC_EAGER) {
-            emit_light(&e, b, why == BT_MISS ? (const void *)&service_miss : (const void *)&service_port, saved);
+        if (light[why] && !BT_VEC_EAGER) {
+            emit_light(&e, b, light[why], saved);
             continue;
         }
-        emit_store_imm(&e, &b->ctx->why, why == BT_PORT ? BT_STEP : why);
+        emit_store_imm(&e, &b->ctx->why, why == BT_PORT || why == BT_LIGHT ? BT_STEP : why);
         emit_jmp_to(&e, call);
     }
     b->glue_link_host = emit_here(&e);

@@ -73,18 +73,18 @@ static bool vec_back(struct bt *b, u8 need)
     return LIKELY(!need) || vecstate_load(b, need);
 }
 
-// The decoded instruction of a site, or NULL.
-static const struct bt_call *call_of(const struct bt_site *s)
+// May the instruction change what its own block relies on?
+static bool shakes_ground(const struct bt_site *s)
 {
-    return s->call ? (const void *)((const u8 *)bt_site_block(s) + s->call * BT_UNIT) : NULL;
+    return s->op == ISA_OP_MOV_CR || s->op == ISA_OP_WRMSR || s->op == ISA_OP_INVLPG || s->op == ISA_OP_INVPCID;
 }
 
 // Run the instruction at a site in the interpreter. Device accesses may have asked for anything.
 static u64 step(struct bt *b, const struct bt_site *s)
 {
     const struct bt_block *k = bt_site_block(s);
-    const struct bt_call *call = call_of(s);
-    u32 resume = s->resume ? k->code + s->resume : 0;
+    const struct bt_call *call = bt_call_of(s);
+    u32 resume = s->resume && !shakes_ground(s) ? k->code + s->resume : 0;
     u8 vec = s->vec;
     u64 next = b->ctx->page_base + s->off + s->len;
     if (!bt_mode_64(b->mode))
@@ -117,7 +117,7 @@ u64 service_port(struct bt *b)
 {
     const struct bt_site *s = bt_near(b, (u32)b->ctx->site);
     const struct bt_block *k = bt_site_block(s);
-    const struct bt_call *call = call_of(s);
+    const struct bt_call *call = bt_call_of(s);
     u32 resume = k->code + s->resume;
     u8 vec = s->vec;
     bool out = s->op == ISA_OP_OUT;
@@ -140,10 +140,10 @@ u64 service_port(struct bt *b)
     return bt_undisturbed(b) && vec_back(b, vec) ? bt_exec(b, resume) : 0;
 }
 
-// After service_port(), which is not used where instructions are counted.
+// After service_port() and service_light().
 static u64 after(struct bt *b, const struct bt_site *s)
 {
-    service_sync_at(b, b->ctx->page_base + s->off + s->len, b->ctx->left);
+    service_sync_at(b, b->ctx->page_base + s->off + s->len, b->ctx->left + bt_site_block(s)->n - s->idx - 1);
     return go_on(b);
 }
 
@@ -185,7 +185,7 @@ static bool transfer(struct bt *b, const struct bt_site *s, const struct insn *i
 // An instruction that is not translated, or not for what it has met.
 static u64 other(struct bt *b, const struct bt_site *s)
 {
-    const struct bt_call *call = call_of(s);
+    const struct bt_call *call = bt_call_of(s);
     if (s->access >= SITE_RAISES)
         return fault(b, s, &(struct cpu_event){.type = CPU_EVENT_EXCEPTION, .vector = s->access - SITE_RAISES});
     if (!call || (s->op != ISA_OP_IRET && s->op != ISA_OP_INT && s->op != ISA_OP_INT3))

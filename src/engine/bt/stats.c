@@ -84,9 +84,9 @@ static void report_reasons(const struct bt *b, struct text *t)
     say(t, "execution keys changed %llu times\n", N(s->keys));
     say(t,
         "left for other reasons %llu, for the budget %llu; vector state loaded %llu times\n"
-        "past the interpreter: page faults %llu, other exceptions %llu, INT n %llu, interrupts %llu, IRETs %llu\n",
+        "past the interpreter: page faults %llu, other exceptions %llu, INT n %llu, interrupts %llu, IRETs %llu, system instructions %llu\n",
         N(s->why[BT_LEAVE]), N(s->why[BT_BUDGET]), N(s->vec_loads), N(s->page_faults), N(s->exceptions),
-        N(s->soft_ints), N(s->interrupts), N(s->irets));
+        N(s->soft_ints), N(s->interrupts), N(s->irets), N(s->light));
 }
 
 void stats_print(const struct bt *b, char *buf, size_t size)

@@ -29,11 +29,15 @@ static bool reads_cr(const struct insn *in)
            (in->opnd[1].reg <= 4 || in->opnd[1].reg == 8);
 }
 
-static bool writes_cr8(const struct tr *t, const struct insn *in)
+static bool writes_cr(const struct tr *t, const struct insn *in)
 {
-    const struct vcpu_intc *intc = &t->b->in.v->intc;
-    return t->wide && in->opnd[0].kind == ISA_OPND_CR && in->opnd[0].reg == 8 && !(in->prefix & ISA_PFX_LOCK) &&
-           intc->tpr_low;
+    return in->opnd[0].kind == ISA_OPND_CR && !(in->prefix & ISA_PFX_LOCK) &&
+           (in->opnd[0].reg == 3 || (in->opnd[0].reg == 8 && t->wide));
+}
+
+static bool reads_dr(const struct insn *in)
+{
+    return in->opnd[1].kind == ISA_OPND_DR && (in->opnd[1].reg < 4 || in->opnd[1].reg == 6 || in->opnd[1].reg == 7);
 }
 
 bool sys_can(const struct tr *t, const struct insn *in)
@@ -56,7 +60,14 @@ bool sys_can(const struct tr *t, const struct insn *in)
     case ISA_OP_SYSRET: return t->wide && in->opsize == 8;
     case ISA_OP_RDTSC:
     case ISA_OP_RDTSCP: return t->b->host_tsc && !t->b->in.v->machine->clock.icount;
-    case ISA_OP_MOV_CR: return reads_cr(in) || writes_cr8(t, in);
+    case ISA_OP_MOV_CR: return reads_cr(in) || writes_cr(t, in);
+    case ISA_OP_MOV_DR: return reads_dr(in);
+    case ISA_OP_CLTS:
+    case ISA_OP_CPUID:
+    case ISA_OP_RDMSR:
+    case ISA_OP_WRMSR: return true;
+    case ISA_OP_INVLPG: return in->seg < X86_FS && (t->wide || in->seg != X86_CS);
+    case ISA_OP_INVPCID: return mem_can(t, in);
     default: return false;
     }
 }
@@ -362,19 +373,123 @@ static void emit_read_cr(struct tr *t)
     mem_put_reg(t, in->opnd[0].reg, HOST_T1);
 }
 
-// A new value may set interrupts free or hold them back, which is the local APIC's business. The old one does nothing.
-static void emit_write_cr8(struct tr *t)
+static void emit_read_dr(struct tr *t)
 {
-    struct emit *e = &t->e;
+    const struct insn *in = tr_in(t);
+    unsigned n = in->opnd[1].reg;
     begin(t);
     need_cpl0(t);
-    mem_get_reg(t, HOST_T1, tr_in(t)->opnd[1].reg);
-    emit_rm(e, 8, 0x3b, HOST_T1, HOST_T0, CPU(cr8));
+    cpu_imm(t, 0, CPU(dr7), X86_DR7_GD);
     step_if(t, CC_NE);
+    cpu_load(t, tr_natural(t), HOST_T1, n < 4 ? CPU(dr) + 8 * (i32)n : n == 6 ? CPU(dr6) : CPU(dr7));
+    mem_put_reg(t, in->opnd[0].reg, HOST_T1);
+}
+
+static void emit_clts(struct tr *t)
+{
+    begin(t);
+    need_cpl0(t);
+    cpu_imm(t, 4, CPU(cr0), ~(u32)X86_CR0_TS);
+}
+
+// --- by light.c -------------------------------------------------------------------------------------------------------------
+
+// What it needs is in ctx.tmp, the flags are in the slot.
+static void call_light(struct tr *t)
+{
+    struct bt_site *s = tr_site(t);
+    s->call = tr_now(t)->call ? t->i + 1 : 0;
+    emit_mov_imm32(&t->e, HOST_T1, tr_distance(t, s));
+    emit_jmp_to(&t->e, t->b->glue[BT_LIGHT]);
+    s->retry = tr_offset(t, emit_here(&t->e));
+}
+
+static void emit_cpuid(struct tr *t)
+{
+    flags_in_slot(t);
+    call_light(t);
+    emit_load(&t->e, 8, X86_RBX, &t->b->ctx->tmp[0]);
+}
+
+static void emit_msr(struct tr *t)
+{
+    flags_in_slot(t);
+    call_light(t);
+}
+
+// CR8 is the local APIC's business: a lower value may set interrupts free. The same one does nothing, and neither does a higher one where no
+// interrupt is due.
+static void emit_higher_cr8(struct tr *t, u8 *done[2])
+{
+    struct emit *e = &t->e;
+    u8 *other[4];
+    get_cpu(t);
+    emit_rm(e, 4, 0x80, 7, HOST_T0, CPU(cpl)); // cmp byte, 0
+    emit1(e, 0);
+    other[0] = emit_jcc(e, CC_NE);
     emit_mov_imm(e, HOST_T1, (u64)t->b->in.v->intc.tpr_low);
     emit_rm(e, 4, 0x80, 7, HOST_T1, 0); // cmp byte, 0
     emit1(e, 0);
-    step_if(t, CC_NE);
+    other[1] = emit_jcc(e, CC_NE);
+    mem_get_reg(t, HOST_T1, tr_in(t)->opnd[1].reg);
+    emit_rm(e, 8, 0x3b, HOST_T1, HOST_T0, CPU(cr8));
+    done[0] = emit_jcc(e, CC_E);
+    other[2] = emit_jcc(e, CC_B);
+    emit_alu_imm(e, 8, 7, HOST_T1, 15);
+    other[3] = emit_jcc(e, CC_A);
+    emit_rm(e, 4, 0x83, 7, HOST_T0, CPU_REQUEST); // cmp dword, 0
+    emit1(e, 0);
+    u8 *due = emit_jcc(e, CC_NE);
+    cpu_store(t, 8, HOST_T1, CPU(cr8));
+    done[1] = emit_jmp(e);
+    emit_patch(e, due, emit_here(e));
+    for (unsigned i = 0; i < ARRAY_LEN(other); i++)
+        emit_patch(e, other[i], emit_here(e));
+}
+
+static void emit_write_cr(struct tr *t)
+{
+    const struct insn *in = tr_in(t);
+    bool quick = in->opnd[0].reg == 8 && t->b->in.v->intc.tpr_low;
+    u8 *done[2];
+    flags_in_slot(t);
+    if (quick)
+        emit_higher_cr8(t, done);
+    mem_get_reg(t, HOST_T1, in->opnd[1].reg);
+    if (!t->wide)
+        emit_mov_rr(&t->e, 4, HOST_T1, HOST_T1);
+    emit_store(&t->e, 8, HOST_T1, &t->b->ctx->tmp[0]);
+    call_light(t);
+    for (unsigned i = 0; i < ARRAY_LEN(done) && quick; i++)
+        emit_patch(&t->e, done[i], emit_here(&t->e));
+}
+
+// Segments have no base.
+static void emit_invlpg(struct tr *t)
+{
+    flags_in_slot(t);
+    mem_ea(t, HOST_T0);
+    emit_store(&t->e, 8, HOST_T0, &t->b->ctx->tmp[0]);
+    call_light(t);
+}
+
+static void emit_invpcid(struct tr *t)
+{
+    struct emit *e = &t->e;
+    struct bt_ctx *c = t->b->ctx;
+    flags_in_slot(t);
+    get_cpu(t);
+    need_cpl0(t);
+    mem_operand(t, 16, false);
+    for (unsigned i = 0; i < 2; i++) {
+        emit_rm(e, 8, 0x8b, HOST_T1, HOST_T0, 8 * (i32)i);
+        emit_store(e, 8, HOST_T1, &c->tmp[i]);
+    }
+    mem_get_reg(t, HOST_T1, tr_in(t)->opnd[0].reg);
+    if (!t->wide)
+        emit_mov_rr(e, 4, HOST_T1, HOST_T1);
+    emit_store(e, 8, HOST_T1, &c->tmp[2]);
+    call_light(t);
 }
 
 // --- ports ------------------------------------------------------------------------------------------------------------------
@@ -518,7 +633,14 @@ bool tr_sys(struct tr *t)
     case ISA_OP_WRGSBASE: emit_write_base(t, in->op == ISA_OP_WRGSBASE); return true;
     case ISA_OP_RDTSC: emit_rdtsc(t, false); return true;
     case ISA_OP_RDTSCP: emit_rdtsc(t, true); return true;
-    case ISA_OP_MOV_CR: reads_cr(in) ? emit_read_cr(t) : emit_write_cr8(t); return true;
+    case ISA_OP_MOV_CR: reads_cr(in) ? emit_read_cr(t) : emit_write_cr(t); return true;
+    case ISA_OP_MOV_DR: emit_read_dr(t); return true;
+    case ISA_OP_CLTS: emit_clts(t); return true;
+    case ISA_OP_CPUID: emit_cpuid(t); return true;
+    case ISA_OP_RDMSR:
+    case ISA_OP_WRMSR: emit_msr(t); return true;
+    case ISA_OP_INVLPG: emit_invlpg(t); return true;
+    case ISA_OP_INVPCID: emit_invpcid(t); return true;
     case ISA_OP_IN:
     case ISA_OP_OUT: emit_port(t); return true;
     case ISA_OP_SYSCALL: emit_syscall(t); return true;

@@ -1,0 +1,240 @@
+// System instructions that need C, but neither the interpreter nor more than the registers that C destroys: MSRs, CPUID, and what changes or
+// invalidates the TLB.
+//
+// Translated code puts what the instruction needs beyond RAX, RCX and RDX into ctx.tmp and calls service_light() by way of the glue. Each
+// function here checks first and changes nothing where it says LIGHT_NOT: faults and whatever is unusual are the interpreter's. The block
+// goes on behind the instruction when its code is sure to be mapped where it was; the execution key tells.
+#include <string.h>
+
+#include "core/msr.h"
+#include "engine/bt/vecstate.h"
+
+enum light {
+    LIGHT_NOT,  // for the interpreter; nothing has changed
+    LIGHT_DONE, // on behind it
+    LIGHT_LEAVE // done, but something may be due now, or the code be elsewhere
+};
+
+// --- CPUID --------------------------------------------------------------------------------------------------------------------
+
+// What the answers follow from apart from leaf and subleaf.
+static struct bt_cpuid_state cpuid_state(const struct cpu *c)
+{
+    return (struct bt_cpuid_state){.cr4 = c->cr4,
+                                   .xcr0 = c->xcr0,
+                                   .xss = c->msr.xss,
+                                   .apic_base = c->msr.apic_base,
+                                   .misc_enable = c->msr.misc_enable,
+                                   .wide = cpu_64bit(c)};
+}
+
+static bool same_state(const struct bt_cpuid_state *a, const struct bt_cpuid_state *b)
+{
+    return a->cr4 == b->cr4 && a->xcr0 == b->xcr0 && a->xss == b->xss && a->apic_base == b->apic_base &&
+           a->misc_enable == b->misc_enable && a->wide == b->wide;
+}
+
+static const struct cpuid_regs *cpuid(struct bt *b, u32 leaf, u32 subleaf)
+{
+    struct bt_cpuid_state now = cpuid_state(b->in.c);
+    struct bt_cpuid *k = &b->cpuid[(leaf ^ leaf >> 28 ^ subleaf << 3) % BT_CPUIDS];
+    if (!k->valid || k->leaf != leaf || k->subleaf != subleaf || !same_state(&k->state, &now)) {
+        vecstate_park(b);
+        *k = (struct bt_cpuid){
+            .valid = true, .leaf = leaf, .subleaf = subleaf, .state = now, .regs = cpuid_guest(b->in.v, leaf, subleaf)};
+    }
+    return &k->regs;
+}
+
+// RBX goes by way of ctx.tmp[0].
+static enum light light_cpuid(struct bt *b)
+{
+    u64 *gpr = b->in.c->gpr;
+    const struct cpuid_regs *r = cpuid(b, (u32)gpr[X86_RAX], (u32)gpr[X86_RCX]);
+    gpr[X86_RAX] = r->eax;
+    b->ctx->tmp[0] = r->ebx;
+    gpr[X86_RCX] = r->ecx;
+    gpr[X86_RDX] = r->edx;
+    return LIGHT_DONE;
+}
+
+// --- MSRs ---------------------------------------------------------------------------------------------------------------------
+
+// Registers that hold a canonical address, or NULL.
+static u64 *address_msr(struct cpu *c, u32 index)
+{
+    switch (index) {
+    case X86_MSR_FS_BASE: return &c->seg[X86_FS].base;
+    case X86_MSR_GS_BASE: return &c->seg[X86_GS].base;
+    case X86_MSR_KERNEL_GS_BASE: return &c->msr.kernel_gs_base;
+    case X86_MSR_LSTAR: return &c->msr.lstar;
+    default: return NULL;
+    }
+}
+
+// Does the local APIC answer? Its registers are of one kind: nothing about translated code depends on them.
+static bool is_apic(u32 index)
+{
+    return index == X86_MSR_TSC_DEADLINE || (index >= X86_MSR_X2APIC_FIRST && index <= X86_MSR_X2APIC_FIRST + 0xff);
+}
+
+// Time and devices want to know exactly how many instructions have been run, where those are counted.
+static bool read_msr(struct bt *b, u32 index, u64 *val)
+{
+    struct cpu *c = b->in.c;
+    const u64 *reg = cpu_long_mode(c) ? address_msr(c, index) : NULL;
+    if (reg) {
+        *val = *reg;
+        return true;
+    }
+    if (b->counting)
+        return false;
+    vecstate_park(b);
+    return msr_read(b->in.v, index, val);
+}
+
+static enum light light_rdmsr(struct bt *b)
+{
+    u64 val, *gpr = b->in.c->gpr;
+    if (b->in.c->cpl || !read_msr(b, (u32)gpr[X86_RCX], &val))
+        return LIGHT_NOT;
+    gpr[X86_RAX] = (u32)val;
+    gpr[X86_RDX] = val >> 32;
+    return b->counting || bt_undisturbed(b) ? LIGHT_DONE : LIGHT_LEAVE;
+}
+
+static enum light light_wrmsr(struct bt *b)
+{
+    struct cpu *c = b->in.c;
+    const u64 *gpr = c->gpr;
+    u32 index = (u32)gpr[X86_RCX];
+    u64 val = gpr[X86_RDX] << 32 | (u32)gpr[X86_RAX];
+    u64 *reg = address_msr(c, index);
+    if (c->cpl)
+        return LIGHT_NOT;
+    if (reg && cpu_long_mode(c)) {
+        if (!gva_canonical(val))
+            return LIGHT_NOT;
+        *reg = val;
+        b->ctx->seg_base[0] = c->seg[X86_FS].base;
+        b->ctx->seg_base[1] = c->seg[X86_GS].base;
+        return LIGHT_DONE;
+    }
+    bool plain = is_apic(index) || index == X86_MSR_SPEC_CTRL || index == X86_MSR_PRED_CMD;
+    if (b->counting || !plain)
+        return LIGHT_NOT;
+    vecstate_park(b);
+    if (!msr_write(b->in.v, index, val))
+        return LIGHT_NOT;
+    return bt_undisturbed(b) ? LIGHT_DONE : LIGHT_LEAVE;
+}
+
+// --- control registers, invalidation ------------------------------------------------------------------------------------------
+
+// The TLB is another one, or has lost entries.
+static enum light mappings_changed(struct bt *b)
+{
+    struct bt_ctx *k = b->ctx;
+    bool user = bt_mode_user(b->mode);
+    u64 key = bt_key(b, user);
+    b->in.view = mmu_view(b->in.c);
+    bt_take_views(b);
+    bt_take_keys(b);
+    bt_set_gs(b);
+    return bt_key(b, user) == key && !atomic_load_explicit(&k->doorbell, memory_order_relaxed) ? LIGHT_DONE
+                                                                                               : LIGHT_LEAVE;
+}
+
+static enum light light_cr3(struct bt *b, u64 val)
+{
+    struct vcpu *v = b->in.v;
+    struct cpu *c = b->in.c;
+    bool pcide = c->cr4 & X86_CR4_PCIDE, noflush = pcide && val & X86_CR3_NOFLUSH;
+    if (pcide)
+        val &= ~X86_CR3_NOFLUSH;
+    if (!cpu_long_mode(c) || val >> (v->model ? v->model->maxphyaddr : 48))
+        return LIGHT_NOT;
+    c->cr3 = val;
+    mmu_cr3_loaded(v, noflush);
+    return mappings_changed(b);
+}
+
+static enum light light_cr8(struct bt *b, u64 val)
+{
+    const struct vcpu_intc *intc = &b->in.v->intc;
+    if (val & ~15ull || b->counting)
+        return LIGHT_NOT;
+    vecstate_park(b);
+    b->in.c->cr8 = val;
+    if (intc->cr8_written)
+        intc->cr8_written(intc->intc);
+    return bt_undisturbed(b) ? LIGHT_DONE : LIGHT_LEAVE;
+}
+
+// ctx.tmp[0]: the value.
+static enum light light_mov_cr(struct bt *b, const struct bt_site *s)
+{
+    const struct bt_call *call = bt_call_of(s);
+    if (b->in.c->cpl || !call)
+        return LIGHT_NOT;
+    switch (call->in.opnd[0].reg) {
+    case 3: return light_cr3(b, b->ctx->tmp[0]);
+    case 8: return light_cr8(b, b->ctx->tmp[0]);
+    default: return LIGHT_NOT;
+    }
+}
+
+// ctx.tmp[0]: the address.
+static enum light light_invlpg(struct bt *b)
+{
+    gva a = b->ctx->tmp[0];
+    if (b->in.c->cpl)
+        return LIGHT_NOT;
+    if (!gva_canonical(a))
+        return LIGHT_DONE;
+    mmu_invlpg(b->in.v, a);
+    return mappings_changed(b);
+}
+
+enum { INVPCID_ADDRESS, INVPCID_CONTEXT, INVPCID_ALL_GLOBAL, INVPCID_ALL };
+
+// ctx.tmp: the descriptor, and the type.
+static enum light light_invpcid(struct bt *b)
+{
+    const u64 *desc = b->ctx->tmp, type = b->ctx->tmp[2];
+    struct tlb *t = &b->in.v->tlb;
+    u16 pcid = (u16)desc[0];
+    if (b->in.c->cpl || type > INVPCID_ALL || desc[0] >> 12 ||
+        (type <= INVPCID_CONTEXT && pcid && !(b->in.c->cr4 & X86_CR4_PCIDE)) ||
+        (type == INVPCID_ADDRESS && !gva_canonical(desc[1])))
+        return LIGHT_NOT;
+    switch (type) {
+    case INVPCID_ADDRESS: tlb_flush_pcid_gva(t, pcid, desc[1]); break;
+    case INVPCID_CONTEXT: tlb_flush_pcid(t, pcid); break;
+    case INVPCID_ALL_GLOBAL: tlb_flush_all(t); break;
+    default: tlb_flush_all_nonglobal(t); break;
+    }
+    return mappings_changed(b);
+}
+
+static enum light run(struct bt *b, const struct bt_site *s)
+{
+    switch (s->op) {
+    case ISA_OP_CPUID: return light_cpuid(b);
+    case ISA_OP_RDMSR: return light_rdmsr(b);
+    case ISA_OP_WRMSR: return light_wrmsr(b);
+    case ISA_OP_MOV_CR: return light_mov_cr(b, s);
+    case ISA_OP_INVLPG: return light_invlpg(b);
+    case ISA_OP_INVPCID: return light_invpcid(b);
+    default: return LIGHT_NOT;
+    }
+}
+
+u64 service_light(struct bt *b)
+{
+    const struct bt_site *s = bt_near(b, (u32)b->ctx->site);
+    enum light r = run(b, s);
+    b->ctx->why = r == LIGHT_LEAVE ? BT_AFTER : BT_STEP;
+    b->stats.light += r != LIGHT_NOT;
+    return r == LIGHT_DONE ? bt_exec(b, bt_site_block(s)->code + s->retry) : 0;
+}
