@@ -58,7 +58,7 @@ INTERP_OBJS += engine/interp/seg.o engine/interp/segops.o engine/interp/frame.o 
 INTERP_OBJS += engine/interp/iret.o engine/interp/event.o engine/interp/task.o
 INTERP_OBJS += engine/interp/ctl.o engine/interp/sys.o engine/interp/syscall.o
 CACHE_OBJS := $(addprefix engine/cache/,cache.o store.o build.o slow.o alu.o data.o branch.o vector.o pairs.o)
-BT_OBJS := $(addprefix engine/bt/,bt.o service.o event.o glue.o codecache.o link.o analyse.o forms.o translate.o share.o flags.o mem.o ident.o vector.o x87.o vecstate.o)
+BT_OBJS := $(addprefix engine/bt/,bt.o service.o adapt.o event.o glue.o codecache.o link.o analyse.o forms.o translate.o share.o flags.o mem.o ident.o vector.o x87.o vecstate.o)
 BT_OBJS += $(addprefix engine/bt/,stack.o string.o bits.o sys.o light.o flow.o dump.o stats.o)
 DEV_OBJS := dev/uart16550.o dev/i8259.o dev/ioapic.o dev/hpet.o dev/misc.o dev/lapic.o dev/fw_cfg.o dev/i8254.o dev/mc146818.o
 DEV_OBJS += dev/pci.o dev/i440fx.o dev/piix.o
@@ -94,7 +94,7 @@ UNIT_TESTS += interp/test_int
 UNIT_TESTS += dev/test_fw_cfg board/test_pc_fw_cfg board/test_shadow board/test_acpi dev/test_pci dev/test_piix board/test_pc_pci
 UNIT_TESTS += dev/test_virtio dev/test_virtio_blk dev/test_virtio_balloon dev/test_virtio_console host/test_blockio host/test_blockio_faults
 UNIT_TESTS += interp/test_debug gdb/test_gdb
-UNIT_TESTS += bt/golden bt/test_emit bt/test_codecache bt/test_event
+UNIT_TESTS += bt/golden bt/test_emit bt/test_codecache bt/test_event bt/test_adapt
 UNIT_TESTS += host/test_chardev host/test_memory cli/test_options cli/test_lockstep
 # Every other program or image that tests/suite refers to: built before `make check` runs it.
 CHECK_BUILDS = $(GUEST_IMAGES) $(G)/stress $(G)/trial64 $(G)/trial32

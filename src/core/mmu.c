@@ -397,6 +397,19 @@ bool mmu_peek(const struct vcpu *v, gva a, gpa *out)
     }
 }
 
+// A page that is not memory.
+static void fill_device(struct vcpu *v, gva a, enum tlb_view view, const struct mmu_page *page)
+{
+    unsigned perm = permissions(&v->cpu, page->prot, view);
+    tlb_fill(&v->tlb, view, a,
+             &(struct tlb_page){.phys = page->addr & ~0xfffull,
+                                .shift = (unsigned)__builtin_ctzll(page->page_size),
+                                .global = page->global,
+                                .r = perm & PERM_R,
+                                .w = perm & PERM_W && page->dirty,
+                                .device = true});
+}
+
 bool mmu_fill(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view, hva *host, gpa *phys,
               struct mmu_fault *fault)
 {
@@ -409,8 +422,10 @@ bool mmu_fill(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
     *phys = page.addr;
     *host = 0;
     const struct mem_region *r = mem_find(&v->machine->mem, page.addr);
-    if (UNLIKELY(!r || (r->kind != MEM_RAM && r->kind != MEM_ROM)) || mem_is_own(&v->machine->mem, v->id, page.addr))
+    if (UNLIKELY(!r || (r->kind != MEM_RAM && r->kind != MEM_ROM)) || mem_is_own(&v->machine->mem, v->id, page.addr)) {
+        fill_device(v, a, view, &page);
         return true;
+    }
 
     u64 off = page.addr - r->base;
     bool writable = r->kind == MEM_RAM && page.dirty;
@@ -456,6 +471,8 @@ static bool piece_find(struct vcpu *v, gva a, enum mmu_access access, enum tlb_v
     case MMU_WRITE: p->host = tlb_write(&v->tlb, view, a, 1); break;
     case MMU_EXEC: p->host = tlb_exec(&v->tlb, view, a); break;
     }
+    if (UNLIKELY(!p->host) && access != MMU_EXEC && tlb_device(&v->tlb, view, a, access == MMU_WRITE, &p->phys))
+        return true;
     return p->host || mmu_fill(v, a, access, view, &p->host, &p->phys, fault);
 }
 

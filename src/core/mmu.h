@@ -39,7 +39,7 @@ bool mmu_walk(struct vcpu *v, gva a, enum mmu_access access, enum tlb_view view,
 // The same without side effects and for the debugger: no A/D updates, no permission checks.
 bool mmu_peek(const struct vcpu *v, gva a, gpa *out);
 
-// Slow path of a TLB probe: walk, fill the TLB where the page is RAM or ROM, and give the host address of `a` for this
+// Slow path of a TLB probe: walk, fill the TLB (pages that are not memory: for tlb_device()), and give the host address of `a` for this
 // access in *host. *host is 0 where the access must go through mem_load/mem_store on *phys (always set): MMIO, holes,
 // the page that a processor has for itself, writes to ROM and writes to a page with code. (A locked operation on a page with code: mem_write_ptr.) Returns false
 // with *fault on a page fault, after dropping what the TLB held for `a` (SDM 3A 4.10.4.1). All that for the page of `a`

@@ -29,9 +29,11 @@ static gpa entry_phys(const struct tlb_table *tab, unsigned i)
     return tab->phys[i] & ~0xfffull;
 }
 
+// What is in entry i, whose tag may be tlb_device_tag().
 static gva entry_gva(const struct tlb_table *tab, unsigned i)
 {
-    return tab->e[i].tag_r != tlb_invalid(i) ? tab->e[i].tag_r : tab->tag_x[i];
+    gva tag = tab->e[i].tag_r != tlb_invalid(i) ? tab->e[i].tag_r : tab->tag_x[i];
+    return (tag & ~((gva)(TLB_ENTRIES - 1) << 12)) | (gva)i << 12;
 }
 
 static u16 *large_count(struct tlb_table *tab, gva a, unsigned shift)
@@ -307,7 +309,7 @@ void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p
 {
     struct tlb_table *tab = &t->cur[view];
     unsigned i = tlb_index(a);
-    gva page = a & ~0xfffull;
+    gva page = a & ~0xfffull, tag = UNLIKELY(p->device) ? tlb_device_tag(page) : page;
 
     if (!(p->r || p->x)) {
         entry_drop(tab, i);
@@ -318,8 +320,8 @@ void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p
     if (UNLIKELY(b->large & bit))
         forget_large(tab, i);
     tab->e[i] = (struct tlb_entry){
-        .tag_r = p->r ? page : tlb_invalid(i),
-        .tag_w = p->w && p->r ? page : tlb_invalid(i),
+        .tag_r = p->r ? tag : tlb_invalid(i),
+        .tag_w = p->w && p->r ? tag : tlb_invalid(i),
         .addend = p->host - page,
         .page = p->host,
     };
@@ -327,7 +329,7 @@ void tlb_fill(struct tlb *t, enum tlb_view view, gva a, const struct tlb_page *p
     tab->phys[i] = p->phys | p->shift;
     b->valid |= bit;
     b->global = p->global ? b->global | bit : b->global & ~bit;
-    b->writable = p->w && p->r ? b->writable | bit : b->writable & ~bit;
+    b->writable = p->w && p->r && !p->device ? b->writable | bit : b->writable & ~bit;
     b->large = p->shift > 12 ? b->large | bit : b->large & ~bit;
     if (p->shift > 12)
         ++*large_count(tab, a, p->shift);

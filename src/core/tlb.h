@@ -9,6 +9,9 @@
 // crossing. An invalid tag is the address of a page whose entry is another one, so that no address at all, canonical or not,
 // matches it where it is looked for.
 //
+// Pages that are not memory are entered, too, so that those of a device need not be looked for in the page tables each time. Their
+// tags are the address of a page with another entry (tlb_device_tag()), so nothing matches them either; tlb_device() asks for them.
+//
 // Execution keys. An engine that has once found code by way of a tag wants to go there again without a probe, also when the entry has
 // meanwhile made room for another. tlb.key[] is a number for "this address space at this privilege, with the executable pages that it has
 // had so far": as long as it is the same, every page from which code was executed (whose tag_x was valid) under it may still be
@@ -93,6 +96,7 @@ struct tlb_page {
     unsigned shift; // log2 of the size of the guest's page
     bool global;
     bool r, w, x; // which tags become valid
+    bool device;  // it is not memory: the tags are for tlb_device()
 };
 
 static inline unsigned tlb_index(gva a)
@@ -126,6 +130,22 @@ static inline hva tlb_exec(const struct tlb *t, enum tlb_view view, gva a)
     const struct tlb_table *tab = &t->cur[view];
     u64 off = a - tab->tag_x[tlb_index(a)];
     return off <= 4095u ? tab->e[tlb_index(a)].page + off : 0;
+}
+
+static inline gva tlb_device_tag(gva page)
+{
+    return page ^ 0x1000;
+}
+
+// Is the access one to a page that is not memory, and permitted? Then *phys is where.
+static inline bool tlb_device(const struct tlb *t, enum tlb_view view, gva a, bool write, gpa *phys)
+{
+    unsigned i = tlb_index(a);
+    const struct tlb_table *tab = &t->cur[view];
+    if ((write ? tab->e[i].tag_w : tab->e[i].tag_r) != tlb_device_tag(a & ~0xfffull))
+        return false;
+    *phys = (tab->phys[i] & ~0xfffull) | (a & 0xfff);
+    return true;
 }
 
 // Must be called before the first probe: a zeroed table would match page 0. The memory was zeroed before the first call; another

@@ -6,6 +6,7 @@
 //
 //   bt.c          the loop around translated code, engine operations
 //   service.c     what translated code calls: TLB misses, instructions for the interpreter, branches without a link
+//   adapt.c       accesses that keep missing the TLB for another reason than that it is small
 //   glue.c        the code between C and translated code
 //   codecache.c   memory for blocks: look-up, eviction, invalidation
 //   link.c        branches from block to block
@@ -41,6 +42,7 @@
 #ifndef POGO_ENGINE_BT_H
 #define POGO_ENGINE_BT_H
 
+#include "engine/bt/adapt.h"
 #include "engine/bt/emit.h"
 #include "engine/host_flags.h"
 #include "engine/interp/interp.h"
@@ -69,6 +71,7 @@ struct bt;
 // What became of a miss of the TLB.
 struct bt_missed {
     u64 *outcome;           // the counter for it
+    gpa phys;               // where the access goes, if it was found out
     bool good;              // the probe will hit
     bool forbidden;         // the page tables do not allow the access ...
     struct mmu_fault fault; // ... and this comes of it
@@ -116,6 +119,9 @@ struct bt_ctx {
     u32 fop, fseg;            // FOP_OLD, ~0: not set since then
     u64 xstate_bv;            // of struct cpu, meanwhile
     u64 view[TLB_VIEW_COUNT]; // struct tlb_entry *: each view of the current context
+    u64 bounce_to;            // where the copy of an operand is wanted ...
+    u64 bounce_at;            // ... HOST_T0 for it ...
+    u8 bounce[ADAPT_BOUNCE] __attribute__((aligned(ADAPT_BOUNCE))); // ... and that copy
 };
 
 // Why translated code calls service().
@@ -127,6 +133,7 @@ enum bt_why {
     BT_LINK,   // a direct branch has no usable link
     BT_LOOKUP, // go to ctx.target
     BT_PORT,   // run the IN or OUT at a site
+    BT_ADAPT,  // a probe of the TLB failed for ctx.addr at a site that is special: ctx.site is the number of its record
     BT_AFTER,  // that has been done, but something is due now
     BT_VECTOR, // ctx.vec does not allow what a vector instruction at a site needs
     BT_LIGHT,  // run the system instruction at a site in C
@@ -153,12 +160,15 @@ struct bt_site {
     u16 retry;  // offset in the block's code: start of the probe, or BT_LIGHT: where to go on ...
     u16 resume; // ... and of the next instruction, or 0: leave when this one has been run
     u16 block;  // how far before this the block is, in units of BT_UNIT
-    u16 call;   // BT_STEP: how far behind the block a struct bt_call is, in units of BT_UNIT, or 0
-    u16 off;    // of the instruction in its page
-    u16 op;     // enum isa_op
-    u16 size;   // bytes that the probe is for
-    u8 len;     // of the instruction
-    u8 idx;     // number of the instruction in its block
+    union {
+        u16 call; // BT_STEP: how far behind the block a struct bt_call is, in units of BT_UNIT, or 0
+        u16 miss; // of a probe (`size` is not 0): offset in the block's code of the displacement of its jump to its tail
+    };
+    u16 off;  // of the instruction in its page
+    u16 op;   // enum isa_op
+    u16 size; // bytes that the probe is for
+    u8 len;   // of the instruction
+    u8 idx;   // number of the instruction in its block
     u8 access; // SITE_*; BT_VECTOR: the VEC_* needed; BT_STEP: SITE_RAISES + the exception that is all that comes of it, or 0
     u8 vec; // VEC_*: what code at `retry` and `resume` relies on
     union {
@@ -361,6 +371,7 @@ struct bt {
     u64 glue_enter;                               // executable addresses
     u64 vec_store, vec_load, x87_store, x87_load; // the same; vecstate.c
     u64 glue[BT_WHYS], glue_link_host, glue_step_host;
+    u64 glue_bounce;                                             // to ctx.bounce_to, with ctx.bounce_at in HOST_T0
     u64 glue_ret[4], glue_far[4], glue_lookup[4], glue_renew[4]; // by bt_number()
     u32 opts;                                                    // enum bt_opt: those that are on
     u32 limit;                                                   // instructions in a block, at most
@@ -387,6 +398,7 @@ struct bt {
     struct bt_alone alones[BT_ALONES];      // by number of the site; of blocks that have not been evicted
     struct bt_form form[ISA_FORM_COUNT];
     struct bt_cpuid cpuid[BT_CPUIDS]; // by hash of leaf and subleaf
+    struct adapt adapt;
     struct interp in;
 };
 
@@ -470,7 +482,7 @@ static inline struct bt_block *bt_site_block(const struct bt_site *s)
 // The decoded instruction of a site, or NULL.
 static inline const struct bt_call *bt_call_of(const struct bt_site *s)
 {
-    return s->call ? (const void *)((const u8 *)bt_site_block(s) + s->call * BT_UNIT) : NULL;
+    return s->call && !s->size ? (const void *)((const u8 *)bt_site_block(s) + s->call * BT_UNIT) : NULL;
 }
 
 static inline struct bt_sharing *bt_sharing(struct bt *b, hva page, unsigned off)
@@ -576,6 +588,8 @@ void codecache_room(struct bt *b, u32 code, u32 cold, u32 meta);
 void codecache_add(struct bt *b, struct bt_block *k);
 // Forget blocks that overlap [off, off+len) of a host page: see keeper_ops.drop.
 bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len, u64 *dropped);
+// Was any block made of bytes in [off, off+len) of a host page?
+bool codecache_overlaps(const struct bt *b, hva page, unsigned off, unsigned len);
 void codecache_flush(struct bt *b);
 // Forget one block.
 void codecache_kill(struct bt *b, struct bt_block *k);
@@ -610,10 +624,26 @@ u64 service_miss(struct bt *b);
 u64 service_port(struct bt *b);
 // The same for the system instruction at ctx.site (light.c).
 u64 service_light(struct bt *b);
+// Status flags that a site says how to find, into RFLAGS.
+void service_follow_recipe(struct cpu *c, const struct bt_recipe *r);
 // Make everything in struct cpu and the interpreter's counters exact, as of the boundary before a site.
 void service_sync(struct bt *b, const struct bt_site *s);
 // The same at `rip`, with `left` instructions of budget.
 void service_sync_at(struct bt *b, u64 rip, i64 left);
+
+// --- adapt.c --------------------------------------------------------------------------------------------------------------------
+
+// Called by translated code through the glue, with all of the guest's registers in struct cpu, for a miss of the TLB at a site that is
+// special. Where to go on; 0: ctx.why says what service() is to do.
+u64 adapt_serve(struct bt *b);
+// An access at a site has missed for a reason that may last.
+void adapt_slow(struct bt *b, const struct bt_site *s, enum adapt_reason why);
+// The port I/O at a site went past the interpreter.
+void adapt_port(struct bt *b, const struct bt_site *s);
+// Sites in [lo, hi), distances from the start of the near memory, are no more.
+void adapt_forget(struct bt *b, u32 lo, u32 hi);
+// Make a site special, if there is a way. The vector state is parked.
+void adapt_specialise(struct bt *b, const struct bt_site *s, struct adapt_site *a);
 
 // --- event.c --------------------------------------------------------------------------------------------------------------------
 

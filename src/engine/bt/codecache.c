@@ -144,6 +144,7 @@ void codecache_flush(struct bt *b)
         m->part[i].code_used = m->part[i].cold_used = m->part[i].meta_used = 0;
     m->now = 0;
     b->unlinked = 0;
+    adapt_forget(b, 0, ~0u);
     forget_jumps(b, 0, (u32)m->mem.size);
 }
 
@@ -300,6 +301,17 @@ bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len, u64 *dro
     return left;
 }
 
+bool codecache_overlaps(const struct bt *b, hva page, unsigned off, unsigned len)
+{
+    for (u32 member = b->cache.by_page[hash_page(&b->cache, page)]; member;) {
+        struct bt_block *k = block_of_member(b, member);
+        if (member_page(k, member) == page && member_overlaps(k, member, off, len))
+            return true;
+        member = *member_peer(k, member);
+    }
+    return false;
+}
+
 static bool is_in(const struct bt_part *p, u32 record)
 {
     return record - p->meta < p->meta_used;
@@ -337,6 +349,7 @@ static void evict(struct bt *b, struct bt_part *p)
         while (m->by_address[i].block && is_in(p, m->by_address[i].block))
             slot_empty(m, i);
     }
+    adapt_forget(b, p->meta, p->meta + p->meta_used);
     p->code_used = p->cold_used = p->meta_used = 0;
     b->unlinked = 0;
     forget_jumps(b, p->code, p->code + m->code_part);

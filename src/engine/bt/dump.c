@@ -44,11 +44,12 @@ static const struct {
 };
 
 static const char *const why_names[BT_WHYS] = {
-    [BT_MISS] = "miss",     [BT_STEP] = "step",     [BT_LEAVE] = "leave", [BT_BUDGET] = "budget", [BT_LINK] = "link",
-    [BT_LOOKUP] = "lookup", [BT_VECTOR] = "vector", [BT_PORT] = "port",   [BT_AFTER] = "after",   [BT_LIGHT] = "light",
+    [BT_MISS] = "miss",   [BT_STEP] = "step",     [BT_LEAVE] = "leave",   [BT_BUDGET] = "budget",
+    [BT_LINK] = "link",   [BT_LOOKUP] = "lookup", [BT_VECTOR] = "vector", [BT_PORT] = "port",
+    [BT_AFTER] = "after", [BT_LIGHT] = "light",   [BT_ADAPT] = "adapt",
 };
 
-_Static_assert(BT_WHYS == 10, "each has a name");
+_Static_assert(BT_WHYS == 11, "each has a name");
 
 static bool name_context(u64 off, char *name)
 {

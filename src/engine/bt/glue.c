@@ -106,8 +106,9 @@ static u64 emit_call_service(struct emit *e, struct bt *b)
     return saved;
 }
 
-// No flags are in the host's: probes destroy them. ctx.site and ctx.addr are set; `fn` says why it leaves the rest to service().
-static void emit_light(struct emit *e, struct bt *b, const void *fn, u64 saved)
+// No flags are in the host's: probes destroy them. ctx.site and ctx.addr are set; `fn` says why it leaves the rest to service(). `all`: it may change
+// any register.
+static void emit_light(struct emit *e, struct bt *b, const void *fn, bool all, u64 saved)
 {
     struct bt_ctx *c = b->ctx;
     emit_load(e, 8, HOST_T0, &c->gpr);
@@ -120,6 +121,10 @@ static void emit_light(struct emit *e, struct bt *b, const void *fn, u64 saved)
     emit_mov_rr(e, 8, HOST_T1, X86_RAX);
     emit_load(e, 8, HOST_T0, &c->gpr);
     emit_gprs(e, 0x8b, lost, ARRAY_LEN(lost));
+    if (all) {
+        emit_gprs(e, 0x8b, preserved, ARRAY_LEN(preserved));
+        emit_rm(e, 8, 0x8b, HOST_SP, HOST_T0, 8 * X86_RSP);
+    }
     emit_load(e, 8, X86_RSP, &c->sp);
     EMIT(e, 0x41, 0xff, 0xe3); // jmp r11
     emit_patch(e, other, saved);
@@ -276,7 +281,7 @@ static void emit_ways(struct emit *e, struct bt *b, bool wide, bool user)
 u32 glue_emit(struct bt *b)
 {
     const void *const light[BT_WHYS] = {
-        [BT_MISS] = &service_miss, [BT_PORT] = &service_port, [BT_LIGHT] = &service_light};
+        [BT_MISS] = &service_miss, [BT_PORT] = &service_port, [BT_LIGHT] = &service_light, [BT_ADAPT] = &adapt_serve};
     struct host_code *m = &b->cache.mem;
     struct emit e = {.p = m->write, .end = m->write + 4096, .to_exec = (u64)m->exec - (u64)m->write};
     vecstate_emit(b, &e);
@@ -288,15 +293,18 @@ u32 glue_emit(struct bt *b)
         b->glue[why] = emit_here(&e);
         if (why != BT_LOOKUP)
             emit_store(&e, 8, HOST_T1, &b->ctx->site);
-        if (why == BT_MISS)
+        if (why == BT_MISS || why == BT_ADAPT)
             emit_store(&e, 8, HOST_T0, &b->ctx->addr);
         if (light[why] && !BT_VEC_EAGER) {
-            emit_light(&e, b, light[why], saved);
+            emit_light(&e, b, light[why], why == BT_ADAPT, saved);
             continue;
         }
         emit_store_imm(&e, &b->ctx->why, why == BT_PORT || why == BT_LIGHT ? BT_STEP : why);
         emit_jmp_to(&e, call);
     }
+    b->glue_bounce = emit_here(&e);
+    emit_load(&e, 8, HOST_T0, &b->ctx->bounce_at);
+    emit_rip(&e, 4, 0xff, 4, &b->ctx->bounce_to, 0); // jmp
     b->glue_link_host = emit_here(&e);
     emit_save_flags(&e, b->ctx);
     emit_jmp_to(&e, b->glue[BT_LINK]);

@@ -117,6 +117,14 @@ void mem_entry_op(struct tr *t, unsigned opcode, unsigned offset)
     emit_rm(&t->e, 8, opcode, HOST_T0, HOST_T1, (i32)offset);
 }
 
+u32 mem_hit(const struct bt *b, const struct bt_site *s, bool *addend)
+{
+    const struct bt_block *k = bt_site_block(s);
+    u32 at = s->miss + 4u, prefix = b->by_gs && bt_mode_user(k->mode); // behind the jump
+    *addend = b->cache.mem.write[k->code + at + prefix + 1] == 0x8b;
+    return at + prefix + 4;
+}
+
 // `as_write`: where it could be written to, too. `addend`: HOST_T0 becomes what to add to a linear address instead.
 static void mem_probe_as(struct tr *t, u64 retry, unsigned size, bool write, bool as_write, bool addend)
 {
@@ -134,6 +142,7 @@ static void mem_probe_as(struct tr *t, u64 retry, unsigned size, bool write, boo
     else
         mem_entry_op(t, 0x03, offsetof(struct tlb_entry, page)); // add
     struct bt_site *s = tr_site(t);
+    s->miss = tr_offset(t, (u64)miss + e->to_exec);
     s->retry = tr_offset(t, retry);
     s->access = write ? SITE_WRITE : SITE_READ;
     s->upgraded = as_write && !write;

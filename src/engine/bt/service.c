@@ -28,7 +28,7 @@ void service_sync_at(struct bt *b, u64 rip, i64 left)
 }
 
 // Status flags that the host's registers did not hold any more: as the instruction that wrote them left them.
-static void follow_recipe(struct cpu *c, const struct bt_recipe *r)
+void service_follow_recipe(struct cpu *c, const struct bt_recipe *r)
 {
     u64 a = c->gpr[r->a], b = r->b == ISA_REG_NONE ? (u64)(i64)r->imm : c->gpr[r->b];
     switch (r->kind) {
@@ -44,7 +44,7 @@ static void follow_recipe(struct cpu *c, const struct bt_recipe *r)
 void service_sync(struct bt *b, const struct bt_site *s)
 {
     service_sync_at(b, b->ctx->page_base + s->off, b->ctx->left + bt_site_block(s)->n - s->idx);
-    follow_recipe(b->in.c, &s->recipe);
+    service_follow_recipe(b->in.c, &s->recipe);
 }
 
 // What C may have changed, back to where translated code has it.
@@ -129,8 +129,7 @@ u64 service_port(struct bt *b)
     u16 port = o[!out].kind == ISA_OPND_IMM ? (u8)call->in.imm : (u16)gpr[X86_RDX];
     unsigned size = o[out].size;
     struct bus *bus = &b->in.v->machine->bus;
-    b->stats.inner_steps++;
-    b->stepped[s->op].inside++;
+    adapt_port(b, s);
     vecstate_park(b);
     if (out)
         bus_out(bus, port, size, (u32)(gpr[X86_RAX] & size_mask(size)));
@@ -222,20 +221,19 @@ static void refill(struct bt *b, const struct bt_site *s)
     struct bt_missed *m = &b->missed;
     gva a = b->ctx->addr;
     hva host;
-    gpa phys;
     enum mmu_access access = s->access == SITE_WRITE ? MMU_WRITE : MMU_READ;
     m->forbidden = false;
     if (UNLIKELY((a & 4095) + s->size > 4096)) {
         m->outcome = &b->stats.crossings;
     } else if (UNLIKELY(!gva_canonical(a) || (a + s->operand) & s->align)) {
         m->outcome = &b->stats.faults; // a misaligned operand's comes before the page tables are touched
-    } else if (UNLIKELY(!mmu_fill(v, a, access, b->in.view, &host, &phys, &m->fault))) {
+    } else if (UNLIKELY(!mmu_fill(v, a, access, b->in.view, &host, &m->phys, &m->fault))) {
         m->forbidden = true;
         m->outcome = &b->stats.faults;
     } else if (LIKELY(host)) {
         m->outcome = &b->stats.refills;
     } else {
-        m->outcome = mem_ptr(&v->machine->mem, phys, 1, false) ? &b->stats.code_writes : &b->stats.devices;
+        m->outcome = mem_ptr(&v->machine->mem, m->phys, 1, false) ? &b->stats.code_writes : &b->stats.devices;
     }
     (*m->outcome)++;
 }
@@ -288,9 +286,22 @@ u64 service_miss(struct bt *b)
     return known_alone(b, s);
 }
 
+static void note_slow(struct bt *b, const struct bt_site *s)
+{
+    const u64 *why = b->missed.outcome;
+    if (why == &b->stats.devices)
+        adapt_slow(b, s, ADAPT_DEVICE);
+    else if (why == &b->stats.crossings)
+        adapt_slow(b, s, ADAPT_CROSSING);
+    else if (why == &b->stats.code_writes)
+        adapt_slow(b, s, ADAPT_CODE);
+}
+
 // After service_miss() has said 0.
 static u64 missed(struct bt *b, const struct bt_site *s)
 {
+    if (!s->shared)
+        note_slow(b, s);
     if (b->missed.forbidden && s->direct && !s->shared)
         return page_fault(b, s);
     return s->shared && !b->missed.good ? alone(b, s) : step(b, s);
@@ -363,6 +374,15 @@ static u64 unlinked(struct bt *b, const struct bt_link *l)
     return k->entry_slot;
 }
 
+static u64 dispatch(struct bt *b);
+
+// Only where adapt_serve() is not called as service_miss() is.
+static u64 adapted(struct bt *b)
+{
+    u64 go = adapt_serve(b);
+    return go ? go : dispatch(b);
+}
+
 static u64 dispatch(struct bt *b)
 {
     struct bt_ctx *c = b->ctx;
@@ -373,6 +393,7 @@ static u64 dispatch(struct bt *b)
     case BT_MISS: return miss(b, record);
     case BT_STEP: return other(b, record);
     case BT_AFTER: return after(b, record);
+    case BT_ADAPT: return adapted(b);
     case BT_LINK: return unlinked(b, record);
     case BT_VECTOR: return vector(b, record);
     case BT_LOOKUP:

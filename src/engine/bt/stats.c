@@ -6,6 +6,7 @@
 
 #define N(x) ((unsigned long long)(x))
 #define STEPPED_SHOWN 12
+#define SITES_SHOWN 8
 
 struct text {
     char *at, *end;
@@ -89,6 +90,56 @@ static void report_reasons(const struct bt *b, struct text *t)
         N(s->soft_ints), N(s->interrupts), N(s->irets), N(s->light));
 }
 
+// --- sites that are slow -----------------------------------------------------------------------------------------------------------
+
+static const char *const reasons[ADAPT_REASONS] = {
+    [ADAPT_DEVICE] = "device", [ADAPT_CROSSING] = "page end", [ADAPT_CODE] = "code", [ADAPT_PORT] = "port"};
+static const char *const states[] = {[ADAPT_COUNTED] = "", [ADAPT_SPECIAL] = ", special", [ADAPT_NO_WAY] = ", no way"};
+
+static u64 times_slow(const struct adapt_site *a)
+{
+    u64 n = 0;
+    for (unsigned i = 0; i < ADAPT_REASONS; i++)
+        n += a->count[i];
+    return n;
+}
+
+static void report_site(const struct adapt_site *a, struct text *t)
+{
+    say(t, "  %llx %s", N(a->rip), isa_op_names[a->op]);
+    for (unsigned i = 0; i < ADAPT_REASONS; i++)
+        if (a->count[i])
+            say(t, ", %s %llu", reasons[i], N(a->count[i]));
+    say(t, "%s\n", states[a->state]);
+}
+
+static void report_sites(const struct bt *b, struct text *t)
+{
+    const struct adapt *a = &b->adapt;
+    const struct adapt_site *shown[SITES_SHOWN];
+    unsigned n = 0, special = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(a->site); i++) {
+        const struct adapt_site *s = &a->site[i];
+        unsigned at = n;
+        special += s->state == ADAPT_SPECIAL;
+        while (at > 0 && times_slow(shown[at - 1]) < times_slow(s))
+            at--;
+        if (!s->rip || at == SITES_SHOWN)
+            continue;
+        n += n < SITES_SHOWN;
+        for (unsigned k = n - 1; k > at; k--)
+            shown[k] = shown[k - 1];
+        shown[at] = s;
+    }
+    say(t, "slow accesses, past the interpreter and not:");
+    for (unsigned i = 0; i < ADAPT_REASONS; i++)
+        say(t, "%s %s %llu, %llu", i ? ";" : "", reasons[i], N(a->served[i]), N(a->slow[i]));
+    say(t, "\nspecial sites %u; made %llu, reverted %llu, displaced %llu. Sites that are slow most often:\n", special,
+        N(a->specialised), N(a->reverted), N(a->displaced));
+    for (unsigned i = 0; i < n; i++)
+        report_site(shown[i], t);
+}
+
 void stats_print(const struct bt *b, char *buf, size_t size)
 {
     struct text t = {buf, buf + size};
@@ -105,4 +156,5 @@ void stats_print(const struct bt *b, char *buf, size_t size)
     report_reasons(b, &t);
     say(&t, "instructions run by the interpreter %llu, and %llu from inside blocks:\n", N(s->steps), N(s->inner_steps));
     report_stepped(b, &t);
+    report_sites(b, &t);
 }

@@ -338,7 +338,7 @@ static u32 keep_calls(struct tr *t)
     struct bt_call *call = (void *)(((uintptr_t)(bt_sites(t->k) + t->k->sites) + 7) & ~(uintptr_t)7);
     for (unsigned i = 0; i < t->k->sites; i++) {
         struct bt_site *s = &bt_sites(t->k)[i];
-        if (!s->call)
+        if (!s->call || s->size)
             continue;
         const struct tr_insn *x = &t->insn[s->call - 1];
         *call = (struct bt_call){.fn = interp_handler(x->in.form), .in = x->in};

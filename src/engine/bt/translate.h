@@ -281,6 +281,8 @@ i32 mem_stack(struct tr *t, unsigned reg, i32 disp, bool write);
 void mem_emit_entry(struct emit *e, struct bt *b);
 // An instruction (`opcode` r, r/m) on HOST_T0 and what is at `offset` in the entry that mem_probe() looked at.
 void mem_entry_op(struct tr *t, unsigned opcode, unsigned offset);
+// Where, in its block's code, that goes on which the probe of a site is for. *addend: with HOST_T0 to be added to the linear address.
+u32 mem_hit(const struct bt *b, const struct bt_site *s, bool *addend);
 // Host address for the linear address in HOST_T0, as mem_operand() finds it. `retry`: where its computation began.
 void mem_probe(struct tr *t, u64 retry, unsigned size, bool write);
 // Can operand `in` be accessed by way of an addend: is it off one register that is in the host's?
