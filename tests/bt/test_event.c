@@ -208,6 +208,65 @@ static void system_instructions_without_the_interpreter(void **state)
     assert_in_range(engine()->stats.inner_steps + engine()->stats.steps, 0, 30);
 }
 
+// A page with code is filled at once, not element by element.
+static void fills_pages_with_code_without_the_interpreter(void **state)
+{
+    static const char code[] = "\xe8\xfb\x0f\0\0"      // call HANDLER
+                               "\xbf\0\x10\x01\0"      // mov edi, HANDLER
+                               "\xb9\xff\x0f\0\0"      // mov ecx, 4095
+                               "\xb0\x5a\xf3\xaa\xf4"; // mov al, 0x5a; rep stosb; hlt
+    (void)state;
+    testvm_put_code(e->t, HANDLER, "\xc3", 1);
+    e->t->ram[HANDLER + 4095] = 0x77;
+    run(code, sizeof code - 1);
+    for (unsigned i = 0; i < 4095; i++)
+        assert_int_equal(e->t->ram[HANDLER + i], 0x5a);
+    assert_int_equal(e->t->ram[HANDLER + 4095], 0x77);
+    assert_true(e->c->gpr[X86_RDI] == HANDLER + 4095 && !(e->c->rflags & X86_FL_RF));
+    assert_in_range(stepped(ISA_OP_STOS), 0, 2);
+}
+
+static void vector_state_is_saved_without_the_interpreter(void **state)
+{
+    static const char code[] = "\xb9\x64\0\0\0\x31\xd2"            // mov ecx, 100; xor edx, edx
+                               "\xb8\x07\0\0\0"                    // mov eax, 7
+                               "\x66\x48\x0f\x6e\xc9"              // again: movq xmm1, rcx
+                               "\x48\x0f\xc7\x24\x25\0\0\x03\0"    // xsavec64 [0x30000]
+                               "\x66\x0f\xef\xc9"                  // pxor xmm1, xmm1
+                               "\x48\x0f\xae\x2c\x25\0\0\x03\0"    // xrstor64 [0x30000]
+                               "\x66\x48\x0f\x7e\xcb\x39\xcb"      // movq rbx, xmm1; cmp ebx, ecx
+                               "\x75\x05\xff\xc9\x75\xd8\xf4\xf4"; // jnz out; dec ecx; jnz again; hlt; out: hlt
+    (void)state;
+    e->c->cr4 |= X86_CR4_OSFXSR | X86_CR4_OSXSAVE;
+    e->c->xcr0 = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
+    testvm_put_code(e->t, CODE, code, sizeof code - 1);
+    e->c->rip = CODE;
+    testvm_run(e->t, 100000);
+    assert_int_equal(e->c->gpr[X86_RCX], 0);
+    assert_in_range(engine()->stats.light, 2 * (TURNS - 2), 2 * TURNS);
+    assert_in_range(stepped(ISA_OP_XSAVEC) + stepped(ISA_OP_XRSTOR), 0, 4);
+}
+
+// Rounding modes come and go; a value that unmasks an exception is the interpreter's.
+static void mxcsr_is_moved_without_the_interpreter(void **state)
+{
+    static const char code[] = "\xb9\x64\0\0\0"                 // mov ecx, 100
+                               "\x0f\xae\x1c\x25\0\0\x03\0"     // again: stmxcsr [0x30000]
+                               "\x80\x34\x25\x01\0\x03\0\x20"   // xor byte [0x30001], 0x20
+                               "\x0f\xae\x14\x25\0\0\x03\0"     // ldmxcsr [0x30000]
+                               "\xff\xc9\x75\xe4"               // dec ecx; jnz again
+                               "\x66\xc7\x04\x25\0\0\x03\0\0\0" // mov word [0x30000], 0
+                               "\x0f\xae\x14\x25\0\0\x03\0"     // ldmxcsr [0x30000]
+                               "\xf4";                          // hlt
+    (void)state;
+    e->c->cr4 |= X86_CR4_OSFXSR;
+    e->c->xs.mxcsr = X86_MXCSR_DEFAULT;
+    run(code, sizeof code - 1);
+    assert_int_equal(e->c->xs.mxcsr, 0);
+    assert_int_equal(e->t->ram[0x30001], 0);
+    assert_in_range(stepped(ISA_OP_LDMXCSR) + stepped(ISA_OP_STMXCSR), 1, 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -220,6 +279,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(interrupts_without_the_interpreter, start, env_free),
         cmocka_unit_test_setup_teardown(groups_that_fail_without_the_interpreter, start, env_free),
         cmocka_unit_test_setup_teardown(system_instructions_without_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(fills_pages_with_code_without_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(vector_state_is_saved_without_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(mxcsr_is_moved_without_the_interpreter, start, env_free),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

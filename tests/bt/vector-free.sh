@@ -11,7 +11,7 @@ objdump -d --no-show-raw-insn "$pogo" | awk '
         return v
     }
     # Functions before whose calls the state is set aside (src/engine/bt/vecstate.c, before_device in src/core/mmu.c).
-    BEGIN { split("interp_step interp_call interp_ready translate keeper_drop mem_cpu_load mem_cpu_store renew_keys msr_read msr_write cpuid_guest adapt_specialise", a); for (i in a) aside[a[i]] = 1 }
+    BEGIN { split("interp_step interp_call interp_ready translate keeper_drop mem_cpu_load mem_cpu_store renew_keys msr_read msr_write cpuid_guest adapt_specialise isa_decode simd_store_compact simd_load_compact", a); for (i in a) aside[a[i]] = 1 }
     /^[0-9a-f]+ <.*>:$/ {
         fn = hex($1); name[fn] = substr($2, 2, length($2) - 3); start[name[fn]] = fn
         next

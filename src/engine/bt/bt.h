@@ -626,6 +626,9 @@ u64 service_port(struct bt *b);
 u64 service_light(struct bt *b);
 // Status flags that a site says how to find, into RFLAGS.
 void service_follow_recipe(struct cpu *c, const struct bt_recipe *r);
+// The access at a site has missed a page with code. If it is a repeated STOS to another page than its own: store all elements in the page
+// but one. The site may be forgotten, its block's memory stays.
+void service_fill(struct bt *b, const struct bt_site *s);
 // Make everything in struct cpu and the interpreter's counters exact, as of the boundary before a site.
 void service_sync(struct bt *b, const struct bt_site *s);
 // The same at `rip`, with `left` instructions of budget.

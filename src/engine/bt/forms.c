@@ -141,7 +141,7 @@ static bool asks_bits(unsigned op)
 static bool leaves(const struct isa_form_info *f, bool string)
 {
     return string || f->cls >= ISA_CLASS_BRANCH || f->op == ISA_OP_DIV || f->op == ISA_OP_IDIV ||
-           f->op == ISA_OP_CMPXCHG16B || f->op == ISA_OP_FLDCW ||
+           f->op == ISA_OP_CMPXCHG16B || f->op == ISA_OP_FLDCW || f->op == ISA_OP_LDMXCSR || f->op == ISA_OP_VLDMXCSR ||
            (f->implicit_read | f->implicit_written) & ISA_IMPLICIT_MEM;
 }
 

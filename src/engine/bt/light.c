@@ -8,6 +8,7 @@
 
 #include "core/msr.h"
 #include "engine/bt/vecstate.h"
+#include "engine/interp/simd.h"
 
 enum light {
     LIGHT_NOT,  // for the interpreter; nothing has changed
@@ -217,6 +218,72 @@ static enum light light_invpcid(struct bt *b)
     return mappings_changed(b);
 }
 
+// --- vector state -------------------------------------------------------------------------------------------------------------
+
+// XSAVEC, XSAVES, XRSTOR and XRSTORS of the compacted format, to and from an area in one page that the TLB has. ctx.tmp[0]: its address.
+static enum light light_xstate(struct bt *b, const struct bt_site *s)
+{
+    struct interp *x = &b->in;
+    const struct cpu *c = x->c;
+    const struct bt_call *call = bt_call_of(s);
+    bool supervisor = s->op == ISA_OP_XSAVES || s->op == ISA_OP_XRSTORS;
+    u64 allowed = c->xcr0 | (supervisor ? c->msr.xss : 0);
+    u64 rfbm = ((u32)c->gpr[X86_RAX] | c->gpr[X86_RDX] << 32) & allowed;
+    gva a = b->ctx->tmp[0];
+    const unsigned size = sizeof c->xs;
+    if (!call || !(c->cr4 & X86_CR4_OSXSAVE) || c->cr0 & X86_CR0_TS || (supervisor && c->cpl) || a & 63)
+        return LIGHT_NOT;
+    x->view = mmu_view(c);
+    bool save = s->op == ISA_OP_XSAVES || s->op == ISA_OP_XSAVEC;
+    hva h = save ? tlb_write(&x->v->tlb, x->view, a, size) : tlb_read(&x->v->tlb, x->view, a, size);
+    if (!h)
+        return LIGHT_NOT;
+    vecstate_park(b);
+    if (save)
+        simd_store_compact(x, &call->in, rfbm, (u8 *)h);
+    else if (!simd_load_compact(x, &call->in, rfbm, allowed, (const u8 *)h))
+        return LIGHT_NOT;
+    return LIGHT_DONE;
+}
+
+// --- filling pages with code --------------------------------------------------------------------------------------------------
+
+// The repeated STOS at a site in `k`; false: it is none.
+static bool repeated_stos(const struct bt *b, const struct bt_block *k, const struct bt_site *s, struct insn *in)
+{
+    return !k->second &&
+           isa_decode((const u8 *)(k->page + s->off), s->len, b->mode & 3, b->in.isa_options, in) == ISA_OK &&
+           in->op == ISA_OP_STOS && isa_is_repeated(in);
+}
+
+void service_fill(struct bt *b, const struct bt_site *s)
+{
+    const struct bt_block *k = bt_site_block(s);
+    struct mem *m = &b->in.v->machine->mem;
+    struct cpu *c = b->in.c;
+    struct mmu_fault f;
+    struct insn in;
+    hva host;
+    gpa phys;
+    gva a = b->ctx->addr;
+    if (s->op != ISA_OP_STOS)
+        return;
+    vecstate_park(b);
+    if (!repeated_stos(b, k, s, &in) || !mmu_fill(b->in.v, a, MMU_WRITE, b->in.view, &host, &phys, &f) || host)
+        return;
+    u64 n = gpr_get(c, X86_RCX, in.adsize), room = (4096 - (a & 4095)) / s->size;
+    n = n < room ? n : room;
+    const u8 *now = n > 1 ? mem_ptr(m, phys, (n - 1) * s->size, true) : NULL;
+    if (!now || ((u64)now & ~4095ull) == k->page)
+        return;
+    u8 *to = mem_write_ptr(m, phys, --n * s->size);
+    for (u64 i = 0; i < n * s->size; i += s->size)
+        mem_host_store(to + i, s->size, c->gpr[X86_RAX]);
+    mem_written(m, phys, n * s->size);
+    gpr_set(c, X86_RCX, in.adsize, c->gpr[X86_RCX] - n);
+    gpr_set(c, X86_RDI, in.adsize, c->gpr[X86_RDI] + n * s->size);
+}
+
 static enum light run(struct bt *b, const struct bt_site *s)
 {
     switch (s->op) {
@@ -226,6 +293,10 @@ static enum light run(struct bt *b, const struct bt_site *s)
     case ISA_OP_MOV_CR: return light_mov_cr(b, s);
     case ISA_OP_INVLPG: return light_invlpg(b);
     case ISA_OP_INVPCID: return light_invpcid(b);
+    case ISA_OP_XSAVEC:
+    case ISA_OP_XSAVES:
+    case ISA_OP_XRSTOR:
+    case ISA_OP_XRSTORS: return light_xstate(b, s);
     default: return LIGHT_NOT;
     }
 }

@@ -304,6 +304,8 @@ static u64 missed(struct bt *b, const struct bt_site *s)
         note_slow(b, s);
     if (b->missed.forbidden && s->direct && !s->shared)
         return page_fault(b, s);
+    if (b->missed.outcome == &b->stats.code_writes)
+        service_fill(b, s);
     return s->shared && !b->missed.good ? alone(b, s) : step(b, s);
 }
 

@@ -68,6 +68,11 @@ bool sys_can(const struct tr *t, const struct insn *in)
     case ISA_OP_WRMSR: return true;
     case ISA_OP_INVLPG: return in->seg < X86_FS && (t->wide || in->seg != X86_CS);
     case ISA_OP_INVPCID: return mem_can(t, in);
+    case ISA_OP_XSAVEC:
+    case ISA_OP_XSAVES:
+    case ISA_OP_XRSTORS: return t->wide && in->seg < X86_FS;
+    case ISA_OP_XRSTOR:
+        return t->wide && in->seg < X86_FS && cpu_model_offers(t->b->in.v->model, ISA_FEAT_XSAVEC); // reads the format
     default: return false;
     }
 }
@@ -464,8 +469,8 @@ static void emit_write_cr(struct tr *t)
         emit_patch(&t->e, done[i], emit_here(&t->e));
 }
 
-// Segments have no base.
-static void emit_invlpg(struct tr *t)
+// INVLPG, XSAVE and the like, by address. Segments have no base.
+static void emit_by_address(struct tr *t)
 {
     flags_in_slot(t);
     mem_ea(t, HOST_T0);
@@ -639,7 +644,11 @@ bool tr_sys(struct tr *t)
     case ISA_OP_CPUID: emit_cpuid(t); return true;
     case ISA_OP_RDMSR:
     case ISA_OP_WRMSR: emit_msr(t); return true;
-    case ISA_OP_INVLPG: emit_invlpg(t); return true;
+    case ISA_OP_INVLPG:
+    case ISA_OP_XSAVEC:
+    case ISA_OP_XSAVES:
+    case ISA_OP_XRSTOR:
+    case ISA_OP_XRSTORS: emit_by_address(t); return true;
     case ISA_OP_INVPCID: emit_invpcid(t); return true;
     case ISA_OP_IN:
     case ISA_OP_OUT: emit_port(t); return true;

@@ -220,12 +220,12 @@ static void leaves_at_hand(const struct tr *t, bool *before, bool *after)
     }
 }
 
-// Can the flag that lets it pass its breakpoint be forgotten when the instruction begins? Nothing may leave before it, and it must
-// not be seen half done.
+// Can the flag that lets it pass its breakpoint be forgotten when the instruction begins? Nothing may leave before it. Between the rounds
+// of a repeated one, where the flag is seen as set, the block is left by way of the interpreter alone, which sets it again.
 static bool resumes(const struct tr *t)
 {
-    const struct insn *in = tr_in(t);
-    return !t->polled && isa_forms[in->form].cls <= ISA_CLASS_MEM && !bt_is_string(in);
+    const struct tr_insn *x = &t->insn[t->i];
+    return !t->polled && (x->emitter == TR_STRING || x->form->cls <= ISA_CLASS_MEM);
 }
 
 // Loops run through edges, the others are rarely run.

@@ -12,13 +12,24 @@ static bool is_zeroing(unsigned op)
     return op == ISA_OP_VZEROUPPER || op == ISA_OP_VZEROALL;
 }
 
+static bool loads_mxcsr(unsigned op)
+{
+    return op == ISA_OP_LDMXCSR || op == ISA_OP_VLDMXCSR;
+}
+
+static bool moves_mxcsr(unsigned op)
+{
+    return loads_mxcsr(op) || op == ISA_OP_STMXCSR || op == ISA_OP_VSTMXCSR;
+}
+
 bool vector_form(unsigned form)
 {
     const struct isa_form_info *f = &isa_forms[form];
     const u32 not_these = ISA_ATTR_X87 | ISA_ATTR_MMX | ISA_ATTR_VSIB;
     if (!(f->attr & (ISA_ATTR_SSE | ISA_ATTR_AVX)) || f->attr & not_these || f->cls > ISA_CLASS_MEM)
         return false;
-    return is_zeroing(f->op) || (interp_handler(form) == interp_native && !(f->implicit_read & ISA_IMPLICIT_MEM));
+    return is_zeroing(f->op) || moves_mxcsr(f->op) ||
+           (interp_handler(form) == interp_native && !(f->implicit_read & ISA_IMPLICIT_MEM));
 }
 
 bool vector_can(const struct tr *t, struct tr_insn *x)
@@ -34,9 +45,10 @@ bool vector_can(const struct tr *t, struct tr_insn *x)
 static u8 need_of(const struct insn *in)
 {
     u32 attr = isa_forms[in->form].attr;
+    bool masked = attr & ISA_ATTR_FPEXC || loads_mxcsr(in->op);
     if (attr & ISA_ATTR_AVX)
-        return attr & ISA_ATTR_FPEXC ? VEC_AVX_MASKED : VEC_AVX;
-    return attr & ISA_ATTR_FPEXC ? VEC_SSE_MASKED : VEC_SSE;
+        return masked ? VEC_AVX_MASKED : VEC_AVX;
+    return masked ? VEC_SSE_MASKED : VEC_SSE;
 }
 
 void vector_plan(struct tr *t)
@@ -104,10 +116,31 @@ static void emit_operand(struct tr *t, struct shape *s)
     tr_step_if(t, CC_NE);
 }
 
+// A value that unmasks an exception, or that may not be, is the interpreter's.
+static void emit_ldmxcsr(struct tr *t)
+{
+    struct emit *e = &t->e;
+    const void *at = &t->b->ctx->tmp[0];
+    flags_clobber(t);
+    mem_operand(t, 4, false);
+    emit_rm(e, 4, 0x8b, HOST_T1, HOST_T0, 0);
+    emit_store(e, 4, HOST_T1, &t->b->ctx->tmp[0]);
+    emit_alu_imm(e, 4, 6, HOST_T1, X86_MXCSR_MASKS);
+    emit_rr(e, 4, 0xf7, 0, HOST_T1); // test
+    emit4(e, X86_MXCSR_MASKS | ~(u32)X86_MXCSR_VALID);
+    tr_step_if(t, CC_NE);
+    EMIT(e, 0x0f, 0xae, 0x15); // ldmxcsr [rip]
+    emit4(e, (u32)((u64)at - (emit_here(e) + 4)));
+}
+
 bool tr_vector(struct tr *t)
 {
     const struct insn *in = tr_in(t);
     vector_check(t);
+    if (loads_mxcsr(in->op)) {
+        emit_ldmxcsr(t);
+        return true;
+    }
     if (is_zeroing(in->op)) {
         EMIT(&t->e, 0xc5, in->op == ISA_OP_VZEROALL ? 0xfc : 0xf8, 0x77);
         return true;

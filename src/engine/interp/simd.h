@@ -36,6 +36,11 @@ u64 simd_xinuse(const struct cpu *c);
 // The same as the compacted formats and XGETBV see it, to which MXCSR is part of the SSE state (AMD's XGETBV, too).
 u64 simd_xinuse_mxcsr(const struct cpu *c);
 
+// XSAVEC and XSAVES of the components `rfbm` to an area that may be written to, and XRSTOR and XRSTORS of a compacted one that may be read:
+// false, and nothing has changed, where it is not of that format or does not allow it. `allowed`: components that it may have.
+void simd_store_compact(struct interp *x, const struct insn *in, u64 rfbm, u8 *to);
+bool simd_load_compact(struct interp *x, const struct insn *in, u64 rfbm, u64 allowed, const u8 *from);
+
 // A waiting instruction: #MF if an exception is pending, or with CR0.NE clear FERR# and a halt, unless IGNNE# says to go on.
 // SDM 1 8.7.
 void x87_check_pending(struct interp *x);

@@ -61,8 +61,9 @@ static bool wide_pointers(const struct interp *x, const struct insn *in)
 static void put_x87(const struct interp *x, const struct insn *in, u8 *b)
 {
     const struct cpu *c = x->c;
-    struct x86_xsave s = c->xs;
+    struct x86_xsave s;
     u16 fcs = c->fcs, fds = c->fds;
+    memcpy(&s, &c->xs, XS_XMM);
     if (x->isa_options & ISA_OPT_AMD && !x87_pending(&s)) {
         s.fop = fcs = fds = 0;
         s.fip = s.fdp = 0;
@@ -185,12 +186,14 @@ void op_fxrstor(struct interp *x, const struct insn *in)
 
 // --- XSAVE ------------------------------------------------------------------------------------------------------------------
 
+// `len` is a multiple of 8.
 static bool all_zero(const void *p, unsigned len)
 {
-    const u8 *b = p;
-    u8 any = 0;
-    for (unsigned i = 0; i < len; i++)
-        any |= b[i];
+    u64 any = 0, word;
+    for (unsigned i = 0; i < len; i += sizeof word) {
+        memcpy(&word, (const u8 *)p + i, sizeof word);
+        any |= word;
+    }
     return !any;
 }
 
@@ -369,4 +372,48 @@ void op_xrstor(struct interp *x, const struct insn *in)
         get_vector(x, c->xs.xmm, b + XS_XMM, load & X86_XCR0_SSE);
     if (rfbm & X86_XCR0_AVX)
         get_vector(x, c->xs.ymmh, b + XS_YMMH, load & X86_XCR0_AVX);
+}
+
+// --- areas that are at hand ---------------------------------------------------------------------------------------------------
+
+void simd_store_compact(struct interp *x, const struct insn *in, u64 rfbm, u8 *to)
+{
+    const struct cpu *c = x->c;
+    const u64 header[2] = {rfbm & simd_xinuse_mxcsr(c), rfbm | XCOMP_COMPACT};
+    const u32 mxcsr[2] = {c->xs.mxcsr, simd_mxcsr_mask(x)};
+    memcpy(to + XS_HEADER, header, sizeof header);
+    if (header[0] & X86_XCR0_X87)
+        put_x87(x, in, to);
+    if (header[0] & X86_XCR0_SSE) {
+        memcpy(to + XS_MXCSR, mxcsr, sizeof mxcsr);
+        memcpy(to + XS_XMM, c->xs.xmm, vector_bytes(x));
+    }
+    if (header[0] & X86_XCR0_AVX)
+        memcpy(to + XS_YMMH, c->xs.ymmh, vector_bytes(x));
+}
+
+bool simd_load_compact(struct interp *x, const struct insn *in, u64 rfbm, u64 allowed, const u8 *from)
+{
+    struct cpu *c = x->c;
+    u64 h[8];
+    u32 mxcsr = X86_MXCSR_DEFAULT;
+    memcpy(h, from + XS_HEADER, sizeof h); // once: another processor may be writing there
+    u64 comp = h[1] & ~XCOMP_COMPACT, load = rfbm & h[0];
+    if (!(h[1] & XCOMP_COMPACT) || comp & ~allowed || h[0] & ~comp || !all_zero(h + 2, 48))
+        return false;
+    if (load & X86_XCR0_SSE)
+        memcpy(&mxcsr, from + XS_MXCSR, sizeof mxcsr);
+    if (mxcsr & ~simd_mxcsr_mask(x))
+        return false;
+    if (rfbm & X86_XCR0_SSE)
+        c->xs.mxcsr = mxcsr;
+    if (load & X86_XCR0_X87)
+        get_x87(x, in, from);
+    else if (rfbm & X86_XCR0_X87)
+        init_x87(c);
+    if (rfbm & X86_XCR0_SSE)
+        get_vector(x, c->xs.xmm, from + XS_XMM, load & X86_XCR0_SSE);
+    if (rfbm & X86_XCR0_AVX)
+        get_vector(x, c->xs.ymmh, from + XS_YMMH, load & X86_XCR0_AVX);
+    return true;
 }
