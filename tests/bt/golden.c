@@ -57,7 +57,7 @@ static void print(struct testvm *t, const struct snippet *s)
     memcpy(t->ram + PAGE + s->off, s->code, (size_t)(s->end - s->code));
     fprintf(out, "=== %s%s%s%s\n", s->name, s->bits == 64 ? "" : ", 32-bit", s->counting ? ", counting" : "",
             s->user ? ", CPL 3" : "");
-    if (!translate(b, s->off, b->mode, (hva)t->ram + PAGE, PAGE))
+    if (!translate(b, s->off, b->mode, (hva)t->ram + PAGE, PAGE, NULL))
         fprintf(out, "not translated\n");
     fprintf(out, "\n");
 }

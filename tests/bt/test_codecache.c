@@ -139,7 +139,7 @@ static void do_translate(void)
 
     b->ctx->page_base = (FIRST + n) * 4096ull;
     if (!k)
-        k = translate(b, b->ctx->page_base + off, b->mode, host_page(n), (FIRST + n) * 4096ull);
+        k = translate(b, b->ctx->page_base + off, b->mode, host_page(n), (FIRST + n) * 4096ull, NULL);
     if (!k || k->second)
         return;
     assert_ptr_equal(codecache_find(b, host_page(n), off, b->mode, 0), k);

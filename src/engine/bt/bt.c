@@ -125,6 +125,57 @@ static hva code_at_rip(struct bt *b, gva lin)
     return h;
 }
 
+static bool same_recipe(const struct bt_recipe *a, const struct bt_recipe *b)
+{
+    return a->kind == b->kind && a->size == b->size && a->a == b->a && a->b == b->b && a->imm == b->imm;
+}
+
+// A variant for the recipe, or where there is none the number that one could have, or 0.
+static struct bt_block *find_variant(const struct bt *b, hva page, unsigned off, const struct bt_recipe *r,
+                                     unsigned *free)
+{
+    *free = 0;
+    for (unsigned n = 1; n <= BT_VARIANTS; n++) {
+        struct bt_block *k = codecache_find(b, page, off, b->mode | n * BLOCK_VARIANT, 0);
+        if (k && same_recipe(&k->recipe, r))
+            return k;
+        if (!k)
+            *free = n;
+    }
+    return NULL;
+}
+
+// Translate what is at `lin`, for a recipe where there is one and it does any good.
+static struct bt_block *make_block(struct bt *b, gva lin, unsigned mode, hva page, const struct bt_recipe *r)
+{
+    gpa phys = b->in.v->tlb.cur[b->in.view].phys[tlb_index(lin)] & ~4095ull;
+    u64 before = __builtin_ia32_rdtsc();
+    vecstate_park(b);
+    struct bt_block *k = translate(b, lin, mode, page, phys, r);
+    b->stats.cycles += __builtin_ia32_rdtsc() - before;
+    return k;
+}
+
+struct bt_block *bt_variant(struct bt *b, const struct bt_block *k, const struct bt_recipe *recipe)
+{
+    struct bt_block *same = (struct bt_block *)(uintptr_t)k;
+    gva lin = b->in.mode == ISA_MODE_64 ? b->in.c->rip : (u32)b->in.c->rip;
+    unsigned n;
+    if (!k->wants_recipe || !(b->opts & BT_OPT_VARIANT))
+        return same;
+    struct bt_block *v = find_variant(b, k->page, k->off, recipe, &n);
+    if (!v && n)
+        v = make_block(b, lin, b->mode | n * BLOCK_VARIANT, k->page, recipe);
+    return v ? v : same;
+}
+
+// The recipe with which RIP is come to, or NULL.
+static const struct bt_recipe *recipe_here(const struct bt *b)
+{
+    const struct bt_link *l = bt_near(b, b->unlinked);
+    return b->unlinked && l->recipe.kind && b->opts & BT_OPT_VARIANT ? &l->recipe : NULL;
+}
+
 // The block at RIP, translated if need be; NULL: the interpreter's business.
 static struct bt_block *find_block(struct bt *b)
 {
@@ -148,18 +199,17 @@ static struct bt_block *find_block(struct bt *b)
         return (struct bt_block *)j->block;
     }
     hva page2 = off + ISA_MAX_LEN > 4096 ? tlb_exec(tlb, b->in.view, address_behind(b, lin)) : 0;
+    const struct bt_recipe *r = recipe_here(b);
+    unsigned n = 0;
     struct bt_block *k = codecache_find(b, page, off, mode, page2);
+    if (!k && r && mode == b->mode)
+        k = find_variant(b, page, off, r, &n);
     b->stats.found += k != NULL;
-    if (!k && keeper_is_busy(&b->keeper, page, b->now)) {
+    if (!k && keeper_is_busy(&b->keeper, page, b->now))
         b->quiet_steps = KEEPER_STEPS;
-    } else if (!k) {
-        gpa phys = tlb->cur[b->in.view].phys[tlb_index(lin)] & ~4095ull;
-        u64 before = __builtin_ia32_rdtsc();
-        vecstate_park(b);
-        k = translate(b, lin, mode, page, phys);
-        b->stats.cycles += __builtin_ia32_rdtsc() - before;
-    }
-    if (k && mode == b->mode)
+    else if (!k)
+        k = make_block(b, lin, mode | n * BLOCK_VARIANT, page, r);
+    if (k && !k->recipe.kind && mode == b->mode)
         *bt_jump_slot(b, c->rip) = (struct bt_jump){.rip = c->rip, .key = key, .code = k->entry_slot, .block = k};
     return k;
 }

@@ -208,11 +208,15 @@ struct bt_link {
     u32 next_in; // the next link to the same block, as its distance from the start of the near memory
     u32 to;      // block; 0: not linked
     u32 from;
-    u32 far;  // struct bt_far, as its distance, where the target is in another page; or 0
-    u8 flags; // enum flags_at: where status flags are
-    u8 way;   // enum link_way
-    u16 off;  // of the branch in its page
+    u32 far;                 // struct bt_far, as its distance, where the target is in another page; or 0
+    u16 off;                 // of the branch in its page
+    u8 flags : 4;            // enum flags_at: where status flags are
+    u8 way : 4;              // enum link_way
+    u8 settle;               // FLAGS_RECIPE: how long the stub is with code that brings them into the host's and jumps
+    struct bt_recipe recipe; // that the flags follow from as well, or RECIPE_NONE
 };
+
+#define LINK_STUB 11 // bytes, without that
 
 // How a link is come to: what to undo when the target turns out not to be canonical, which is the branch's own fault.
 enum link_way { LINK_RUNS_ON, LINK_JUMP, LINK_CALL, LINK_LOOP, LINK_RETURN };
@@ -223,13 +227,17 @@ enum flags_at {
     FLAGS_HOST = 1, // in the host's flags
     FLAGS_SLOT = 2, // in ctx.slot
     FLAGS_BOTH = 3,
-    FLAGS_RECIPE = 4, // nowhere, but they follow from registers: struct bt_recipe. Only inside a block
+    FLAGS_RECIPE = 4, // nowhere, but they follow from registers: struct bt_recipe
 };
 
 #define BLOCK_FLAT 0x04u // mode: enum isa_mode with this ...
 #define BLOCK_USER 0x08u // ... and with this at CPL 3
 // ... and with this without groups of accesses: where code goes on when a group's range is not in one page of plain memory.
 #define BLOCK_ALONE 0x10u
+// ... and this times a number from 1 on, which is of those at the same place that are entered with a recipe.
+#define BLOCK_VARIANT 0x20u
+#define BT_VARIANTS 3
+#define BLOCK_VARIANTS (BT_VARIANTS * BLOCK_VARIANT)
 
 struct bt_block {
     u64 page;                   // host page; 0: forgotten
@@ -246,9 +254,13 @@ struct bt_block {
     u8 mode;
     u8 n : 7; // instructions
     u8 resumes : 1; // can be entered with RF set, which ends with its first instruction: that looks at nothing but its operands
+    u8 wants : 3;            // enum flags_at: where flags are best when it is entered ...
+    u8 wants_recipe : 1;     // ... but a recipe for them is better
+    struct bt_recipe recipe; // of a variant: it is entered by its entry_slot, but the flags follow from this
 };
 
-_Static_assert(sizeof(struct bt_block) == 48 && sizeof(struct bt_site) == 28, "there are many of them");
+_Static_assert(sizeof(struct bt_block) == 56 && sizeof(struct bt_link) == 40 && sizeof(struct bt_site) == 28,
+               "there are many of them");
 
 // Of a block with an instruction that crosses into a second page.
 struct bt_second {
@@ -554,6 +566,9 @@ hva bt_page_behind(struct bt *b, gva lin, gpa *phys);
 // All that is due before the instruction at RIP, then the block to enter there by its entry_slot, the context loaded; NULL: leave. May
 // leave by longjmp, and may evict blocks. With b->unlinked set, and still set afterwards, the block is where that link leads.
 const struct bt_block *bt_go_on(struct bt *b);
+// The variant of the block at RIP for a recipe, or the block itself: there are others enough, or it would not do any better. May evict
+// blocks.
+struct bt_block *bt_variant(struct bt *b, const struct bt_block *k, const struct bt_recipe *recipe);
 // Before translated code is run: take over the TLB's execution keys.
 void bt_take_keys(struct bt *b);
 
@@ -605,9 +620,10 @@ void link_cut_outside(struct bt *b, struct bt_block *k, u32 lo, u32 hi);
 
 // --- translate.c ----------------------------------------------------------------------------------------------------------------
 
-// Translate the code at `lin`, which is in host page `page` (guest-physical `phys`), in mode `mode`, that is b->mode but for BLOCK_ALONE. NULL: nothing can be
-// translated there now.
-struct bt_block *translate(struct bt *b, gva lin, unsigned mode, hva page, gpa phys);
+// Translate the code at `lin`, which is in host page `page` (guest-physical `phys`), in mode `mode`, that is b->mode but for BLOCK_ALONE and
+// BLOCK_VARIANT. A variant is for a recipe; where that would not do any good the block is an ordinary one. NULL: nothing can be translated
+// there now.
+struct bt_block *translate(struct bt *b, gva lin, unsigned mode, hva page, gpa phys, const struct bt_recipe *recipe);
 
 // --- stats.c ----------------------------------------------------------------------------------------------------------------------
 

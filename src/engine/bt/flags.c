@@ -6,6 +6,10 @@
 //
 // After a comparison or an addition of registers that keep their values nothing need be saved: the instruction can be run again. Such
 // a *recipe* is recorded with each site, for service() to work the flags out when somebody really wants them there.
+//
+// A block may be left with a recipe, too. Where the one that comes next would have to save the flags first, because it begins with what
+// destroys them, a *variant* of it is translated that starts with that recipe instead: the first time a branch comes there, and once more
+// for a loop's. All others bring the flags to where the block wants them.
 #include "engine/bt/translate.h"
 
 void flags_emit_save(struct emit *e, struct bt_ctx *c)
@@ -68,10 +72,8 @@ static void emit_again(struct tr *t, const struct bt_recipe *r, unsigned a)
         emit_rr(&t->e, r->size, 0x3b, a, (unsigned)host_reg(r->b));
 }
 
-// Into the host's flags; destroys HOST_T1.
-static void emit_recipe(struct tr *t)
+void flags_emit_recipe(struct tr *t, const struct bt_recipe *r)
 {
-    const struct bt_recipe *r = &t->recipe;
     struct emit *e = &t->e;
     unsigned a = (unsigned)host_reg(r->a), b = r->b == ISA_REG_NONE ? X86_RSP : (unsigned)host_reg(r->b);
     switch (r->kind) {
@@ -139,23 +141,29 @@ void flags_before(struct tr *t)
         flags_save(t);
 }
 
+void flags_spoil(struct tr *t)
+{
+    if (!spoils_recipe(t))
+        return;
+    t->recipe.kind = RECIPE_NONE;
+    if (t->flags == FLAGS_RECIPE)
+        t->flags = FLAGS_NONE;
+}
+
 void flags_after(struct tr *t)
 {
-    if (t->wrote_flags) {
+    if (t->wrote_flags)
         t->recipe = recipe_of(t);
-        t->wrote_flags = false;
-    } else if (spoils_recipe(t)) {
-        t->recipe.kind = RECIPE_NONE;
-        if (t->flags == FLAGS_RECIPE)
-            t->flags = FLAGS_NONE;
-    }
+    else
+        flags_spoil(t);
+    t->wrote_flags = false;
 }
 
 void flags_settle(struct tr *t)
 {
     if (t->flags != FLAGS_RECIPE)
         return;
-    emit_recipe(t);
+    flags_emit_recipe(t, &t->recipe);
     t->flags = FLAGS_HOST;
 }
 
@@ -182,6 +190,20 @@ void flags_clobber(struct tr *t)
     }
     flags_save(t);
     t->flags &= ~FLAGS_HOST;
+}
+
+void flags_leave(const struct tr *t, struct bt_link *l, bool lost)
+{
+    bool follows = t->recipe.kind && t->b->opts & BT_OPT_RECIPE && t->b->opts & BT_OPT_VARIANT &&
+                   (t->flags == FLAGS_HOST || t->flags == FLAGS_RECIPE);
+    if (follows)
+        l->recipe = t->recipe;
+    if (!lost)
+        l->flags = t->flags;
+    else if (follows)
+        l->flags = FLAGS_RECIPE;
+    else
+        l->flags = t->flags == FLAGS_NONE ? FLAGS_NONE : FLAGS_SLOT;
 }
 
 void flags_need(struct tr *t)

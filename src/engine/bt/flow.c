@@ -14,7 +14,8 @@
 //
 // Indirect branches look for their target in the jump table, by RIP and key; what is found is entered without looking at its block.
 //
-// Branches destroy host flags, so all but the plain forward JCC and JMP have the guest's in the slot.
+// What calls, returns and indirect branches do on their way destroys host flags, so they have the guest's in the slot. Direct jumps do
+// without, where a recipe says what the flags are (flags.c).
 #include "engine/bt/translate.h"
 
 // Does the displacement from the page fit? Also with 32-bit addresses that wrap.
@@ -185,6 +186,11 @@ bool flow_frees_flags(const struct tr_insn *x)
     }
 }
 
+bool flow_saves_flags(const struct tr_insn *x)
+{
+    return flow_frees_flags(x) && !(x->in.op == ISA_OP_JMP && x->in.opnd[0].kind == ISA_OPND_REL);
+}
+
 bool flow_goes_back(const struct tr_insn *x)
 {
     unsigned op = x->in.op;
@@ -226,17 +232,23 @@ void flow_check_page2(struct tr *t)
     emit_far_check(t, f, BT_LEAVE, s);
 }
 
+// The block's last jump. `edge`: with something on its way.
+static void emit_last_jump(struct tr *t, struct bt_link *l, bool edge, bool back)
+{
+    if (!(t->b->opts & BT_OPT_VARIANT))
+        flags_settle(t);
+    flags_leave(t, l, edge || t->flags == FLAGS_RECIPE);
+    if (l->flags == FLAGS_SLOT)
+        flags_save(t);
+    if (edge)
+        emit_edge(t, l, 0, back);
+    emit_link_jump(t, l, emit_jmp(&t->e));
+}
+
 void flow_end(struct tr *t, unsigned off)
 {
     struct bt_link *l = new_link(t, off);
-    if (l->far || t->b->counting) {
-        flags_save(t);
-        t->flags = FLAGS_SLOT;
-        emit_edge(t, l, 0, false);
-    }
-    flags_settle(t);
-    l->flags = t->flags;
-    emit_link_jump(t, l, emit_jmp(&t->e));
+    emit_last_jump(t, l, l->far || t->b->counting, false);
 }
 
 static void edge_tail(struct tr *t, const struct tail *l)
@@ -310,13 +322,14 @@ static void emit_taken(struct tr *t, u8 *jump)
     struct bt_link *l = branch_link(t, target);
     bool back = goes_back(t, target) && !t->polled;
     unsigned skipped = t->n - t->i - 1;
-    if (!l->far && !back && !(t->b->counting && skipped)) {
-        l->flags = t->flags;
+    bool edge = l->far || back || (t->b->counting && skipped);
+    flags_leave(t, l, edge);
+    if (!edge) {
         emit_link_jump(t, l, jump);
         return;
     }
     struct tail *s = tr_tail(t, TAIL_EDGE, jump, l);
-    s->host = t->flags == FLAGS_HOST;
+    s->host = t->flags == FLAGS_HOST && l->flags == FLAGS_SLOT;
     s->skipped = (u16)skipped;
     s->tag = back;
 }
@@ -350,6 +363,7 @@ static void emit_count_jump(struct tr *t)
         over[0] = e->p;
         zero[-1] = (u8)(e->p - zero);
     } else {
+        flags_spoil(t);
         emit_lea(e, in->adsize, X86_RCX, X86_RCX, X86_RSP, 0, -1);
         over[0] = emit_jrcxz(t);
         if (in->op != ISA_OP_LOOP) {
@@ -368,14 +382,7 @@ static void emit_jmp_direct(struct tr *t)
     i64 target = target_of(tr_now(t));
     struct bt_link *l = branch_link(t, target);
     bool back = goes_back(t, target) && !t->polled;
-    if (l->far || back) {
-        flags_save(t);
-        t->flags = FLAGS_SLOT;
-        emit_edge(t, l, 0, back);
-    }
-    flags_settle(t);
-    l->flags = t->flags;
-    emit_link_jump(t, l, emit_jmp(&t->e));
+    emit_last_jump(t, l, l->far || back, back);
 }
 
 // --- calls ------------------------------------------------------------------------------------------------------------------------

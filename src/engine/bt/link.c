@@ -11,11 +11,29 @@ static struct bt_far *far_of(struct bt *b, const struct bt_link *l)
     return l->far ? bt_near(b, l->far) : NULL;
 }
 
-static void patch(struct bt *b, const struct bt_link *l, u64 target)
+static void patch(struct bt *b, u32 jump, u64 target)
 {
     const struct host_code *m = &b->cache.mem;
     struct emit e = {.to_exec = (u64)m->exec - (u64)m->write};
-    emit_patch(&e, m->write + l->jump, target);
+    emit_patch(&e, m->write + jump, target);
+}
+
+// Where the link enters the block.
+static u64 way_in(struct bt *b, const struct bt_link *l, const struct bt_block *to)
+{
+    u64 host = bt_exec(b, to->code + to->entry_host);
+    if (to->recipe.kind)
+        return to->entry_slot;
+    switch (l->flags) {
+    case FLAGS_BOTH: return bt_exec(b, to->code + to->entry_both);
+    case FLAGS_HOST: return host;
+    case FLAGS_RECIPE:
+        if (to->wants == FLAGS_NONE)
+            return host;
+        patch(b, l->stub + l->settle - 4, host);
+        return bt_exec(b, l->stub + LINK_STUB);
+    default: return to->entry_slot;
+    }
 }
 
 static void cut(struct bt *b, struct bt_link *l);
@@ -30,10 +48,7 @@ void link_make(struct bt *b, struct bt_link *l, struct bt_block *to)
     struct bt_far *f = far_of(b, l);
     if (f)
         f->page = to->page;
-    patch(b, l,
-          l->flags == FLAGS_BOTH   ? bt_exec(b, to->code + to->entry_both)
-          : l->flags == FLAGS_HOST ? bt_exec(b, to->code + to->entry_host)
-                                   : to->entry_slot);
+    patch(b, l->jump, way_in(b, l, to));
     b->stats.links++;
 }
 
@@ -43,7 +58,7 @@ static void reset(struct bt *b, struct bt_link *l)
     l->to = l->next_in = 0;
     if (f)
         f->key = f->page = 0;
-    patch(b, l, bt_exec(b, l->stub));
+    patch(b, l->jump, bt_exec(b, l->stub));
 }
 
 void link_cut_incoming(struct bt *b, struct bt_block *k)

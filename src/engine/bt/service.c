@@ -321,6 +321,13 @@ static u64 vector(struct bt *b, const struct bt_site *s)
     return vecstate_load(b, s->access) ? bt_exec(b, bt_site_block(s)->code + s->retry) : step(b, s);
 }
 
+static void link_sync(struct bt *b, const struct bt_link *l, u64 rip, i64 left)
+{
+    service_sync_at(b, rip, left);
+    if (l->flags == FLAGS_RECIPE)
+        service_follow_recipe(b->in.c, &l->recipe);
+}
+
 // A direct branch to an address that is not canonical: undo it, and let the interpreter raise its fault.
 static u64 bad_target(struct bt *b, const struct bt_link *l)
 {
@@ -330,7 +337,7 @@ static u64 bad_target(struct bt *b, const struct bt_link *l)
     if (l->way == LINK_LOOP)
         gpr[X86_RCX]++;
     vecstate_park(b);
-    service_sync_at(b, b->ctx->page_base + l->off, b->ctx->left + 1);
+    link_sync(b, l, b->ctx->page_base + l->off, b->ctx->left + 1);
     b->in.budget--;
     b->chunk--;
     interp_step(&b->in);
@@ -345,6 +352,20 @@ static u64 bad_return(struct bt *b)
     return step(b, s);
 }
 
+// From now on a link whose page was at `base` leads to `to`.
+static void connect(struct bt *b, struct bt_link *l, struct bt_block *to, u64 base)
+{
+    const struct bt_block *from = bt_near(b, l->from);
+    // The link is for a page that is mapped as it is now: the branch's own, or checked whenever the link is followed.
+    if (b->opts & BT_OPT_CHAIN && from->page && l->to != bt_distance(b, to) && (l->far || from->page == to->page))
+        link_make(b, l, to);
+    if (l->far && l->to == bt_distance(b, to)) {
+        struct bt_far *f = bt_near(b, l->far);
+        f->key = bt_key(b, bt_mode_user(b->mode));
+        f->base = base;
+    }
+}
+
 static u64 unlinked(struct bt *b, const struct bt_link *l)
 {
     u64 base = b->ctx->page_base, target = base + (u64)(i64)l->disp;
@@ -354,25 +375,20 @@ static u64 unlinked(struct bt *b, const struct bt_link *l)
         b->ctx->page_base = b->ctx->tmp[3]; // the RET's
         return bad_return(b);
     }
-    service_sync_at(b, target, b->ctx->left);
+    link_sync(b, l, target, b->ctx->left);
     b->unlinked = bt_distance(b, l);
     struct bt_block *k = (struct bt_block *)bt_go_on(b);
     if (!k)
         return 0;
-    if (b->unlinked) {
-        struct bt_link *link = bt_near(b, b->unlinked);
-        const struct bt_block *from = bt_near(b, link->from);
-        // The link is for a page that is mapped as it is now: the branch's own, or checked whenever the link is followed.
-        if (b->opts & BT_OPT_CHAIN && from->page && link->to != bt_distance(b, k) &&
-            (link->far || from->page == k->page))
-            link_make(b, link, k);
-        if (link->far && link->to == bt_distance(b, k)) {
-            struct bt_far *f = bt_near(b, link->far);
-            f->key = bt_key(b, bt_mode_user(b->mode));
-            f->base = base;
-        }
-        b->unlinked = 0;
-    }
+    if (!b->unlinked)
+        return k->entry_slot;
+    struct bt_block *to = k;
+    if (l->recipe.kind && !k->recipe.kind && l->way == LINK_JUMP && l->disp <= l->off)
+        to = bt_variant(b, k, &l->recipe); // a loop
+    if (!b->unlinked)                      // the block may have gone, too
+        return go_on(b);
+    connect(b, bt_near(b, b->unlinked), to, base);
+    b->unlinked = 0;
     return k->entry_slot;
 }
 

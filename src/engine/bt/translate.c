@@ -101,6 +101,15 @@ static u64 service_entry(const struct tr *t, const struct tail *l)
     return l->host ? t->b->glue_step_host : t->b->glue[l->why];
 }
 
+// The way into a block that knows nothing of the recipe.
+static void emit_settle(struct tr *t, struct bt_link *l)
+{
+    flags_emit_recipe(t, &l->recipe);
+    u8 *jump = emit_jmp(&t->e);
+    l->settle = (u8)(t->e.p - (t->b->cache.mem.write + l->stub));
+    emit_patch(&t->e, jump, bt_exec(t->b, l->stub));
+}
+
 static void emit_tail(struct tr *t, const struct tail *l)
 {
     struct emit *e = &t->e;
@@ -109,11 +118,13 @@ static void emit_tail(struct tr *t, const struct tail *l)
         return;
     }
     emit_patch(e, l->from, emit_here(e));
+    struct bt_link *stub = NULL;
     if (l->kind == TAIL_SERVICE && l->why == BT_LINK) {
         struct bt_link *k = bt_near(t->b, l->record);
-        if (k->jump == (u32)(l->from - t->b->cache.mem.write))
-            k->stub = (u32)(e->p - t->b->cache.mem.write);
+        stub = k->jump == (u32)(l->from - t->b->cache.mem.write) ? k : NULL;
     }
+    if (stub)
+        stub->stub = (u32)(e->p - t->b->cache.mem.write);
     switch (l->kind) {
     case TAIL_SP_RESET:
         emit_load(e, 8, X86_RSP, &t->b->ctx->sp_top[t->user]);
@@ -129,6 +140,8 @@ static void emit_tail(struct tr *t, const struct tail *l)
         emit_jmp_to(e, service_entry(t, l));
         break;
     }
+    if (stub && stub->flags == FLAGS_RECIPE)
+        emit_settle(t, stub);
 }
 
 // --- entries ------------------------------------------------------------------------------------------------------------------
@@ -136,7 +149,7 @@ static void emit_tail(struct tr *t, const struct tail *l)
 // Where the flags should be at the block's start: where what comes first wants them.
 static enum flags_at wanted_at_start(struct tr *t)
 {
-    if (t->b->counting || t->k->second)
+    if (t->b->counting || t->insn[0].next > MEM_PAGE_SIZE)
         return FLAGS_SLOT;
     for (t->i = 0; t->i < t->n; t->i++) {
         const struct tr_insn *x = tr_now(t);
@@ -153,11 +166,37 @@ static enum flags_at wanted_at_start(struct tr *t)
     return FLAGS_HOST;
 }
 
+// With flags that have to be in the slot: would they often not have to be, if they followed from registers?
+static bool wants_recipe(const struct tr *t)
+{
+    for (unsigned i = 0; i < t->n; i++) {
+        const struct tr_insn *x = &t->insn[i];
+        if (!x->seen)
+            return true;
+        if (x->step || x->emitter == TR_SYS || x->form->is & FORM_STRING || flow_saves_flags(x))
+            return false;
+    }
+    return true;
+}
+
+static void emit_variant_entry(struct tr *t)
+{
+    t->k->recipe = t->recipe;
+    t->k->entry_slot = emit_here(&t->e);
+    t->flags = FLAGS_RECIPE;
+}
+
 static void emit_entries(struct tr *t)
 {
     struct bt_block *k = t->k;
     enum flags_at want = wanted_at_start(t);
     t->i = 0;
+    if (t->k->mode & BLOCK_VARIANTS) {
+        emit_variant_entry(t);
+        return;
+    }
+    k->wants = want;
+    k->wants_recipe = want == FLAGS_SLOT && !k->second && wants_recipe(t);
     k->entry_slot = emit_here(&t->e);
     k->entry_host = 0;
     if (want == FLAGS_SLOT)
@@ -390,20 +429,41 @@ static bool copy_code(struct bt *b, hva from, gpa phys, u8 *to, unsigned len)
     return true;
 }
 
-struct bt_block *translate(struct bt *b, gva lin, unsigned mode, hva page, gpa phys)
+static void begin(struct tr *t, struct bt *b, unsigned mode, hva page, unsigned off)
+{
+    enum bt_share level =
+        b->opts & BT_OPT_SHARE && !(mode & BLOCK_ALONE) ? bt_sharing(b, page, off)->level : SHARE_NOTHING;
+    memset(t, 0, offsetof(struct tr, insn));
+    t->b = b;
+    t->wide = bt_mode_64(b->mode);
+    t->user = bt_mode_user(b->mode);
+    t->share = level < SHARE_NOTHING;
+    t->upgrade = level < SHARE_NO_UPGRADES;
+}
+
+static struct bt_block *finish(struct tr *t, unsigned mode, hva page, hva page2)
+{
+    struct bt *b = t->b;
+    new_block(t, mode, page, page2);
+    emit_entries(t);
+    emit_insns(t);
+    if (t->failed)
+        return NULL;
+    keep(t);
+    if (UNLIKELY(b->in.v->machine->host->names_code))
+        name_code(t);
+    if (UNLIKELY(host_logs(b->in.v->machine->host, LOG_BT)))
+        dump_block(t, b->ctx->page_base, !b->plain, log_line, b->in.v->machine->host);
+    return t->k;
+}
+
+struct bt_block *translate(struct bt *b, gva lin, unsigned mode, hva page, gpa phys, const struct bt_recipe *recipe)
 {
     struct tr t;
     u8 code[BT_INSNS * ISA_MAX_LEN + ISA_MAX_LEN];
     unsigned off = (unsigned)(lin & 4095), room = MEM_PAGE_SIZE - off;
     hva page2 = 0;
-    enum bt_share level =
-        b->opts & BT_OPT_SHARE && !(mode & BLOCK_ALONE) ? bt_sharing(b, page, off)->level : SHARE_NOTHING;
-    memset(&t, 0, offsetof(struct tr, insn));
-    t.b = b;
-    t.wide = bt_mode_64(b->mode);
-    t.user = bt_mode_user(b->mode);
-    t.share = level < SHARE_NOTHING;
-    t.upgrade = level < SHARE_NO_UPGRADES;
+    begin(&t, b, mode, page, off);
     if (room > BT_INSNS * ISA_MAX_LEN)
         room = BT_INSNS * ISA_MAX_LEN;
     if (!copy_code(b, page + off, phys, code, room))
@@ -420,15 +480,10 @@ struct bt_block *translate(struct bt *b, gva lin, unsigned mode, hva page, gpa p
     }
     if (!t.n)
         return NULL;
-    new_block(&t, mode, page, page2);
-    emit_entries(&t);
-    emit_insns(&t);
-    if (t.failed)
-        return NULL;
-    keep(&t);
-    if (UNLIKELY(b->in.v->machine->host->names_code))
-        name_code(&t);
-    if (UNLIKELY(host_logs(b->in.v->machine->host, LOG_BT)))
-        dump_block(&t, b->ctx->page_base, !b->plain, log_line, b->in.v->machine->host);
-    return t.k;
+    t.recipe.kind = RECIPE_NONE;
+    if (mode & BLOCK_VARIANTS && !page2 && wanted_at_start(&t) == FLAGS_SLOT && wants_recipe(&t))
+        t.recipe = *recipe;
+    else
+        mode &= ~BLOCK_VARIANTS;
+    return finish(&t, mode, page, page2);
 }

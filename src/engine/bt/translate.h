@@ -253,6 +253,12 @@ void flags_settle(struct tr *t);
 void flags_save(struct tr *t);
 void flags_emit_save(struct emit *e, struct bt_ctx *c);
 void flags_emit_restore(struct emit *e, struct bt_ctx *c);
+// A recipe's flags into the host's; destroys HOST_T1.
+void flags_emit_recipe(struct tr *t, const struct bt_recipe *r);
+// The current instruction has overwritten what it overwrites, and there is more to come.
+void flags_spoil(struct tr *t);
+// Tell a link where the flags are when the block is left here. `lost`: not in the host's then.
+void flags_leave(const struct tr *t, struct bt_link *l, bool lost);
 // Does the current instruction need the flags as they are, to read or to pass through?
 bool flags_wanted(const struct tr *t);
 
@@ -323,8 +329,10 @@ bool sys_ends(const struct insn *in); // does it always leave the block?
 
 // Is it a direct branch back in its page?
 bool flow_goes_back(const struct tr_insn *x);
-// Is it a branch that has the flags in the slot?
+// Is it a branch that has the flags in the slot, but for those with a recipe?
 bool flow_frees_flags(const struct tr_insn *x);
+// Or one that has them there in any case?
+bool flow_saves_flags(const struct tr_insn *x);
 // Before each instruction: a poll, where there has to be one and this is a good place for it.
 void flow_poll(struct tr *t);
 // The block goes on at page offset `off`, with nothing emitted after this.
