@@ -25,6 +25,11 @@ static void use_stack(struct bt_ctx *k, bool user)
 }
 
 // Is code of the current mode translated?
+static bool is_translated(const struct interp *x)
+{
+    return x->mode == ISA_MODE_64 || (x->mode == ISA_MODE_32 && cpu_flat32(x->c));
+}
+
 static bool refresh(struct bt *b)
 {
     const struct interp *x = &b->in;
@@ -32,7 +37,7 @@ static bool refresh(struct bt *b)
     struct bt_ctx *k = b->ctx;
     bool user = c->cpl == 3;
     u8 mode = (u8)(x->mode | BLOCK_FLAT | (user ? BLOCK_USER : 0));
-    if (x->mode == ISA_MODE_16 || (x->mode == ISA_MODE_32 && !cpu_flat32(c)))
+    if (!is_translated(x))
         return false;
     b->mode = mode;
     use_stack(k, user);
@@ -298,6 +303,24 @@ const struct bt_block *bt_go_on(struct bt *b)
     return enterable(b);
 }
 
+// One instruction in the interpreter, for which budget has been spent; and on, without looking for blocks, as long as the mode is none that
+// is translated. False: leave.
+static bool interpret(struct bt *b)
+{
+    struct interp *x = &b->in;
+    for (;;) {
+        b->stats.steps++;
+        b->stepped[interp_step(x)].loop++;
+        if (is_translated(x))
+            return true;
+        b->now++;
+        if (keeper_pending(x->v))
+            keeper_drop(&b->keeper, x->v, b->now);
+        if (!interp_ready(x))
+            return false;
+    }
+}
+
 static void run_loop(struct bt *b)
 {
     struct interp *x = &b->in;
@@ -328,8 +351,8 @@ static void run_loop(struct bt *b)
             if (!interp_ready(x))
                 return;
         }
-        b->stats.steps++;
-        b->stepped[interp_step(x)].loop++;
+        if (!interpret(b))
+            return;
     }
 }
 
