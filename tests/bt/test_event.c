@@ -22,6 +22,14 @@ static int start(void **state)
     return 0;
 }
 
+static int start32(void **state)
+{
+    env_engine = "bt";
+    env_protected(state);
+    e = *state;
+    return 0;
+}
+
 static struct bt *engine(void)
 {
     return e->t->v->engine_state;
@@ -267,6 +275,68 @@ static void mxcsr_is_moved_without_the_interpreter(void **state)
     assert_in_range(stepped(ISA_OP_LDMXCSR) + stepped(ISA_OP_STMXCSR), 1, 4);
 }
 
+static void handle32(unsigned vector, const char *handler, size_t len)
+{
+    set_idt(e, (u8)vector, CODE0, HANDLER, 0xee);
+    testvm_put_code(e->t, HANDLER, handler, len);
+}
+
+static void transfers_of_32_bits_without_the_interpreter(void **state)
+{
+    static const char handler[] = "\xcf";         // iret
+    static const char code[] = "\xb9\x64\0\0\0"   // mov ecx, 100
+                               "\xcd\x40\xcc"     // again: int 0x40; int3
+                               "\xff\xc9\x75\xf9" // dec ecx; jnz again
+                               "\xf4";            // hlt
+    (void)state;
+    handle32(0x40, handler, sizeof handler - 1);
+    handle32(X86_EXC_BP, handler, sizeof handler - 1);
+    run(code, sizeof code - 1);
+    assert_in_range(engine()->stats.soft_ints, 2 * TURNS - 2, 2 * TURNS);
+    assert_in_range(engine()->stats.irets, 2 * TURNS - 2, 2 * TURNS);
+    assert_in_range(stepped(ISA_OP_INT) + stepped(ISA_OP_INT3) + stepped(ISA_OP_IRET), 0, 6);
+}
+
+// A call from CPL 3 and back, and the segment registers that go with it.
+static void privilege_changes_of_32_bits_without_the_interpreter(void **state)
+{
+    static const char handler[] = "\x1e\x06\x0f\xa0" // push ds; push es; push fs
+                                  "\xba\x23\0\0\0"   // mov edx, DATA3 | 3
+                                  "\x8e\xda\x8e\xc2" // mov ds, edx; mov es, edx
+                                  "\x0f\xa1\x07\x1f" // pop fs; pop es; pop ds
+                                  "\xcf";            // iret
+    static const char code[] = "\xcd\x40\xeb\xfc";   // again: int 0x40; jmp again
+    (void)state;
+    at_level(e, 3);
+    handle32(0x40, handler, sizeof handler - 1);
+    testvm_put_code(e->t, CODE, code, sizeof code - 1);
+    testvm_run(e->t, TURNS * 12);
+    assert_int_equal(e->c->cpl, 3);
+    assert_int_equal(e->c->seg[X86_DS].sel, DATA3 | 3);
+    assert_in_range(engine()->stats.soft_ints, TURNS - 2, TURNS);
+    assert_in_range(engine()->stats.irets, TURNS - 2, TURNS);
+    assert_in_range(engine()->stats.inner_steps + engine()->stats.steps, 0, 40);
+}
+
+static void sysenter_and_sysexit_without_the_interpreter(void **state)
+{
+    static const char kernel[] = "\x49\x89\xda"      // dec ecx; mov edx, ebx
+                                 "\x87\xcf\x0f\x35"; // xchg ecx, edi; sysexit
+    static const char code[] =
+        "\x87\xcf\x89\xe7\x0f\x34"; // again: xchg ecx, edi; mov edi, esp; sysenter, which comes back to again
+    (void)state;
+    e->c->msr.sysenter_cs = 0x200;
+    e->c->msr.sysenter_eip = HANDLER;
+    e->c->msr.sysenter_esp = STACK0;
+    testvm_put_code(e->t, HANDLER, kernel, sizeof kernel - 1);
+    testvm_put_code(e->t, CODE, code, sizeof code - 1);
+    at_level(e, 3);
+    e->c->gpr[X86_RBX] = CODE;
+    testvm_run(e->t, TURNS * 7);
+    assert_int_equal(stepped(ISA_OP_SYSENTER) + stepped(ISA_OP_SYSEXIT), 0);
+    assert_in_range(engine()->stats.light, 2 * TURNS - 4, 2 * TURNS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +351,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(system_instructions_without_the_interpreter, start, env_free),
         cmocka_unit_test_setup_teardown(fills_pages_with_code_without_the_interpreter, start, env_free),
         cmocka_unit_test_setup_teardown(vector_state_is_saved_without_the_interpreter, start, env_free),
+        cmocka_unit_test_setup_teardown(transfers_of_32_bits_without_the_interpreter, start32, env_free),
+        cmocka_unit_test_setup_teardown(privilege_changes_of_32_bits_without_the_interpreter, start32, env_free),
+        cmocka_unit_test_setup_teardown(sysenter_and_sysexit_without_the_interpreter, start32, env_free),
         cmocka_unit_test_setup_teardown(mxcsr_is_moved_without_the_interpreter, start, env_free),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

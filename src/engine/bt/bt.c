@@ -47,12 +47,7 @@ static bool refresh(struct bt *b)
         *(u64 *)k->sp = b->glue_ret[bt_number(bt_mode_64(mode), user)];
     }
     bt_take_views(b);
-    for (unsigned i = 0; i < 2; i++) {
-        const struct x86_seg *s = &c->seg[X86_FS + i];
-        k->seg_base[i] = s->base;
-        k->seg_flat[i] =
-            s->limit == ~0u && !(s->attr & (X86_SEG_UNUSABLE | X86_SEG_CODE | X86_SEG_E)) && s->attr & X86_SEG_W;
-    }
+    bt_take_segments(b);
     return true;
 }
 

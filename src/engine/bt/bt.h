@@ -14,7 +14,7 @@
 //   analyse.c     decoding, and which status flags somebody may look at
 //   translate.c   one block
 //   light.c       system instructions in C, without the interpreter
-//   event.c       exceptions, interrupts and IRET
+//   event.c       exceptions, interrupts and IRET; event32.c those of 32-bit protected mode
 //   vecstate.c    the guest's vector registers in the host's
 //   flags.c, mem.c, ident.c, vector.c, x87.c, stack.c, string.c, bits.c, sys.c, flow.c    what the code of a block is made of; emit.h encodes it
 //
@@ -145,6 +145,8 @@ enum { SITE_READ, SITE_WRITE };
 
 // For the instruction at a site: an exception without error code is all that comes of it.
 #define SITE_RAISES 0x20u
+// For the instruction at a site, if the interpreter runs it: the block cannot rely on anything afterwards.
+#define SITE_SHAKES 0x10u
 
 // How status flags follow from two operands, the first a register.
 enum { RECIPE_NONE, RECIPE_CMP, RECIPE_SUB, RECIPE_ADD, RECIPE_TEST, RECIPE_LOGIC };
@@ -164,13 +166,13 @@ struct bt_site {
         u16 call; // BT_STEP: how far behind the block a struct bt_call is, in units of BT_UNIT, or 0
         u16 miss; // of a probe (`size` is not 0): offset in the block's code of the displacement of its jump to its tail
     };
-    u16 off;  // of the instruction in its page
-    u16 op;   // enum isa_op
-    u16 size; // bytes that the probe is for
-    u8 len;   // of the instruction
-    u8 idx;   // number of the instruction in its block
-    u8 access; // SITE_*; BT_VECTOR: the VEC_* needed; BT_STEP: SITE_RAISES + the exception that is all that comes of it, or 0
-    u8 vec; // VEC_*: what code at `retry` and `resume` relies on
+    u16 off;   // of the instruction in its page
+    u16 op;    // enum isa_op
+    u16 size;  // bytes that the probe is for
+    u8 len;    // of the instruction
+    u8 idx;    // number of the instruction in its block
+    u8 access; // SITE_*; BT_VECTOR: the VEC_* needed; BT_STEP: SITE_RAISES + the exception that is all that comes of it, SITE_SHAKES or 0
+    u8 vec;    // VEC_*: what code at `retry` and `resume` relies on
     union {
         u8 pop;     // RET: bytes taken off the stack, to undo it
         u8 operand; // aligned ones: how far behind what is probed
@@ -549,6 +551,17 @@ static inline void bt_take_views(struct bt *b)
     b->ctx->tlb = b->ctx->view[b->in.view];
 }
 
+// Take over what FS and GS are.
+static inline void bt_take_segments(struct bt *b)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        const struct x86_seg *s = &b->in.c->seg[X86_FS + i];
+        b->ctx->seg_base[i] = s->base;
+        b->ctx->seg_flat[i] =
+            s->limit == ~0u && !(s->attr & (X86_SEG_UNUSABLE | X86_SEG_CODE | X86_SEG_E)) && s->attr & X86_SEG_W;
+    }
+}
+
 // Make GS's base what code relies on: after anything that may have changed what the current context of the TLB is.
 static inline void bt_set_gs(struct bt *b)
 {
@@ -673,7 +686,9 @@ bool event_fault(struct bt *b, const struct cpu_event *ev);
 bool event_soft(struct bt *b, enum cpu_event_type type, unsigned vector, unsigned len);
 // Deliver what is pending, or the external interrupt that is due, if it is as usual. The vector state has been set aside.
 void event_pending(struct bt *b);
-// Run the IRET with 64 bits of operand size at RIP, the same way.
-bool event_iret(struct bt *b);
+// Run the IRET at RIP, SYSENTER or SYSEXIT, the same way.
+bool event_iret(struct bt *b, unsigned opsize);
+bool event_sysenter(struct bt *b);
+bool event_sysexit(struct bt *b);
 
 #endif

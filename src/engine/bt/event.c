@@ -1,43 +1,34 @@
-// Exceptions, interrupts and IRET as they nearly always are, without the interpreter and without setting the vector state aside: 64-bit
-// code goes to a handler at CPL 0 and comes back, through flat segments and a frame that lies in one page.
+// Exceptions, interrupts and IRET as they nearly always are, without the interpreter and without setting the vector state aside: code goes
+// to a 64-bit handler at CPL 0 and comes back, through flat segments and a frame that lies in one page. (32-bit handlers: event32.c.)
 //
 // Each function looks at everything first, in memory that the TLB has, and changes nothing until it knows that the event is as
 // usual. (The x87's pointers go with CS, so that state is set aside.) Where it is not, or something is switched on that wants to see
 // it, the interpreter does it all: its event.c and iret.c say what the steps are and why. Faults are its business, too.
-#include "engine/bt/vecstate.h"
+#include "engine/bt/event.h"
 
-#define FLAT_CODE (X86_SEG_P | X86_SEG_S | X86_SEG_CODE | X86_SEG_A | X86_SEG_L)
-#define FLAT_STACK (X86_SEG_P | X86_SEG_S | X86_SEG_W | X86_SEG_A)
 #define GATE_WORDS 2
 #define FRAME_WORDS 5 // RIP, CS, RFLAGS, RSP, SS
 
-static bool nobody_looks(const struct bt *b)
+bool event_unseen(const struct bt *b)
 {
     const struct interp *x = &b->in;
-    return !(x->stop | x->debug_on | x->break_on | x->align_on | x->trace) && x->budget && cpu_64bit(x->c) &&
+    return !(x->stop | x->debug_on | x->break_on | x->align_on | x->trace) && x->budget &&
            !host_logs(x->v->machine->host, LOG_INT);
 }
 
-static void keep_x87(struct bt *b)
-{
-    if (UNLIKELY(b->ctx->vec & VEC_X87))
-        vecstate_park(b);
-}
-
-static bool sys_words(const struct bt *b, gva a, unsigned n, u64 *to)
+bool event_sys_words(const struct bt *b, gva a, unsigned n, u64 *to)
 {
     hva h = tlb_read(&b->in.v->tlb, TLB_SUPER, a, n * 8);
-    if (h)
-        memcpy(to, (const void *)h, n * 8);
+    for (unsigned i = 0; i < n && h; i++)
+        to[i] = mem_host_load((const u8 *)h + 8ull * i, 8);
     return h != 0;
 }
 
-// The segment that a selector of the GDT loads, if it has the bits `want` of those in `of` and its privilege is that of the selector.
-static bool usual_segment(const struct bt *b, u16 sel, u32 want, u32 of, struct x86_seg *s)
+bool event_segment(const struct bt *b, u16 sel, u32 want, u32 of, struct x86_seg *s)
 {
     const struct x86_dtable *t = &b->in.c->gdtr;
     u64 raw;
-    if (sel & X86_SEL_TI || sel < 4 || (sel | 7u) > t->limit || !sys_words(b, t->base + (sel & 0xfff8u), 1, &raw))
+    if (sel & X86_SEL_TI || sel < 4 || (sel | 7u) > t->limit || !event_sys_words(b, t->base + (sel & 0xfff8u), 1, &raw))
         return false;
     u32 hi = (u32)(raw >> 32), limit = ((u32)raw & 0xffff) | (hi & 0xf0000);
     s->sel = sel;
@@ -47,33 +38,49 @@ static bool usual_segment(const struct bt *b, u16 sel, u32 want, u32 of, struct 
     return (s->attr & of) == want && X86_SEG_DPL(s->attr) == (sel & X86_SEL_RPL);
 }
 
-static bool usual_code(const struct bt *b, u16 sel, struct x86_seg *s)
+static bool covers_4g(const struct x86_seg *s)
 {
-    return usual_segment(b, sel, FLAT_CODE, FLAT_CODE | X86_SEG_C | X86_SEG_DB, s);
+    return !s->base && s->limit == ~0u;
 }
 
-// A gate of the IDT that leads where gates usually lead.
-struct usual_gate {
-    u64 rip;
-    struct x86_seg cs;
-    u8 ist, dpl;
-    u32 clears; // flags
-};
+bool event_code32(const struct bt *b, u16 sel, struct x86_seg *s)
+{
+    const u32 want = EVENT_CODE | X86_SEG_DB;
+    return event_segment(b, sel, want, want | X86_SEG_C | X86_SEG_L, s) && covers_4g(s);
+}
+
+bool event_stack32(const struct bt *b, u16 sel, struct x86_seg *s)
+{
+    const u32 want = EVENT_STACK | X86_SEG_DB;
+    return event_segment(b, sel, want, want | X86_SEG_CODE | X86_SEG_E, s) && covers_4g(s);
+}
+
+static bool usual_code(const struct bt *b, u16 sel, struct x86_seg *s)
+{
+    const u32 want = EVENT_CODE | X86_SEG_L;
+    return event_segment(b, sel, want, want | X86_SEG_C | X86_SEG_DB, s);
+}
+
+bool event_gate(u64 raw, struct usual_gate *g)
+{
+    u32 attr = (u32)(raw >> 40) & 0xff, kind = attr & (X86_SEG_S | X86_SEG_TYPE);
+    g->rip = (raw & 0xffff) | (raw >> 32 & 0xffff0000u);
+    g->ist = raw >> 32 & 7;
+    g->dpl = X86_SEG_DPL(attr);
+    g->clears = X86_FL_TF | X86_FL_VM | X86_FL_RF | X86_FL_NT | (kind == X86_SYS_INT ? X86_FL_IF : 0);
+    return (kind == X86_SYS_INT || kind == X86_SYS_TRAP) && attr & X86_SEG_P;
+}
 
 static bool usual_gate(const struct bt *b, unsigned vector, struct usual_gate *g)
 {
     const struct cpu *c = b->in.c;
     u64 raw[GATE_WORDS];
     const unsigned off = vector * sizeof raw;
-    if (off + sizeof raw - 1 > c->idtr.limit || !sys_words(b, c->idtr.base + off, GATE_WORDS, raw))
+    if (off + sizeof raw - 1 > c->idtr.limit || !event_sys_words(b, c->idtr.base + off, GATE_WORDS, raw) ||
+        !event_gate(raw[0], g))
         return false;
-    u32 attr = (u32)(raw[0] >> 40) & 0xff, kind = attr & (X86_SEG_S | X86_SEG_TYPE);
-    g->rip = (raw[0] & 0xffff) | (raw[0] >> 32 & 0xffff0000u) | raw[1] << 32;
-    g->ist = raw[0] >> 32 & 7;
-    g->dpl = X86_SEG_DPL(attr);
-    g->clears = X86_FL_TF | X86_FL_VM | X86_FL_RF | X86_FL_NT | (kind == X86_SYS_INT ? X86_FL_IF : 0);
-    return (kind == X86_SYS_INT || kind == X86_SYS_TRAP) && attr & X86_SEG_P && gva_canonical(g->rip) &&
-           usual_code(b, (u16)(raw[0] >> 16) & 0xfffcu, &g->cs);
+    g->rip |= raw[1] << 32;
+    return gva_canonical(g->rip) && usual_code(b, (u16)(raw[0] >> 16) & 0xfffcu, &g->cs);
 }
 
 // The stack pointer that the handler gets, or 0.
@@ -83,37 +90,29 @@ static u64 handler_stack(const struct bt *b, unsigned ist)
     const struct x86_seg *tr = &c->seg[X86_TR];
     u64 sp = c->gpr[X86_RSP];
     unsigned off = ist ? 28 + ist * 8 : 4;
-    if ((ist || c->cpl) && (off + 7 > tr->limit || !sys_words(b, tr->base + off, 1, &sp)))
+    if ((ist || c->cpl) && (off + 7 > tr->limit || !event_sys_words(b, tr->base + off, 1, &sp)))
         return 0;
     return sp & ~15ull;
 }
 
-// Would something else be due before the handler's first instruction?
-static bool more_is_due(const struct bt *b, u32 clears)
+bool event_more_is_due(const struct bt *b, u32 clears)
 {
     u32 req = atomic_load_explicit(&b->in.v->request, memory_order_relaxed);
     bool masked = !(b->in.c->rflags & ~(u64)clears & X86_FL_IF);
     return req & ~(masked ? VCPU_REQ_INTR : 0);
 }
 
-static bool is_soft(const struct cpu_event *ev)
-{
-    return ev->type == CPU_EVENT_SOFT_INT || ev->type == CPU_EVENT_SOFT_EXC;
-}
-
 // RF as the handler will find it: set by faults, cleared by instructions that ask for the event.
-static u64 flags_image(const struct cpu *c, const struct cpu_event *ev)
+u64 event_flags_image(const struct cpu *c, const struct cpu_event *ev)
 {
-    if (is_soft(ev))
+    if (event_is_soft(ev))
         return c->rflags & ~(u64)X86_FL_RF;
     return ev->type == CPU_EVENT_EXCEPTION ? c->rflags | X86_FL_RF : c->rflags;
 }
 
-static void enter_handler(struct bt *b, const struct usual_gate *g, u64 sp)
+void event_enter(struct bt *b, const struct usual_gate *g, u64 sp)
 {
     struct cpu *c = b->in.c;
-    if (c->cpl) // to a null SS
-        c->seg[X86_SS] = (struct x86_seg){.attr = X86_SEG_UNUSABLE};
     c->seg[X86_CS] = g->cs;
     c->cpl = 0;
     c->gpr[X86_RSP] = sp;
@@ -124,12 +123,11 @@ static void enter_handler(struct bt *b, const struct usual_gate *g, u64 sp)
     interp_mode_changed(&b->in);
 }
 
-static bool deliver(struct bt *b, const struct cpu_event *ev)
+static bool deliver_long(struct bt *b, const struct cpu_event *ev)
 {
     struct cpu *c = b->in.c;
     struct usual_gate g;
-    if (!nobody_looks(b) || !usual_gate(b, ev->vector, &g) || (is_soft(ev) && g.dpl < c->cpl) ||
-        more_is_due(b, g.clears))
+    if (!usual_gate(b, ev->vector, &g) || (event_is_soft(ev) && g.dpl < c->cpl) || event_more_is_due(b, g.clears))
         return false;
     const unsigned size = (FRAME_WORDS + ev->has_error) * 8;
     u64 top = handler_stack(b, g.ist), sp = top - size;
@@ -137,18 +135,26 @@ static bool deliver(struct bt *b, const struct cpu_event *ev)
     u64 *frame = (u64 *)tlb_write(&b->in.v->tlb, view, sp, size);
     if (!top || !frame)
         return false;
-    keep_x87(b);
+    event_keep_x87(b);
     if (ev->has_error)
         *frame++ = ev->error;
-    frame[0] = c->rip + (is_soft(ev) ? ev->insn_len : 0);
+    u64 ret = c->rip + (event_is_soft(ev) ? ev->insn_len : 0);
+    frame[0] = cpu_64bit(c) ? ret : (u32)ret;
     frame[1] = c->seg[X86_CS].sel;
-    frame[2] = flags_image(c, ev);
+    frame[2] = event_flags_image(c, ev);
     frame[3] = c->gpr[X86_RSP];
     frame[4] = c->seg[X86_SS].sel;
     if (ev->type == CPU_EVENT_EXCEPTION && ev->vector == X86_EXC_PF)
         c->cr2 = ev->cr2;
-    enter_handler(b, &g, sp);
+    if (c->cpl) // to a null SS
+        c->seg[X86_SS] = (struct x86_seg){.attr = X86_SEG_UNUSABLE};
+    event_enter(b, &g, sp);
     return true;
+}
+
+static bool deliver(struct bt *b, const struct cpu_event *ev)
+{
+    return event_unseen(b) && (cpu_long_mode(b->in.c) ? deliver_long(b, ev) : event32_deliver(b, ev));
 }
 
 bool event_fault(struct bt *b, const struct cpu_event *ev)
@@ -181,7 +187,7 @@ static void take_interrupt(struct bt *b)
     struct cpu *c = b->in.c;
     int vector;
     if (atomic_load_explicit(&v->request, memory_order_acquire) != VCPU_REQ_INTR || !(c->rflags & X86_FL_IF) ||
-        c->shadow || c->nmi_pending || !v->intc.ack || !nobody_looks(b))
+        c->shadow || c->nmi_pending || !v->intc.ack || !event_unseen(b))
         return;
     vector = v->intc.ack(v->intc.intc);
     if (vector >= 0)
@@ -205,8 +211,7 @@ void event_pending(struct bt *b)
         b->stats.exceptions++;
 }
 
-// Would going to CPL `to` make a data segment unusable?
-static bool drops_segment(const struct cpu *c, unsigned to)
+bool event_drops_segment(const struct cpu *c, unsigned to)
 {
     static const u8 regs[] = {X86_ES, X86_DS, X86_FS, X86_GS};
     for (unsigned i = 0; i < sizeof regs; i++) {
@@ -217,7 +222,22 @@ static bool drops_segment(const struct cpu *c, unsigned to)
     return false;
 }
 
-bool event_iret(struct bt *b)
+// Code and stack of 64 bits, or both of 32.
+static bool usual_target(const struct bt *b, const u64 *frame, struct x86_seg *cs, struct x86_seg *ss)
+{
+    u16 cs_sel = (u16)frame[1], ss_sel = (u16)frame[4], cpl = cs_sel & X86_SEL_RPL;
+    if (ss_sel && (ss_sel & X86_SEL_RPL) != cpl)
+        return false;
+    if (!usual_code(b, cs_sel, cs))
+        return !((frame[0] | frame[3]) >> 32) && event_code32(b, cs_sel, cs) && event_stack32(b, ss_sel, ss);
+    if (!ss_sel && !cpl) {
+        *ss = (struct x86_seg){.attr = X86_SEG_UNUSABLE};
+        return true;
+    }
+    return event_segment(b, ss_sel, EVENT_STACK, EVENT_STACK | X86_SEG_CODE, ss);
+}
+
+static bool iret_long(struct bt *b)
 {
     const u64 awkward = X86_FL_TF | X86_FL_NT | X86_FL_VM | X86_FL_VIF | X86_FL_VIP;
     const u64 mask = X86_FL_STATUS | X86_FL_DF | X86_FL_IF | X86_FL_IOPL | X86_FL_RF | X86_FL_AC | X86_FL_ID;
@@ -226,20 +246,16 @@ bool event_iret(struct bt *b)
     struct x86_seg cs, ss;
     hva at = tlb_read(&x->v->tlb, x->view, c->gpr[X86_RSP], FRAME_WORDS * 8);
     u64 frame[FRAME_WORDS]; // once: another processor may be writing there
-    if (!at || !nobody_looks(b) || c->cpl || c->nmi_blocked)
+    if (!at || !event_unseen(b) || c->cpl || c->nmi_blocked)
         return false;
     memcpy(frame, (const void *)at, sizeof frame);
     if ((c->rflags | frame[2]) & awkward)
         return false;
     u64 rip = frame[0], sp = frame[3], flags = frame[2];
-    u16 cs_sel = (u16)frame[1], ss_sel = (u16)frame[4], cpl = cs_sel & X86_SEL_RPL;
-    if (!gva_canonical(rip) || !usual_code(b, cs_sel, &cs) || drops_segment(c, cpl))
+    u16 cpl = (u16)frame[1] & X86_SEL_RPL;
+    if (!gva_canonical(rip) || !usual_target(b, frame, &cs, &ss) || event_drops_segment(c, cpl))
         return false;
-    if (!ss_sel && !cpl)
-        ss = (struct x86_seg){.attr = X86_SEG_UNUSABLE};
-    else if ((ss_sel & X86_SEL_RPL) != cpl || !usual_segment(b, ss_sel, FLAT_STACK, FLAT_STACK | X86_SEG_CODE, &ss))
-        return false;
-    keep_x87(b);
+    event_keep_x87(b);
     c->seg[X86_CS] = cs;
     c->seg[X86_SS] = ss;
     c->cpl = (u8)cpl;
@@ -248,4 +264,11 @@ bool event_iret(struct bt *b)
     flags_set(c, mask, flags);
     interp_mode_changed(x);
     return true;
+}
+
+bool event_iret(struct bt *b, unsigned opsize)
+{
+    if (opsize == 8)
+        return cpu_64bit(b->in.c) && iret_long(b);
+    return opsize == 4 && event32_iret(b);
 }

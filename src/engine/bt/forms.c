@@ -117,6 +117,9 @@ static const u8 emitters[ISA_OP_COUNT] = {
 // sys.c decides on everything else.
 static u8 emitter_of(unsigned form)
 {
+    const struct isa_form_info *f = &isa_forms[form];
+    if ((f->op == ISA_OP_MOV || f->op == ISA_OP_POP) && f->cls > ISA_CLASS_MEM) // of segment registers
+        return TR_SYS;
     if (vector_form(form))
         return TR_VECTOR;
     if (x87_form(form))

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "core/msr.h"
-#include "engine/bt/vecstate.h"
+#include "engine/bt/event.h"
 #include "engine/interp/simd.h"
 
 enum light {
@@ -153,7 +153,9 @@ static enum light light_cr3(struct bt *b, u64 val)
     bool pcide = c->cr4 & X86_CR4_PCIDE, noflush = pcide && val & X86_CR3_NOFLUSH;
     if (pcide)
         val &= ~X86_CR3_NOFLUSH;
-    if (!cpu_long_mode(c) || val >> (v->model ? v->model->maxphyaddr : 48))
+    if (cpu_long_mode(c) && val >> (v->model ? v->model->maxphyaddr : 48))
+        return LIGHT_NOT;
+    if (!cpu_long_mode(c) && c->cr0 & X86_CR0_PG && c->cr4 & X86_CR4_PAE && !mmu_load_pdptes(v, val))
         return LIGHT_NOT;
     c->cr3 = val;
     mmu_cr3_loaded(v, noflush);
@@ -216,6 +218,43 @@ static enum light light_invpcid(struct bt *b)
     default: tlb_flush_all_nonglobal(t); break;
     }
     return mappings_changed(b);
+}
+
+// --- segments -----------------------------------------------------------------------------------------------------------------
+
+// The data segment that a selector loads as it nearly always is: from the GDT, accessed before, allowed; or none.
+static bool data_segment(const struct bt *b, u16 sel, struct x86_seg *s)
+{
+    const u32 want = X86_SEG_P | X86_SEG_S | X86_SEG_A;
+    if (sel < 4) {
+        *s = (struct x86_seg){.sel = sel, .attr = X86_SEG_UNUSABLE};
+        return true;
+    }
+    return event_segment(b, sel, want, want | X86_SEG_CODE, s) && X86_SEG_DPL(s->attr) >= b->in.c->cpl;
+}
+
+// MOV and POP of DS, ES, FS, GS. ctx.tmp[0]: the selector, or where it is. Outside 64-bit mode DS and ES stay what blocks rely on.
+static enum light light_segment(struct bt *b, const struct bt_site *s)
+{
+    const struct bt_call *call = bt_call_of(s);
+    u64 sel = b->ctx->tmp[0];
+    struct x86_seg new;
+    if (!call)
+        return LIGHT_NOT;
+    if (s->op == ISA_OP_POP) {
+        hva h = tlb_read(&b->in.v->tlb, mmu_view(b->in.c), sel, call->in.opsize);
+        if (!h)
+            return LIGHT_NOT;
+        sel = mem_host_load((const void *)h, 2);
+    }
+    unsigned reg = call->in.opnd[0].reg;
+    bool flat = bt_mode_64(b->mode) || reg == X86_FS || reg == X86_GS;
+    if (!data_segment(b, (u16)sel, &new) || (!flat && (new.base || new.limit != ~0u || new.attr &X86_SEG_E ||
+                                                       !(new.attr &X86_SEG_W) || new.attr &X86_SEG_UNUSABLE)))
+        return LIGHT_NOT;
+    b->in.c->seg[reg] = new;
+    bt_take_segments(b);
+    return LIGHT_DONE;
 }
 
 // --- vector state -------------------------------------------------------------------------------------------------------------
@@ -293,6 +332,8 @@ static enum light run(struct bt *b, const struct bt_site *s)
     case ISA_OP_MOV_CR: return light_mov_cr(b, s);
     case ISA_OP_INVLPG: return light_invlpg(b);
     case ISA_OP_INVPCID: return light_invpcid(b);
+    case ISA_OP_MOV:
+    case ISA_OP_POP: return light_segment(b, s);
     case ISA_OP_XSAVEC:
     case ISA_OP_XSAVES:
     case ISA_OP_XRSTOR:

@@ -76,7 +76,8 @@ static bool vec_back(struct bt *b, u8 need)
 // May the instruction change what its own block relies on?
 static bool shakes_ground(const struct bt_site *s)
 {
-    return s->op == ISA_OP_MOV_CR || s->op == ISA_OP_WRMSR || s->op == ISA_OP_INVLPG || s->op == ISA_OP_INVPCID;
+    return s->access == SITE_SHAKES || s->op == ISA_OP_MOV_CR || s->op == ISA_OP_WRMSR || s->op == ISA_OP_INVLPG ||
+           s->op == ISA_OP_INVPCID;
 }
 
 // Run the instruction at a site in the interpreter. Device accesses may have asked for anything.
@@ -166,13 +167,21 @@ static u64 page_fault(struct bt *b, const struct bt_site *s)
             .type = CPU_EVENT_EXCEPTION, .vector = X86_EXC_PF, .has_error = true, .error = f->error, .cr2 = f->addr});
 }
 
-// Run IRET, INT n or INT3 past the interpreter.
+static bool is_transfer(unsigned op)
+{
+    return op == ISA_OP_IRET || op == ISA_OP_INT || op == ISA_OP_INT3 || op == ISA_OP_SYSENTER || op == ISA_OP_SYSEXIT;
+}
+
+// Run one of these past the interpreter.
 static bool transfer(struct bt *b, const struct bt_site *s, const struct insn *in)
 {
     bool done;
     if (s->op == ISA_OP_IRET) {
-        done = in->opsize == 8 && event_iret(b);
+        done = event_iret(b, in->opsize);
         b->stats.irets += done;
+    } else if (s->op == ISA_OP_SYSENTER || s->op == ISA_OP_SYSEXIT) {
+        done = s->op == ISA_OP_SYSENTER ? event_sysenter(b) : in->opsize == 4 && event_sysexit(b);
+        b->stats.light += done;
     } else {
         bool int3 = s->op == ISA_OP_INT3;
         done = event_soft(b, int3 ? CPU_EVENT_SOFT_EXC : CPU_EVENT_SOFT_INT, int3 ? X86_EXC_BP : (u8)in->imm, s->len);
@@ -187,7 +196,7 @@ static u64 other(struct bt *b, const struct bt_site *s)
     const struct bt_call *call = bt_call_of(s);
     if (s->access >= SITE_RAISES)
         return fault(b, s, &(struct cpu_event){.type = CPU_EVENT_EXCEPTION, .vector = s->access - SITE_RAISES});
-    if (!call || (s->op != ISA_OP_IRET && s->op != ISA_OP_INT && s->op != ISA_OP_INT3))
+    if (!call || !is_transfer(s->op))
         return step(b, s);
     service_sync(b, s);
     if (!transfer(b, s, &call->in))

@@ -1,4 +1,4 @@
-// PUSH, POP and LEAVE, with the stack pointer's natural size.
+// PUSH (of segment registers, too), POP and LEAVE, with the stack pointer's natural size.
 //
 // RSP changes last, so that an access that leaves the block finds everything as it was before the instruction.
 #include "engine/bt/translate.h"
@@ -6,6 +6,8 @@
 bool stack_can(const struct tr *t, const struct insn *in)
 {
     unsigned kind = in->opnd[0].kind;
+    if (in->op == ISA_OP_PUSH && kind == ISA_OPND_SEG)
+        return in->opsize == tr_natural(t);
     if (in->opsize != tr_natural(t) || isa_forms[in->form].cls > ISA_CLASS_MEM)
         return false;
     switch (in->op) {
@@ -15,6 +17,14 @@ bool stack_can(const struct tr *t, const struct insn *in)
     case ISA_OP_LEAVE: return true;
     default: return false;
     }
+}
+
+static void get_selector(struct tr *t, unsigned to, unsigned seg)
+{
+    const u64 at = offsetof(struct cpu, seg) + seg * sizeof(struct x86_seg) + offsetof(struct x86_seg, sel);
+    _Static_assert(offsetof(struct cpu, gpr) == 0, "ctx.gpr is the address of struct cpu");
+    emit_load(&t->e, 8, to, &t->b->ctx->gpr);
+    emit_rm(&t->e, 4, 0x1b7, to, to, (i32)at); // movzx
 }
 
 static void emit_push(struct tr *t)
@@ -32,6 +42,8 @@ static void emit_push(struct tr *t)
     i32 disp = mem_stack(t, X86_RSP, -(i32)size, true);
     if (o->kind == ISA_OPND_MEM)
         emit_load(e, 8, from, &t->b->ctx->tmp[0]);
+    else if (o->kind == ISA_OPND_SEG)
+        get_selector(t, from, o->reg);
     else if (o->kind == ISA_OPND_GPR && host_reg(o->reg) < 0)
         emit_load(e, 8, from, context_reg(t, o->reg));
     else if (o->kind == ISA_OPND_GPR)

@@ -40,6 +40,13 @@ static bool reads_dr(const struct insn *in)
     return in->opnd[1].kind == ISA_OPND_DR && (in->opnd[1].reg < 4 || in->opnd[1].reg == 6 || in->opnd[1].reg == 7);
 }
 
+// SS casts a shadow.
+static bool loads_segment(const struct insn *in)
+{
+    unsigned reg = in->opnd[0].reg;
+    return in->opnd[0].kind == ISA_OPND_SEG && (reg == X86_DS || reg == X86_ES || reg == X86_FS || reg == X86_GS);
+}
+
 bool sys_can(const struct tr *t, const struct insn *in)
 {
     switch (in->op) {
@@ -68,6 +75,8 @@ bool sys_can(const struct tr *t, const struct insn *in)
     case ISA_OP_WRMSR: return true;
     case ISA_OP_INVLPG: return in->seg < X86_FS && (t->wide || in->seg != X86_CS);
     case ISA_OP_INVPCID: return mem_can(t, in);
+    case ISA_OP_MOV: return loads_segment(in) && in->opnd[1].kind == ISA_OPND_GPR;
+    case ISA_OP_POP: return loads_segment(in) && in->opsize == tr_natural(t);
     case ISA_OP_XSAVEC:
     case ISA_OP_XSAVES:
     case ISA_OP_XRSTORS: return t->wide && in->seg < X86_FS;
@@ -400,13 +409,28 @@ static void emit_clts(struct tr *t)
 // --- by light.c -------------------------------------------------------------------------------------------------------------
 
 // What it needs is in ctx.tmp, the flags are in the slot.
-static void call_light(struct tr *t)
+static struct bt_site *call_light(struct tr *t)
 {
     struct bt_site *s = tr_site(t);
     s->call = tr_now(t)->call ? t->i + 1 : 0;
     emit_mov_imm32(&t->e, HOST_T1, tr_distance(t, s));
     emit_jmp_to(&t->e, t->b->glue[BT_LIGHT]);
     s->retry = tr_offset(t, emit_here(&t->e));
+    return s;
+}
+
+static void emit_load_segment(struct tr *t)
+{
+    const struct insn *in = tr_in(t);
+    struct emit *e = &t->e;
+    unsigned from = HOST_SP;
+    flags_in_slot(t);
+    if (in->op == ISA_OP_MOV)
+        mem_get_reg(t, from = HOST_T1, in->opnd[1].reg);
+    emit_store(e, 8, from, &t->b->ctx->tmp[0]);
+    call_light(t)->access = SITE_SHAKES;
+    if (in->op == ISA_OP_POP)
+        emit_lea(e, in->opsize, HOST_SP, HOST_SP, X86_RSP, 0, in->opsize);
 }
 
 static void emit_cpuid(struct tr *t)
@@ -650,6 +674,8 @@ bool tr_sys(struct tr *t)
     case ISA_OP_XRSTOR:
     case ISA_OP_XRSTORS: emit_by_address(t); return true;
     case ISA_OP_INVPCID: emit_invpcid(t); return true;
+    case ISA_OP_MOV:
+    case ISA_OP_POP: emit_load_segment(t); return true;
     case ISA_OP_IN:
     case ISA_OP_OUT: emit_port(t); return true;
     case ISA_OP_SYSCALL: emit_syscall(t); return true;
