@@ -121,7 +121,7 @@ GUESTS64 += escintr64 escflags64 esckey64 escret64 escpage64 escsmc64 escflood64
 GUESTS32 += smcreal16
 GUESTS32 += smcseg32
 GUESTS64 += smcdma64 smcrom64
-GUESTS64 += smcjit64 string64 share64
+GUESTS64 += smcjit64 string64 share64 adapt64
 GUESTS64 += nano64
 GUESTS64 += hello
 

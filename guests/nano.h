@@ -103,6 +103,8 @@ void nano_call_recursive(uint64_t n);
 void nano_read(uint64_t n);
 void nano_write(uint64_t n);
 void nano_modify(uint64_t n);
+void nano_read_cross(uint64_t n);
+void nano_write_cross(uint64_t n);
 void nano_copy(uint64_t n);
 void nano_rdtsc(uint64_t n);
 void nano_cpuid(uint64_t n);
@@ -115,6 +117,8 @@ static const struct nano_op nano_user_ops[] = {
     {.name = "read", .run = nano_read},
     {.name = "write", .run = nano_write},
     {.name = "modify", .run = nano_modify},
+    {.name = "read-cross", .run = nano_read_cross},
+    {.name = "write-cross", .run = nano_write_cross},
     {.name = "copy-page", .run = nano_copy},
     {.name = "rdtsc", .run = nano_rdtsc},
     {.name = "cpuid", .run = nano_cpuid},

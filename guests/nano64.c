@@ -53,6 +53,7 @@ void nano_pte_add(u64 n);
 void nano_invlpg(u64 n);
 void nano_walk(u64 n);
 void nano_mmio_read(u64 n);
+void nano_write_code_page(u64 n);
 void nano_ipi(u64 n);
 void nano_hlt(u64 n);
 
@@ -201,6 +202,7 @@ static const struct nano_op ops[] = {
     {.name = "cli-sti", .run = nano_cli_sti},
     {.name = "pushf-popf", .run = nano_pushf_popf},
     {.name = "mmio-read", .run = nano_mmio_read},
+    {.name = "write-code-page", .run = nano_write_code_page},
     {.name = "ipi-self", .run = nano_ipi, .begin = with_lapic, .end = without_lapic},
     {.name = "hlt-timer", .run = nano_hlt, .begin = with_lapic, .end = without_lapic, .max = NANO_STEP},
     {.name = "tlb-miss", .run = nano_walk, .begin = with_walk, .least = WALK_PAGES, .max = WALK_PAGES},

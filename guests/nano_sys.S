@@ -162,6 +162,15 @@ OP(mmio_read)
     mov $LAPIC, %esi
 LOOP(mov 0x20(%rsi), %eax)
 
+// A store into the page that this code is in, where there is no code.
+    .p2align 12
+OP(write_code_page)
+    lea 2f(%rip), %rsi
+    xor %ecx, %ecx
+LOOP(mov %rax, (%rsi, %rcx); add $72, %ecx; and $0x1ff, %ecx)
+    .balign 2048
+2:  .space 1024
+
 // An interrupt to the processor itself, until its handler has run.
 OP(ipi)
     mov $LAPIC, %esi

@@ -60,6 +60,17 @@ OP(modify)
     xor %ecx, %ecx
 LOOP(add %rax, (%rsi, %rcx); add $72, %ecx; and $0x7fff, %ecx)
 
+// From one page into the next, one of four in turn.
+OP(read_cross)
+    lea nano_area(%rip), %rsi
+    xor %ecx, %ecx
+LOOP(mov 4093(%rsi, %rcx), %rax; add $4096, %ecx; and $0x3fff, %ecx)
+
+OP(write_cross)
+    lea nano_area(%rip), %rsi
+    xor %ecx, %ecx
+LOOP(mov %rax, 4093(%rsi, %rcx); add $4096, %ecx; and $0x3fff, %ecx)
+
 OP(copy)
     lea nano_area(%rip), %rdx
 LOOP(mov %rdx, %rsi; lea 4096(%rdx), %rax; xchg %rdi, %rax; mov $512, %ecx; rep movsq; mov %rax, %rdi)

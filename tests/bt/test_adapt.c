@@ -211,6 +211,26 @@ static void stores_into_code_are_seen(void **state)
     assert_int_equal(e->c->gpr[X86_RDX], TURNS * (TURNS + 1) / 2);
 }
 
+// When its code is gone, a page is as others are.
+static void page_ceases_to_have_code(void **state)
+{
+    static const char other[] = "\xc3";
+    (void)state;
+    e->c->gpr[X86_RSI] = HANDLER + 0x800;
+    e->c->gpr[X86_RCX] = TURNS;
+    testvm_put_code(e->t, HANDLER, other, 1);
+    put_loop("\x89\x1e", 2, TURNS); // mov [rsi], ebx
+    e->c->gpr[X86_RSP] = STACK0 - 8;
+    put(e, STACK0 - 8, 8, CODE);
+    run_from(HANDLER); // which returns to the loop
+    assert_served(ADAPT_CODE, 10, TURNS);
+    codecache_flush(engine());
+    u64 before = counts()->served[ADAPT_CODE] + counts()->slow[ADAPT_CODE];
+    e->c->gpr[X86_RCX] = TURNS;
+    run_from(CODE + 5);
+    assert_in_range(counts()->served[ADAPT_CODE] + counts()->slow[ADAPT_CODE], before, before + 2);
+}
+
 static void ports_are_counted(void **state)
 {
     (void)state;
@@ -492,6 +512,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(crossings_become_special, start, stop),
         cmocka_unit_test_setup_teardown(stores_beside_code_become_special, start, stop),
         cmocka_unit_test_setup_teardown(stores_into_code_are_seen, start, stop),
+        cmocka_unit_test_setup_teardown(page_ceases_to_have_code, start, stop),
         cmocka_unit_test_setup_teardown(ports_are_counted, start, stop),
         cmocka_unit_test(can_be_switched_off),
         cmocka_unit_test_setup_teardown(goes_back_and_then_no_more, start, stop),

@@ -409,7 +409,8 @@ static u64 crossing(struct bt *b, struct adapt_site *a, gva lin)
     return b->glue_bounce;
 }
 
-// A store to a page with code. Where no block was made of what it changes, no engine has to hear of it; there is one processor then.
+// A store to a page with code. Where no block was made of what it changes, no engine has to hear of it; there is one processor then. When
+// there are no blocks left in the page it is told all the same, and ceases to be one with code.
 static u64 code(struct bt *b, struct adapt_site *a, gpa phys)
 {
     struct vcpu *v = b->in.v;
@@ -419,7 +420,7 @@ static u64 code(struct bt *b, struct adapt_site *a, gpa phys)
         return common_way(b, &b->stats.code_writes);
     was_slow(b, a, ADAPT_CODE);
     if (v->machine->vcpu_count == 1 &&
-        !codecache_overlaps(b, (hva)host & ~4095ull, (unsigned)((hva)host & 4095), a->size)) {
+        codecache_spares(b, (hva)host & ~4095ull, (unsigned)((hva)host & 4095), a->size)) {
         mem_flag_set(mem_flags(mem, phys), MEM_PAGE_DIRTY);
         mem_host_store(host, a->size, to_store(b, a));
     } else {

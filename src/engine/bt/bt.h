@@ -284,6 +284,16 @@ struct bt_slot {
     u32 block; // distance from the start of the near memory; 0: free
 };
 
+#define BT_LINES 16
+#define BT_LINE 64u // bytes
+
+// Of which lines of a page there are blocks, as of a number of changes.
+struct bt_lines {
+    hva page;
+    u64 changes;
+    u64 code; // a bit for each
+};
+
 struct bt_cache {
     struct host_code mem;
     u32 code_part, meta_part; // bytes of a part ...
@@ -294,6 +304,8 @@ struct bt_cache {
     u32 *by_page;               // heads of their pages' lists, by hash, `pages` long
     u32 *seen;                  // one bit for each of those
     u32 slots, pages, blocks;   // blocks: in by_address
+    u64 changes;                // of what blocks there are
+    struct bt_lines lines[BT_LINES];
 };
 
 struct bt_stats {
@@ -616,8 +628,8 @@ void codecache_room(struct bt *b, u32 code, u32 cold, u32 meta);
 void codecache_add(struct bt *b, struct bt_block *k);
 // Forget blocks that overlap [off, off+len) of a host page: see keeper_ops.drop.
 bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len, u64 *dropped);
-// Was any block made of bytes in [off, off+len) of a host page?
-bool codecache_overlaps(const struct bt *b, hva page, unsigned off, unsigned len);
+// Are there blocks of a host page, and none that was made of bytes in [off, off+len)?
+bool codecache_spares(struct bt *b, hva page, unsigned off, unsigned len);
 void codecache_flush(struct bt *b);
 // Forget one block.
 void codecache_kill(struct bt *b, struct bt_block *k);

@@ -140,6 +140,7 @@ void codecache_flush(struct bt *b)
     struct bt_cache *m = &b->cache;
     memset(m->by_address, 0, index_size(m));
     m->blocks = 0;
+    m->changes++;
     for (unsigned i = 0; i < BT_PARTS; i++)
         m->part[i].code_used = m->part[i].cold_used = m->part[i].meta_used = 0;
     m->now = 0;
@@ -227,6 +228,7 @@ static void put_on_page(struct bt *b, u32 member)
 {
     struct bt_block *k = block_of_member(b, member);
     u32 *head = &b->cache.by_page[hash_page(&b->cache, member_page(k, member))];
+    b->cache.changes++;
     *member_peer(k, member) = *head;
     *head = member;
 }
@@ -255,6 +257,7 @@ void codecache_add(struct bt *b, struct bt_block *k)
 // finds its way out, but cannot be sent back to its start.
 static void kill(struct bt *b, struct bt_block *k)
 {
+    b->cache.changes++;
     slot_remove(&b->cache, hash_address(k->page, k->off), bt_distance(b, k));
     link_cut_incoming(b, k);
     link_cut_outgoing(b, k);
@@ -301,7 +304,35 @@ bool codecache_drop(struct bt *b, hva page, unsigned off, unsigned len, u64 *dro
     return left;
 }
 
-bool codecache_overlaps(const struct bt *b, hva page, unsigned off, unsigned len)
+// The lines of a page that [off, end) has bytes in, end not beyond the page.
+static u64 lines(unsigned off, unsigned end)
+{
+    return ~0ull >> (63 - (end - 1) / BT_LINE) & ~0ull << off / BT_LINE;
+}
+
+_Static_assert(MEM_PAGE_SIZE / BT_LINE == 64, "there is a bit for each line");
+
+// Those that a block has bytes in.
+static u64 member_lines(const struct bt_block *k, u32 member)
+{
+    if (member & SECOND)
+        return lines(0, k->end - MEM_PAGE_SIZE);
+    return lines(k->off, k->end < MEM_PAGE_SIZE ? k->end : MEM_PAGE_SIZE);
+}
+
+static u64 lines_with_code(const struct bt *b, hva page)
+{
+    u64 all = 0;
+    for (u32 member = b->cache.by_page[hash_page(&b->cache, page)]; member;) {
+        struct bt_block *k = block_of_member(b, member);
+        if (member_page(k, member) == page)
+            all |= member_lines(k, member);
+        member = *member_peer(k, member);
+    }
+    return all;
+}
+
+static bool overlaps(const struct bt *b, hva page, unsigned off, unsigned len)
 {
     for (u32 member = b->cache.by_page[hash_page(&b->cache, page)]; member;) {
         struct bt_block *k = block_of_member(b, member);
@@ -310,6 +341,15 @@ bool codecache_overlaps(const struct bt *b, hva page, unsigned off, unsigned len
         member = *member_peer(k, member);
     }
     return false;
+}
+
+// Pages that are both written to and run are few, and asked about again and again.
+bool codecache_spares(struct bt *b, hva page, unsigned off, unsigned len)
+{
+    struct bt_lines *l = &b->cache.lines[page / MEM_PAGE_SIZE % BT_LINES];
+    if (l->page != page || l->changes != b->cache.changes)
+        *l = (struct bt_lines){page, b->cache.changes, lines_with_code(b, page)};
+    return l->code && (!(l->code & lines(off, off + len)) || !overlaps(b, page, off, len));
 }
 
 static bool is_in(const struct bt_part *p, u32 record)
@@ -334,6 +374,7 @@ static void shorten_list(struct bt *b, const struct bt_part *p, hva page)
 static void evict(struct bt *b, struct bt_part *p)
 {
     struct bt_cache *m = &b->cache;
+    m->changes++;
     memset(m->seen, 0, m->pages / 8);
     for (u32 at = 0; at < p->meta_used;) {
         struct bt_block *k = bt_near(b, p->meta + at);
