@@ -224,7 +224,9 @@ static void page_ceases_to_have_code(void **state)
     put(e, STACK0 - 8, 8, CODE);
     run_from(HANDLER); // which returns to the loop
     assert_served(ADAPT_CODE, 10, TURNS);
-    codecache_flush(engine());
+    hva page = (hva)e->t->ram + HANDLER;
+    u64 n = 0;
+    assert_false(codecache_drop(engine(), page, 0, MEM_PAGE_SIZE, &n)); // as when it is evicted
     u64 before = counts()->served[ADAPT_CODE] + counts()->slow[ADAPT_CODE];
     e->c->gpr[X86_RCX] = TURNS;
     run_from(CODE + 5);
@@ -310,13 +312,36 @@ static void sites_go_with_their_blocks(void **state)
     assert_int_equal(device.log[reads + 2 * TURNS - 1].off, 4);
 }
 
-// More sites than there is room for, again and again, with a code cache that holds a few of them.
+// Does each record of a special site lead there and back?
+static void check_records(void)
+{
+    struct bt *b = engine();
+    for (u32 i = 0; i < ADAPT_SETS * ADAPT_WAYS; i++) {
+        const struct adapt_site *a = &b->adapt.site[i];
+        const u8 *jump = b->cache.mem.write + a->jump;
+        bool there = false;
+        u32 number;
+        i32 rel;
+        if (a->state != ADAPT_SPECIAL)
+            continue;
+        memcpy(&number, jump - 5, 4);
+        memcpy(&rel, jump, 4);
+        assert_int_equal(number, i);
+        assert_int_equal(bt_exec(b, a->jump + 4) + (u64)(i64)rel, b->glue[BT_ADAPT]);
+        for (unsigned p = 0; p < BT_PARTS; p++)
+            there |= a->site - b->cache.part[p].meta < b->cache.part[p].meta_used;
+        assert_true(there);
+        assert_int_equal(((const struct bt_site *)bt_near(b, a->site))->op, a->op);
+    }
+}
+
+// More sites than there is room for, again and again, with a code cache that holds a part of them.
 static void many_sites(void **state)
 {
-    enum { SITES = 4000, LEN = 10 };
+    enum { SITES = 6000, EACH = 10, TURNS_OF_ALL = 3, LEN = 16 };
     u8 *code = malloc(SITES * LEN + 64);
     unsigned n = 0;
-    u32 turns = 20;
+    u32 turns = TURNS_OF_ALL;
     (void)state;
     testvm_tuning.memory = 1 << 20;
     begin("bt");
@@ -324,11 +349,12 @@ static void many_sites(void **state)
     code[n++] = 0xb9;
     memcpy(code + n, &turns, 4);
     n += 4;
-    for (unsigned i = 0; i < SITES; i++) { // mov eax, [DEVICE + 4 * (i % 1024)]; jmp $ + 3; nop
+    for (unsigned i = 0; i < SITES;
+         i++) { // mov edx, EACH; again: mov eax, [DEVICE + 4 * (i % 1024)]; dec edx; jnz again
         u32 at = DEVICE + i % 1024 * 4;
-        memcpy(code + n, "\x8b\x04\x25", 3);
-        memcpy(code + n + 3, &at, 4);
-        memcpy(code + n + 7, "\xeb\x01\x90", 3);
+        memcpy(code + n, "\xba\x0a\0\0\0\x8b\x04\x25", 8);
+        memcpy(code + n + 8, &at, 4);
+        memcpy(code + n + 12, "\xff\xca\x75\xf5", 4);
         n += LEN;
     }
     i32 back = -(i32)(SITES * LEN) - 8;
@@ -340,9 +366,12 @@ static void many_sites(void **state)
     e->c->rip = CODE + 0x30000;
     testvm_run(e->t, ENGINE_NO_BUDGET);
     assert_int_equal(e->c->gpr[X86_RCX], 0);
-    assert_int_equal(device.reads, SITES * turns);
+    assert_int_equal(device.reads, SITES * EACH * TURNS_OF_ALL);
     for (unsigned i = 0; i < LOG; i++)
-        assert_int_equal(device.log[i].off, i % SITES % 1024 * 4);
+        assert_int_equal(device.log[i].off, i / EACH % 1024 * 4);
+    assert_true(engine()->stats.evictions > BT_PARTS);
+    assert_true(counts()->specialised > 1000);
+    check_records();
     free(code);
     end();
 }
@@ -432,8 +461,8 @@ static void run_way(const char *name, unsigned n, u64 where, u64 exit_at, struct
     e->c->gpr[X86_RSI] = where;
     e->c->gpr[X86_RDI] = DATA + 0x2800;
     e->c->gpr[X86_RSP] = STACK0;
-    memcpy(body, "\x39\xd3", 2); // cmp ebx, edx
-    len += 2;
+    memcpy(body, "\x83\xf9\x15", 3); // cmp ecx, 21
+    len += 3;
     memcpy(body + len, ways[n].code, ways[n].len);
     len += ways[n].len;
     memcpy(body + len, "\x41\x0f\x92\xc0\x49\x0f\xc8", 7); // setb r8b; bswap r8
