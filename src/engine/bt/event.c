@@ -16,59 +16,10 @@ bool event_unseen(const struct bt *b)
            !host_logs(x->v->machine->host, LOG_INT);
 }
 
-bool event_sys_words(const struct bt *b, gva a, unsigned n, u64 *to)
-{
-    hva h = tlb_read(&b->in.v->tlb, TLB_SUPER, a, n * 8);
-    for (unsigned i = 0; i < n && h; i++)
-        to[i] = mem_host_load((const u8 *)h + 8ull * i, 8);
-    return h != 0;
-}
-
-bool event_segment(const struct bt *b, u16 sel, u32 want, u32 of, struct x86_seg *s)
-{
-    const struct x86_dtable *t = &b->in.c->gdtr;
-    u64 raw;
-    if (sel & X86_SEL_TI || sel < 4 || (sel | 7u) > t->limit || !event_sys_words(b, t->base + (sel & 0xfff8u), 1, &raw))
-        return false;
-    u32 hi = (u32)(raw >> 32), limit = ((u32)raw & 0xffff) | (hi & 0xf0000);
-    s->sel = sel;
-    s->attr = hi >> 8 & 0xf0ff;
-    s->base = (raw >> 16 & 0xffffff) | (hi & 0xff000000u);
-    s->limit = s->attr & X86_SEG_G ? limit << 12 | 0xfff : limit;
-    return (s->attr & of) == want && X86_SEG_DPL(s->attr) == (sel & X86_SEL_RPL);
-}
-
-static bool covers_4g(const struct x86_seg *s)
-{
-    return !s->base && s->limit == ~0u;
-}
-
-bool event_code32(const struct bt *b, u16 sel, struct x86_seg *s)
-{
-    const u32 want = EVENT_CODE | X86_SEG_DB;
-    return event_segment(b, sel, want, want | X86_SEG_C | X86_SEG_L, s) && covers_4g(s);
-}
-
-bool event_stack32(const struct bt *b, u16 sel, struct x86_seg *s)
-{
-    const u32 want = EVENT_STACK | X86_SEG_DB;
-    return event_segment(b, sel, want, want | X86_SEG_CODE | X86_SEG_E, s) && covers_4g(s);
-}
-
 static bool usual_code(const struct bt *b, u16 sel, struct x86_seg *s)
 {
     const u32 want = EVENT_CODE | X86_SEG_L;
     return event_segment(b, sel, want, want | X86_SEG_C | X86_SEG_DB, s);
-}
-
-bool event_gate(u64 raw, struct usual_gate *g)
-{
-    u32 attr = (u32)(raw >> 40) & 0xff, kind = attr & (X86_SEG_S | X86_SEG_TYPE);
-    g->rip = (raw & 0xffff) | (raw >> 32 & 0xffff0000u);
-    g->ist = raw >> 32 & 7;
-    g->dpl = X86_SEG_DPL(attr);
-    g->clears = X86_FL_TF | X86_FL_VM | X86_FL_RF | X86_FL_NT | (kind == X86_SYS_INT ? X86_FL_IF : 0);
-    return (kind == X86_SYS_INT || kind == X86_SYS_TRAP) && attr & X86_SEG_P;
 }
 
 static bool usual_gate(const struct bt *b, unsigned vector, struct usual_gate *g)
