@@ -236,6 +236,8 @@ static void page_ceases_to_have_code(void **state)
 static void ports_are_counted(void **state)
 {
     (void)state;
+    if (BT_VEC_EAGER)
+        skip();                    // the interpreter has them then
     LOOP("\xe4\x80\xe6\x80", 320); // in al, 0x80; out 0x80, al
     assert_int_equal(counts()->served[ADAPT_PORT], 640);
     u64 sum = 0;

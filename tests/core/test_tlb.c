@@ -533,6 +533,77 @@ static void test_protect_other_vcpu(void **state)
     fake_machine_free(f);
 }
 
+// --- pages that are not memory ----------------------------------------------------------------------------------------
+
+static void fill_device(struct tlb *t, enum tlb_view view, gva a, unsigned shift, bool global, bool write)
+{
+    tlb_fill(
+        t, view, a,
+        &(struct tlb_page){.phys = PHYS(9), .shift = shift, .global = global, .r = true, .w = write, .device = true});
+}
+
+static bool finds_device(struct tlb *t, enum tlb_view view, gva a, bool write)
+{
+    gpa phys = 0;
+    return tlb_device(t, view, a, write, &phys) && phys == PHYS(9) + (a & 0xfff);
+}
+
+// No access takes them for memory, where they are and beside.
+static void test_devices_are_not_memory(void **state)
+{
+    (void)state;
+    struct tlb *t = tlb_new();
+    for (gva page = 0; page < 0x4000; page += 0x1000) {
+        fill_device(t, TLB_SUPER, page, 12, false, true);
+        for (gva a = 0; a < 0x6000; a += 0x3f)
+            assert_false(tlb_read(t, TLB_SUPER, a, 1) || tlb_write(t, TLB_SUPER, a, 1) || tlb_exec(t, TLB_SUPER, a));
+        assert_true(finds_device(t, TLB_SUPER, page + 0xfff, false) && finds_device(t, TLB_SUPER, page, true));
+        assert_false(finds_device(t, TLB_USER, page, false) || finds_device(t, TLB_SUPER_AC, page, false));
+        assert_false(finds_device(t, TLB_SUPER, page + 0x1000, false));
+        assert_false(finds_device(t, TLB_SUPER, page + TLB_ENTRIES * 0x1000ull, false));
+    }
+    fill_device(t, TLB_SUPER, 0x1000, 12, false, false);
+    assert_true(finds_device(t, TLB_SUPER, 0x1000, false));
+    assert_false(finds_device(t, TLB_SUPER, 0x1000, true));
+    fill(t, TLB_SUPER, 0x1000, 1, 12, false);
+    assert_true(has(t, TLB_SUPER, 0x1000));
+    assert_false(finds_device(t, TLB_SUPER, 0x1000, false) || finds_device(t, TLB_SUPER, 0x1000, true));
+    free(t);
+}
+
+// They go when others would.
+static void test_devices_are_flushed(void **state)
+{
+    const gva a = 0xffff800000201000ull;
+    (void)state;
+    struct tlb *t = tlb_new();
+    for (unsigned how = 0; how < 8; how++) {
+        bool global = how & 1;
+        fill_device(t, TLB_SUPER, a, how & 2 ? 21 : 12, global, true);
+        fill_device(t, TLB_USER, 0x5000, 12, false, true);
+        tlb_flush_gva(t, 0x6000);
+        tlb_protect_all(t);
+        assert_true(finds_device(t, TLB_SUPER, a, true) && finds_device(t, TLB_USER, 0x5000, true));
+        tlb_flush_nonglobal(t);
+        assert_int_equal(finds_device(t, TLB_SUPER, a, false), global);
+        assert_false(finds_device(t, TLB_USER, 0x5000, false));
+        fill_device(t, TLB_SUPER, a, how & 2 ? 21 : 12, global, true);
+        if (how < 4)
+            tlb_flush_gva(t, how & 2 ? a + 0x5000 : a + 0x123);
+        else
+            tlb_flush_page(t, a + 0x123);
+        assert_false(finds_device(t, TLB_SUPER, a, false) || finds_device(t, TLB_SUPER, a, true));
+    }
+    fill_device(t, TLB_SUPER, a, 12, false, true);
+    tlb_switch_pcid(t, 1, false);
+    assert_false(finds_device(t, TLB_SUPER, a, false));
+    tlb_switch_pcid(t, 0, false);
+    assert_true(finds_device(t, TLB_SUPER, a, false));
+    tlb_flush_gpa(t, PHYS(9));
+    assert_false(finds_device(t, TLB_SUPER, a, false));
+    free(t);
+}
+
 // --- execution keys ---------------------------------------------------------------------------------------------------
 
 static void fill_data(struct tlb *t, enum tlb_view view, gva a)
@@ -828,6 +899,8 @@ int main(void)
         cmocka_unit_test(test_cr3_load),
         cmocka_unit_test(test_fault_drops_entry),
         cmocka_unit_test(test_protect_other_vcpu),
+        cmocka_unit_test(test_devices_are_not_memory),
+        cmocka_unit_test(test_devices_are_flushed),
         cmocka_unit_test(test_key_of_pages),
         cmocka_unit_test(test_key_of_large_pages),
         cmocka_unit_test(test_key_of_supervisor),
