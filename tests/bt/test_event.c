@@ -337,6 +337,22 @@ static void sysenter_and_sysexit_without_the_interpreter(void **state)
     assert_in_range(engine()->stats.light, 2 * TURNS - 4, 2 * TURNS);
 }
 
+// A branch that could not be linked, because no budget was left for its target, says nothing of flags somewhere else.
+static void forgets_branches_that_were_not_linked(void **state)
+{
+    static const char code[] = "\xba\0\0\0\0\xbf\x04\0\0\0\x31\xc0" // mov edx, 0; mov edi, 4; xor eax, eax
+                               "\xf8\x8b\x34\x25\0\0\x03\0"         // again: clc; mov esi, [0x30000]
+                               "\x83\xd0\0\x83\xc2\x01"             // adc eax, 0; add edx, 1
+                               "\x39\xfa\x72\xee\xf4";              // cmp edx, edi; jb again; hlt
+    (void)state;
+    testvm_put_code(e->t, CODE, code, sizeof code - 1);
+    e->c->rip = CODE;
+    testvm_run(e->t, 10); // to the second CLC
+    testvm_run(e->t, 1000);
+    assert_int_equal(e->c->gpr[X86_RDX], 4);
+    assert_int_equal(e->c->gpr[X86_RAX], 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -354,6 +370,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(transfers_of_32_bits_without_the_interpreter, start32, env_free),
         cmocka_unit_test_setup_teardown(privilege_changes_of_32_bits_without_the_interpreter, start32, env_free),
         cmocka_unit_test_setup_teardown(sysenter_and_sysexit_without_the_interpreter, start32, env_free),
+        cmocka_unit_test_setup_teardown(forgets_branches_that_were_not_linked, start, env_free),
         cmocka_unit_test_setup_teardown(mxcsr_is_moved_without_the_interpreter, start, env_free),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

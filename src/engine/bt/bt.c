@@ -321,6 +321,7 @@ static void run_loop(struct bt *b)
     struct interp *x = &b->in;
     for (;;) {
         atomic_exchange(&b->ctx->doorbell, 0);
+        b->unlinked = 0; // a branch that led out leads nowhere else
         b->alone = false;
         b->now++;
         if (keeper_pending(x->v))
