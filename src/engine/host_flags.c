@@ -24,7 +24,7 @@ static u64 flags_kept(unsigned op, unsigned size, u64 a, u64 b)
 static bool logic_is_same(void)
 {
     bool same = true;
-    for (unsigned size = 4; size <= 8; size *= 2) {
+    for (unsigned size = 1; size <= 8; size *= 2) {
         for (unsigned i = 0; i < ARRAY_LEN(samples) * ARRAY_LEN(samples); i++) {
             u64 a = samples[i % ARRAY_LEN(samples)], b = samples[i / ARRAY_LEN(samples)];
             u64 fl[4] = {0, 0, 0, 0};

@@ -222,8 +222,8 @@ void adapt_specialise(struct bt *b, const struct bt_site *s, struct adapt_site *
     if (!k->page || keeper_pending(b->in.v))
         return;
     a->state = ADAPT_NO_WAY;
-    if (a->reason >= ADAPT_PORT || s->shared || s->upgraded || !s->resume || a->reverts > REVERTS ||
-        !decode(k, s, b, &in))
+    if (a->reason >= ADAPT_PORT || s->shared || s->upgraded || a->reverts > REVERTS || !decode(k, s, b, &in) ||
+        (!s->resume && isa_forms[in.form].cls > ISA_CLASS_MEM))
         return;
     study(b, s, &in, a);
     a->jump = helps(a) ? tail_jump(b, s) : 0;
@@ -327,7 +327,7 @@ static void keep_flags(struct bt *b, const struct bt_site *s)
     if (!s->recipe.kind)
         return;
     alu_flags_unpack(&c->rflags, (u16)b->ctx->slot);
-    service_follow_recipe(c, &s->recipe);
+    service_follow_recipe(b, &s->recipe);
     b->ctx->slot = alu_flags_pack(c->rflags);
 }
 

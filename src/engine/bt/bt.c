@@ -169,11 +169,11 @@ struct bt_block *bt_variant(struct bt *b, const struct bt_block *k, const struct
     return v ? v : same;
 }
 
-// The recipe with which RIP is come to, or NULL.
-static const struct bt_recipe *recipe_here(const struct bt *b)
+// What find_block() is to look for was for another RIP.
+static void forget_wishes(struct bt *b)
 {
-    const struct bt_link *l = bt_near(b, b->unlinked);
-    return b->unlinked && l->recipe.kind && b->opts & BT_OPT_VARIANT ? &l->recipe : NULL;
+    b->alone = false;
+    b->coming_with = NULL;
 }
 
 // The block at RIP, translated if need be; NULL: the interpreter's business.
@@ -192,14 +192,14 @@ static struct bt_block *find_block(struct bt *b)
     u64 key = bt_key(b, bt_mode_user(b->mode));
     struct bt_jump *j = bt_jump_slot(b, c->rip);
     unsigned mode = b->alone ? b->mode | BLOCK_ALONE : b->mode;
-    b->alone = false;
+    const struct bt_recipe *r = b->coming_with;
+    forget_wishes(b);
     if (LIKELY(mode == b->mode && j->rip == c->rip && j->block->page == page && j->block->mode == b->mode &&
                !j->block->second)) {
         j->key = key;
         return (struct bt_block *)j->block;
     }
     hva page2 = off + ISA_MAX_LEN > 4096 ? tlb_exec(tlb, b->in.view, address_behind(b, lin)) : 0;
-    const struct bt_recipe *r = recipe_here(b);
     unsigned n = 0;
     struct bt_block *k = codecache_find(b, page, off, mode, page2);
     if (!k && r && mode == b->mode)
@@ -283,8 +283,8 @@ static bool serve(struct bt *b)
     if (!interp_ready(x))
         return false;
     x->budget++;
-    b->unlinked = 0;  // that was for another RIP ...
-    b->alone = false; // ... and so was this
+    b->unlinked = 0;
+    forget_wishes(b);
     return true;
 }
 
@@ -322,7 +322,7 @@ static void run_loop(struct bt *b)
     for (;;) {
         atomic_exchange(&b->ctx->doorbell, 0);
         b->unlinked = 0; // a branch that led out leads nowhere else
-        b->alone = false;
+        forget_wishes(b);
         b->now++;
         if (keeper_pending(x->v))
             keeper_drop(&b->keeper, x->v, b->now);

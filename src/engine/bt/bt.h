@@ -16,7 +16,7 @@
 //   light.c       system instructions in C, without the interpreter
 //   event.c       exceptions, interrupts and IRET; event32.c those of 32-bit protected mode
 //   vecstate.c    the guest's vector registers in the host's
-//   flags.c, mem.c, ident.c, vector.c, x87.c, stack.c, string.c, bits.c, sys.c, flow.c    what the code of a block is made of; emit.h encodes it
+//   flags.c, recipe.c, mem.c, ident.c, vector.c, x87.c, stack.c, string.c, bits.c, sys.c, flow.c    what the code of a block is made of; emit.h encodes it
 //
 // While translated code runs:
 //
@@ -109,6 +109,7 @@ struct bt_ctx {
     u64 gpr;              // the guest's other registers: struct cpu.gpr
     u64 jump[2];          // struct bt_jump *, of 64-bit code and of 32-bit code
     u64 tmp[4];           // of one instruction; [0] to [2] also of the glue
+    u64 kept[2];          // operands of a recipe
     u64 place[BT_PLACES]; // host addresses of groups of accesses (share.c)
     u64 seg_base[2];      // FS and GS
     u32 seg_flat[2];      // outside 64-bit mode: they are usable, writable and have no limit
@@ -148,19 +149,34 @@ enum { SITE_READ, SITE_WRITE };
 // For the instruction at a site, if the interpreter runs it: the block cannot rely on anything afterwards.
 #define SITE_SHAKES 0x10u
 
-// How status flags follow from two operands, the first a register.
-enum { RECIPE_NONE, RECIPE_CMP, RECIPE_SUB, RECIPE_ADD, RECIPE_TEST, RECIPE_LOGIC };
+// How status flags follow from two operands (recipe.c).
+enum {
+    RECIPE_NONE,
+    RECIPE_CMP,
+    RECIPE_SUB,
+    RECIPE_ADD,
+    RECIPE_TEST,
+    RECIPE_LOGIC,
+    RECIPE_NEG,
+    RECIPE_INC,
+    RECIPE_DEC,
+    RECIPE_SHL,
+    RECIPE_SHR,
+    RECIPE_SAR
+};
+
+#define RECIPE_KEPT 16 // this one and the next: ctx.kept[]
 
 struct bt_recipe {
-    u8 kind; // SUB, ADD, LOGIC: the register holds the result
+    u8 kind; // SUB, ADD, LOGIC, NEG, INC, DEC: the first operand holds the result; INC, DEC: and CF is in the slot
     u8 size;
-    u8 a, b; // guest registers; b ISA_REG_NONE: imm
+    u8 a, b; // guest registers or RECIPE_KEPT; b ISA_REG_NONE: imm
     i32 imm;
 };
 
 struct bt_site {
     u16 retry;  // offset in the block's code: start of the probe, or BT_LIGHT: where to go on ...
-    u16 resume; // ... and of the next instruction, or 0: leave when this one has been run
+    u16 resume; // ... and of the next instruction, or 0: leave when this one has been run, which keeps something for a recipe or ends the block
     u16 block;  // how far before this the block is, in units of BT_UNIT
     union {
         u16 call; // BT_STEP: how far behind the block a struct bt_call is, in units of BT_UNIT, or 0
@@ -230,6 +246,7 @@ enum flags_at {
     FLAGS_SLOT = 2, // in ctx.slot
     FLAGS_BOTH = 3,
     FLAGS_RECIPE = 4, // nowhere, but they follow from registers: struct bt_recipe
+    FLAGS_HALF = 8,   // in the host's but for CF, and from a recipe, which has CF in the slot. Only inside a block
 };
 
 #define BLOCK_FLAT 0x04u // mode: enum isa_mode with this ...
@@ -420,7 +437,8 @@ struct bt {
     u64 gs;                                 // ... or this was, when it was last set
     bool host_tsc;                          // the guest's TSC is the host's plus cpu.msr.tsc_offset
     struct bt_sharing sharing[BT_SHARINGS]; // by hash of a block's place
-    bool alone;                             // find_block() wants one of kind BLOCK_ALONE
+    bool alone;                             // find_block() wants one of kind BLOCK_ALONE ...
+    const struct bt_recipe *coming_with;    // ... or comes with a recipe
     struct bt_alone alones[BT_ALONES];      // by number of the site; of blocks that have not been evicted
     struct bt_form form[ISA_FORM_COUNT];
     struct bt_cpuid cpuid[BT_CPUIDS]; // by hash of leaf and subleaf
@@ -666,7 +684,7 @@ u64 service_port(struct bt *b);
 // The same for the system instruction at ctx.site (light.c).
 u64 service_light(struct bt *b);
 // Status flags that a site says how to find, into RFLAGS.
-void service_follow_recipe(struct cpu *c, const struct bt_recipe *r);
+void service_follow_recipe(struct bt *b, const struct bt_recipe *r);
 // The access at a site has missed a page with code. If it is a repeated STOS to another page than its own: store all elements in the page
 // but one. The site may be forgotten, its block's memory stays.
 void service_fill(struct bt *b, const struct bt_site *s);

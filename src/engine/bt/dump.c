@@ -35,11 +35,12 @@ static const struct {
     { \
 #f, offsetof(struct bt_ctx, f), sizeof(((struct bt_ctx *)0)->f) \
     }
-    FIELD(r10),      FIELD(r11),        FIELD(r15), FIELD(page_base), FIELD(tlb),      FIELD(slot),    FIELD(key_user),
-    FIELD(doorbell), FIELD(key_super),  FIELD(why), FIELD(left),      FIELD(site),     FIELD(addr),    FIELD(target),
-    FIELD(ret_site), FIELD(go),         FIELD(sp),  FIELD(sp_other),  FIELD(sp_limit), FIELD(sp_top),  FIELD(c_sp),
-    FIELD(gpr),      FIELD(jump),       FIELD(tmp), FIELD(seg_base),  FIELD(seg_flat), FIELD(scratch), FIELD(place),
-    FIELD(vec),      FIELD(host_mxcsr), FIELD(fip), FIELD(fdp),       FIELD(fop),      FIELD(fseg),    FIELD(xstate_bv),
+    FIELD(r10),        FIELD(r11),      FIELD(r15),       FIELD(page_base), FIELD(tlb),   FIELD(slot),
+    FIELD(key_user),   FIELD(doorbell), FIELD(key_super), FIELD(why),       FIELD(left),  FIELD(site),
+    FIELD(addr),       FIELD(target),   FIELD(ret_site),  FIELD(go),        FIELD(sp),    FIELD(sp_other),
+    FIELD(sp_limit),   FIELD(sp_top),   FIELD(c_sp),      FIELD(gpr),       FIELD(jump),  FIELD(tmp),
+    FIELD(kept),       FIELD(seg_base), FIELD(seg_flat),  FIELD(scratch),   FIELD(place), FIELD(vec),
+    FIELD(host_mxcsr), FIELD(fip),      FIELD(fdp),       FIELD(fop),       FIELD(fseg),  FIELD(xstate_bv),
 #undef FIELD
 };
 

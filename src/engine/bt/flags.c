@@ -4,8 +4,12 @@
 // saved first, by LAHF and SETO, into ctx.slot; what reads flags, or leaves some as they were, gets them back from there. A block knows at
 // each place where they are, so nothing is saved twice.
 //
-// After a comparison or an addition of registers that keep their values nothing need be saved: the instruction can be run again. Such
-// a *recipe* is recorded with each site, for service() to work the flags out when somebody really wants them there.
+// Where they follow from operands that are still there nothing need be saved: the instruction can be run again. Such a *recipe*
+// (recipe.c) is recorded with each site, for service() to work the flags out when somebody really wants them there. Where an operand is
+// about to go it is kept, unless the flags are going to be saved in any case.
+//
+// Single flags are read from the slot without bringing back the others. INC and DEC, which pass CF through, leave it there: the
+// others are in the host's then, and all of them follow from the slot and a recipe.
 //
 // A block may be left with a recipe, too. Where the one that comes next would have to save the flags first, because it begins with what
 // destroys them, a *variant* of it is translated that starts with that recipe instead: the first time a branch comes there, and once more
@@ -28,146 +32,125 @@ void flags_emit_restore(struct emit *e, struct bt_ctx *c)
     emit_mov_rr(e, 8, X86_RAX, HOST_T1);
 }
 
-// --- recipes ----------------------------------------------------------------------------------------------------------------------
+// --- what comes ------------------------------------------------------------------------------------------------------------------
 
-static bool is_plain(const struct isa_operand *o)
+static u32 seen_after(const struct tr *t)
 {
-    return o->kind == ISA_OPND_GPR && o->size >= 4 && host_reg(o->reg) >= 0;
-}
-
-// How the flags that the current instruction has just written can be had again, as long as its registers are what they are now.
-static struct bt_recipe recipe_of(const struct tr *t)
-{
-    const struct insn *in = tr_in(t);
-    const struct isa_operand *o = in->opnd;
-    struct bt_recipe r = {.kind = RECIPE_NONE, .b = ISA_REG_NONE};
-    if (in->nopnd != 2 || !is_plain(&o[0]) || !(is_plain(&o[1]) || o[1].kind == ISA_OPND_IMM))
-        return r;
-    bool same = o[1].kind == ISA_OPND_GPR && o[1].reg == o[0].reg;
-    unsigned kind = RECIPE_NONE;
-    switch (in->op) {
-    case ISA_OP_CMP: kind = RECIPE_CMP; break;
-    case ISA_OP_TEST: kind = RECIPE_TEST; break;
-    case ISA_OP_SUB: kind = same ? RECIPE_NONE : RECIPE_SUB; break;
-    case ISA_OP_ADD: kind = same ? RECIPE_NONE : RECIPE_ADD; break;
-    case ISA_OP_AND:
-    case ISA_OP_OR:
-    case ISA_OP_XOR: kind = t->b->host_flags.logic_same ? RECIPE_LOGIC : RECIPE_NONE; break;
-    default: break;
-    }
-    r = (struct bt_recipe){.kind = (u8)kind, .size = (u8)o[0].size, .a = o[0].reg, .b = ISA_REG_NONE};
-    if (o[1].kind == ISA_OPND_IMM)
-        r.imm = (i32)in->imm;
-    else if (kind != RECIPE_LOGIC)
-        r.b = o[1].reg;
-    return r;
-}
-
-// cmp a, b again, where a is minus b or the difference plus b.
-static void emit_again(struct tr *t, const struct bt_recipe *r, unsigned a)
-{
-    if (r->b == ISA_REG_NONE)
-        emit_alu_imm(&t->e, r->size, 7, a, r->imm);
-    else
-        emit_rr(&t->e, r->size, 0x3b, a, (unsigned)host_reg(r->b));
-}
-
-void flags_emit_recipe(struct tr *t, const struct bt_recipe *r)
-{
-    struct emit *e = &t->e;
-    unsigned a = (unsigned)host_reg(r->a), b = r->b == ISA_REG_NONE ? X86_RSP : (unsigned)host_reg(r->b);
-    switch (r->kind) {
-    case RECIPE_CMP: emit_again(t, r, a); break;
-    case RECIPE_SUB:
-        emit_lea(e, r->size, HOST_T1, a, b, 0, r->imm);
-        emit_again(t, r, HOST_T1);
-        break;
-    case RECIPE_ADD:
-        emit_mov_rr(e, r->size, HOST_T1, a);
-        if (r->b == ISA_REG_NONE) {
-            emit_alu_imm(e, r->size, 5, HOST_T1, r->imm);
-            emit_alu_imm(e, r->size, 0, HOST_T1, r->imm);
-        } else {
-            emit_rr(e, r->size, 0x2b, HOST_T1, b);
-            emit_rr(e, r->size, 0x03, HOST_T1, b);
-        }
-        break;
-    case RECIPE_TEST:
-        if (r->b == ISA_REG_NONE) {
-            emit_rr(e, r->size, 0xf7, 0, a);
-            emit4(e, (u32)r->imm);
-        } else {
-            emit_rr(e, r->size, 0x85, b, a);
-        }
-        break;
-    default: emit_rr(e, r->size, 0x85, a, a); break;
-    }
-}
-
-static bool writes(const struct insn *in, unsigned reg)
-{
-    const struct isa_form_info *f = &isa_forms[in->form];
-    if (f->implicit_written & ISA_IMPLICIT_GPR(reg))
-        return true;
-    for (unsigned i = 0; i < in->nopnd; i++) {
-        const struct isa_operand *o = &in->opnd[i];
-        if ((o->kind == ISA_OPND_GPR || o->kind == ISA_OPND_GPR8H) && o->reg == reg && f->access[i] & ISA_ACC_W)
-            return true;
-    }
-    return false;
-}
-
-static bool spoils_recipe(const struct tr *t)
-{
-    const struct bt_recipe *r = &t->recipe;
-    return r->kind &&
-           (t->insn[t->i].step || writes(tr_in(t), r->a) || (r->b != ISA_REG_NONE && writes(tr_in(t), r->b)));
+    return t->i + 1 < t->n ? t->insn[t->i + 1].seen : X86_FL_STATUS;
 }
 
 // Does the recipe still hold when flags that the current instruction leaves alone are looked at?
 static bool recipe_lasts(const struct tr *t)
 {
-    u32 after = t->i + 1 < t->n ? t->insn[t->i + 1].seen : X86_FL_STATUS;
-    if (!spoils_recipe(t))
+    if (!recipe_spoiled(t))
         return true;
-    return !(after & ~t->insn[t->i].kills) && !bt_is_string(tr_in(t)); // which can be left with its registers half-way
+    return !(seen_after(t) & ~t->insn[t->i].kills) &&
+           !bt_is_string(tr_in(t)); // which can be left with its registers half-way
 }
+
+static bool probes(const struct tr_insn *x)
+{
+    if (x->mem >= 0 && !(x->form->is & FORM_ADDRESS) && x->access[ACCESS_OPERAND].role != ACCESS_MEMBER)
+        return true;
+    return x->check || (x->form->is & FORM_STACK && x->access[ACCESS_STACK].role != ACCESS_MEMBER);
+}
+
+static bool saves(const struct tr_insn *x)
+{
+    return x->step || x->emitter == TR_SYS || x->form->is & FORM_STRING || flow_saves_flags(x);
+}
+
+// Flags that there are before instruction `from`: will they be overwritten, as far as this can be told, without having been saved for those
+// that do that in any case?
+static bool never_saved(const struct tr *t, unsigned from)
+{
+    for (unsigned i = from; i < t->n; i++) {
+        const struct tr_insn *x = &t->insn[i];
+        if (!x->seen || (!saves(x) && x->kills == X86_FL_STATUS))
+            return true;
+        if (saves(x))
+            return false;
+    }
+    return true;
+}
+
+// The same, but they will be destroyed before that while somebody may look at them.
+static bool lost_soon(const struct tr *t, unsigned from)
+{
+    for (unsigned i = from; i < t->n && t->insn[i].seen; i++) {
+        const struct tr_insn *x = &t->insn[i];
+        if (probes(x) || x->emitter == TR_FLOW)
+            return never_saved(t, from);
+        if (x->kills == X86_FL_STATUS)
+            return false;
+    }
+    return false;
+}
+
+static bool has_recipe(const struct tr *t)
+{
+    return t->recipe.kind && t->b->opts & BT_OPT_RECIPE;
+}
+
+bool flags_keep_memory(struct tr *t)
+{
+    return t->b->opts & BT_OPT_RECIPE && t->b->opts & BT_OPT_KEEP && recipe_can_keep_memory(t, &tr_now(t)->shape) &&
+           lost_soon(t, t->i + 1);
+}
+
+void flags_keep_shifted(struct tr *t)
+{
+    if (t->b->opts & BT_OPT_RECIPE && t->b->opts & BT_OPT_KEEP && lost_soon(t, t->i + 1))
+        recipe_keep_shifted(t);
+}
+
+// --- around each instruction -------------------------------------------------------------------------------------------------------
 
 void flags_before(struct tr *t)
 {
-    if (t->flags == FLAGS_RECIPE && !tr_now(t)->seen)
+    bool seen = tr_now(t)->seen, can_keep = t->b->opts & BT_OPT_KEEP && !tr_now(t)->step;
+    if ((t->flags == FLAGS_RECIPE || t->flags == FLAGS_HALF) && !seen)
         t->flags = FLAGS_NONE;
-    if (t->flags == FLAGS_RECIPE && !recipe_lasts(t))
+    if (!has_recipe(t) || recipe_lasts(t))
+        return;
+    if (t->flags == FLAGS_HOST && seen && can_keep && lost_soon(t, t->i))
+        recipe_keep(t);
+    if (t->flags != FLAGS_RECIPE && t->flags != FLAGS_HALF)
+        return;
+    if (can_keep)
+        recipe_keep(t);
+    else
         flags_save(t);
 }
 
 void flags_spoil(struct tr *t)
 {
-    if (!spoils_recipe(t))
+    if (!recipe_spoiled(t))
         return;
     t->recipe.kind = RECIPE_NONE;
-    if (t->flags == FLAGS_RECIPE)
+    if (t->flags == FLAGS_RECIPE || t->flags == FLAGS_HALF)
         t->flags = FLAGS_NONE;
 }
 
 void flags_after(struct tr *t)
 {
     if (t->wrote_flags)
-        t->recipe = recipe_of(t);
+        t->recipe = t->made.kind ? t->made : recipe_of(t);
     else
         flags_spoil(t);
     t->wrote_flags = false;
-}
-
-void flags_settle(struct tr *t)
-{
-    if (t->flags != FLAGS_RECIPE)
-        return;
-    flags_emit_recipe(t, &t->recipe);
-    t->flags = FLAGS_HOST;
+    t->made.kind = RECIPE_NONE;
 }
 
 // --- places ---------------------------------------------------------------------------------------------------------------------
+
+void flags_settle(struct tr *t)
+{
+    if (t->flags != FLAGS_RECIPE && t->flags != FLAGS_HALF)
+        return;
+    recipe_emit(t, &t->recipe, true);
+    t->flags = FLAGS_HOST;
+}
 
 void flags_save(struct tr *t)
 {
@@ -178,14 +161,24 @@ void flags_save(struct tr *t)
     t->flags = FLAGS_BOTH;
 }
 
+// From the host's flags to the recipe.
+static void to_recipe(struct tr *t)
+{
+    if (!recipe_has_carry(&t->recipe))
+        emit_rip(&t->e, 4, 0x192, 0, (const u8 *)&t->b->ctx->slot + 1, 0); // setc: CF is bit 0 there
+    t->flags = FLAGS_RECIPE;
+}
+
 void flags_clobber(struct tr *t)
 {
+    if (t->flags == FLAGS_HALF)
+        t->flags = FLAGS_RECIPE;
     if (t->flags == FLAGS_RECIPE)
         return;
     if (t->flags == FLAGS_HOST && !tr_now(t)->seen)
         t->flags = FLAGS_NONE;
-    if (t->flags == FLAGS_HOST && t->recipe.kind && t->b->opts & BT_OPT_RECIPE && recipe_lasts(t)) {
-        t->flags = FLAGS_RECIPE;
+    if (t->flags == FLAGS_HOST && has_recipe(t) && recipe_lasts(t) && never_saved(t, t->i)) {
+        to_recipe(t);
         return;
     }
     flags_save(t);
@@ -194,16 +187,16 @@ void flags_clobber(struct tr *t)
 
 void flags_leave(const struct tr *t, struct bt_link *l, bool lost)
 {
-    bool follows = t->recipe.kind && t->b->opts & BT_OPT_RECIPE && t->b->opts & BT_OPT_VARIANT &&
-                   (t->flags == FLAGS_HOST || t->flags == FLAGS_RECIPE);
-    if (follows)
+    enum flags_at at = t->flags == FLAGS_HALF ? FLAGS_RECIPE : t->flags;
+    bool follows = at == FLAGS_HOST && has_recipe(t) && recipe_has_carry(&t->recipe) && t->b->opts & BT_OPT_VARIANT;
+    if (at == FLAGS_RECIPE || follows)
         l->recipe = t->recipe;
-    if (!lost)
-        l->flags = t->flags;
-    else if (follows)
+    if (lost && follows)
         l->flags = FLAGS_RECIPE;
+    else if (lost && at != FLAGS_RECIPE && at != FLAGS_NONE)
+        l->flags = FLAGS_SLOT;
     else
-        l->flags = t->flags == FLAGS_NONE ? FLAGS_NONE : FLAGS_SLOT;
+        l->flags = at;
 }
 
 void flags_need(struct tr *t)
@@ -213,6 +206,65 @@ void flags_need(struct tr *t)
         return;
     flags_emit_restore(&t->e, t->b->ctx);
     t->flags = FLAGS_BOTH;
+}
+
+// Is CF in the slot, and not in the host's?
+static bool carry_apart(const struct tr *t)
+{
+    if (t->flags == FLAGS_RECIPE)
+        return !recipe_has_carry(&t->recipe);
+    return t->flags == FLAGS_HALF || t->flags == FLAGS_SLOT;
+}
+
+void flags_need_carry(struct tr *t)
+{
+    if (!carry_apart(t)) {
+        flags_need(t);
+        return;
+    }
+    recipe_emit_carry(t);
+    if (t->flags == FLAGS_HALF)
+        t->flags = FLAGS_RECIPE;
+}
+
+bool flags_pass_carry(struct tr *t, bool kept)
+{
+    if (carry_apart(t) && t->b->opts & BT_OPT_RECIPE && t->b->opts & BT_OPT_CARRY && (kept || recipe_of(t).kind))
+        return true;
+    flags_need(t);
+    return false;
+}
+
+// Conditions by half of their code, as far as they are a test of bits in one byte of the slot: which byte, which bits.
+static const u8 slot_bits[8][2] = {{0, 1}, {1, 0x01}, {1, 0x40}, {1, 0x41}, {1, 0x80}, {1, 0x04}};
+
+static unsigned condition_in_slot(struct tr *t, unsigned cc)
+{
+    const u8 *bits = slot_bits[cc >> 1];
+    emit_rip(&t->e, 4, 0xf6, 0, (const u8 *)&t->b->ctx->slot + bits[0], 1); // test byte, imm
+    emit1(&t->e, bits[1]);
+    return cc & 1 ? CC_E : CC_NE;
+}
+
+unsigned flags_condition(struct tr *t, unsigned cc)
+{
+    unsigned kind = cc & ~1u;
+    bool on = t->b->opts & BT_OPT_CARRY, carry = kind == CC_B || kind == CC_BE;
+    if (on && kind == CC_B && carry_apart(t)) {
+        flags_need_carry(t);
+    } else if (on && t->flags == FLAGS_SLOT && slot_bits[cc >> 1][1]) {
+        return condition_in_slot(t, cc);
+    } else if (on && t->flags == FLAGS_RECIPE && carry_apart(t) && !carry) {
+        if (kind == CC_E || kind == CC_S || kind == CC_P) {
+            recipe_emit_result(t, &t->recipe);
+        } else {
+            recipe_emit(t, &t->recipe, false);
+            t->flags = FLAGS_HALF;
+        }
+    } else if (t->flags != FLAGS_HALF || carry) {
+        flags_need(t);
+    }
+    return cc;
 }
 
 void flags_now_host(struct tr *t)
@@ -228,6 +280,5 @@ bool flags_wanted(const struct tr *t)
         return true;
     if (!(x->form->is & FORM_STATUS))
         return false;
-    u32 after = t->i + 1 < t->n ? t->insn[t->i + 1].seen : X86_FL_STATUS;
-    return (after & ~x->kills) != 0;
+    return (seen_after(t) & ~x->kills) != 0;
 }

@@ -235,9 +235,7 @@ void flow_check_page2(struct tr *t)
 // The block's last jump. `edge`: with something on its way.
 static void emit_last_jump(struct tr *t, struct bt_link *l, bool edge, bool back)
 {
-    if (!(t->b->opts & BT_OPT_VARIANT))
-        flags_settle(t);
-    flags_leave(t, l, edge || t->flags == FLAGS_RECIPE);
+    flags_leave(t, l, edge);
     if (l->flags == FLAGS_SLOT)
         flags_save(t);
     if (edge)
@@ -336,8 +334,8 @@ static void emit_taken(struct tr *t, u8 *jump)
 
 static void emit_jcc_insn(struct tr *t)
 {
-    flags_need(t);
-    emit_taken(t, emit_jcc(&t->e, tr_in(t)->opcode & 15));
+    unsigned cc = flags_condition(t, tr_in(t)->opcode & 15);
+    emit_taken(t, emit_jcc(&t->e, cc));
 }
 
 static u8 *emit_jrcxz(struct tr *t)

@@ -153,6 +153,8 @@ static u8 opcode_of(const struct shape *s)
 {
     const struct insn *in = s->in;
     u8 opr = s->at[ISA_FIELD_OPR];
+    if (s->opcode)
+        return s->opcode;
     if (in->map != ISA_MAP_1)
         return opr != NO_OPR ? (u8)((in->opcode & ~7) | (opr & 7)) : in->opcode;
     if (in->opcode >= 0xa0 && in->opcode <= 0xa3)
@@ -302,6 +304,22 @@ static void emit_div_checks(struct tr *t, const struct shape *s)
     tr_step_if(t, CC_NE);
 }
 
+// The flags that the current instruction looks at or passes through. True: afterwards they are FLAGS_HALF.
+static bool flags_ready(struct tr *t, struct shape *s, bool kept)
+{
+    const struct tr_insn *x = tr_now(t);
+    unsigned op = x->in.op;
+    if (op == ISA_OP_INC || op == ISA_OP_DEC)
+        return flags_pass_carry(t, kept);
+    if (op == ISA_OP_SETCC || op == ISA_OP_CMOVCC)
+        s->opcode = (u8)((x->in.opcode & 0xf0) | flags_condition(t, x->in.opcode & 15));
+    else if (x->reads == X86_FL_CF && x->kills == X86_FL_STATUS)
+        flags_need_carry(t);
+    else
+        flags_need(t);
+    return false;
+}
+
 bool tr_ident(struct tr *t)
 {
     const struct insn *in = tr_in(t);
@@ -324,10 +342,16 @@ bool tr_ident(struct tr *t)
         flags_clobber(t);
         emit_div_checks(t, s);
     }
-    if (wanted)
-        flags_need(t);
-    shape_emit(t, s);
+    bool kept = flags_keep_memory(t), half = wanted && flags_ready(t, s, kept);
+    if (!kept)
+        flags_keep_shifted(t);
+    if (kept)
+        recipe_emit_memory(t, s);
+    else
+        shape_emit(t, s);
     if (tr_now(t)->form->is & FORM_STATUS)
         flags_now_host(t);
+    if (half)
+        t->flags = FLAGS_HALF;
     return true;
 }

@@ -27,16 +27,31 @@ void service_sync_at(struct bt *b, u64 rip, i64 left)
     count(b, left);
 }
 
-// Status flags that the host's registers did not hold any more: as the instruction that wrote them left them.
-void service_follow_recipe(struct cpu *c, const struct bt_recipe *r)
+static u64 recipe_operand(const struct bt *b, unsigned g)
 {
-    u64 a = c->gpr[r->a], b = r->b == ISA_REG_NONE ? (u64)(i64)r->imm : c->gpr[r->b];
+    const struct bt_ctx *c = b->ctx;
+    if (g >= RECIPE_KEPT)
+        return c->kept[g - RECIPE_KEPT];
+    return g == X86_R10 ? c->r10 : g == X86_R11 ? c->r11 : g == X86_R15 ? c->r15 : b->in.c->gpr[g];
+}
+
+// Status flags that the host's registers did not hold any more: as the instruction that wrote them left them.
+void service_follow_recipe(struct bt *b, const struct bt_recipe *r)
+{
+    u64 *fl = &b->in.c->rflags, x = r->kind ? recipe_operand(b, r->a) : 0;
+    u64 y = r->b == ISA_REG_NONE ? (u64)(i64)r->imm : recipe_operand(b, r->b);
     switch (r->kind) {
-    case RECIPE_CMP: alu_sub(r->size, a, b, &c->rflags); break;
-    case RECIPE_SUB: alu_sub(r->size, a + b, b, &c->rflags); break;
-    case RECIPE_ADD: alu_add(r->size, a - b, b, &c->rflags); break;
-    case RECIPE_TEST: alu_and(r->size, a, b, &c->rflags); break;
-    case RECIPE_LOGIC: alu_and(r->size, a, a, &c->rflags); break;
+    case RECIPE_CMP: alu_sub(r->size, x, y, fl); break;
+    case RECIPE_SUB: alu_sub(r->size, x + y, y, fl); break;
+    case RECIPE_ADD: alu_add(r->size, x - y, y, fl); break;
+    case RECIPE_TEST: alu_and(r->size, x, y, fl); break;
+    case RECIPE_LOGIC: alu_and(r->size, x, x, fl); break;
+    case RECIPE_NEG: alu_neg(r->size, -x, fl); break;
+    case RECIPE_INC: alu_inc(r->size, x - 1, fl); break;
+    case RECIPE_DEC: alu_dec(r->size, x + 1, fl); break;
+    case RECIPE_SHL: alu_shl(r->size, x, (u8)y, fl); break;
+    case RECIPE_SHR: alu_shr(r->size, x, (u8)y, fl); break;
+    case RECIPE_SAR: alu_sar(r->size, x, (u8)y, fl); break;
     default: break;
     }
 }
@@ -44,7 +59,7 @@ void service_follow_recipe(struct cpu *c, const struct bt_recipe *r)
 void service_sync(struct bt *b, const struct bt_site *s)
 {
     service_sync_at(b, b->ctx->page_base + s->off, b->ctx->left + bt_site_block(s)->n - s->idx);
-    service_follow_recipe(b->in.c, &s->recipe);
+    service_follow_recipe(b, &s->recipe);
 }
 
 // What C may have changed, back to where translated code has it.
@@ -334,7 +349,7 @@ static void link_sync(struct bt *b, const struct bt_link *l, u64 rip, i64 left)
 {
     service_sync_at(b, rip, left);
     if (l->flags == FLAGS_RECIPE)
-        service_follow_recipe(b->in.c, &l->recipe);
+        service_follow_recipe(b, &l->recipe);
 }
 
 // A direct branch to an address that is not canonical: undo it, and let the interpreter raise its fault.
@@ -386,6 +401,7 @@ static u64 unlinked(struct bt *b, const struct bt_link *l)
     }
     link_sync(b, l, target, b->ctx->left);
     b->unlinked = bt_distance(b, l);
+    b->coming_with = l->recipe.kind && b->opts & BT_OPT_VARIANT ? &l->recipe : NULL;
     struct bt_block *k = (struct bt_block *)bt_go_on(b);
     if (!k)
         return 0;

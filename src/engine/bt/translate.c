@@ -86,6 +86,8 @@ struct bt_site *tr_step_if(struct tr *t, unsigned cc)
 
 void tr_step(struct tr *t)
 {
+    if (t->flags == FLAGS_HALF)
+        flags_clobber(t);
     struct bt_site *s = tr_site(t);
     s->call = tr_now(t)->call ? t->i + 1 : 0;
     s->access = s->op == ISA_OP_UD2 ? SITE_RAISES + X86_EXC_UD : 0;
@@ -104,7 +106,7 @@ static u64 service_entry(const struct tr *t, const struct tail *l)
 // The way into a block that knows nothing of the recipe.
 static void emit_settle(struct tr *t, struct bt_link *l)
 {
-    flags_emit_recipe(t, &l->recipe);
+    recipe_emit(t, &l->recipe, true);
     u8 *jump = emit_jmp(&t->e);
     l->settle = (u8)(t->e.p - (t->b->cache.mem.write + l->stub));
     emit_patch(&t->e, jump, bt_exec(t->b, l->stub));
@@ -321,12 +323,13 @@ static void emit_insns(struct tr *t)
             t->failed = t->failed || leads; // others wait for its probe
             tr_step(t);
         }
+        bool kept = t->made.kind; // the interpreter would not have kept it
         flags_after(t);
         // The interpreter comes back behind the instruction, with something else there.
         if (!after || (t->k->sites != first && !leads))
             t->at_hand = 0;
         // After a step by the interpreter there is no place for the leader's group.
-        for (unsigned s = first; s < t->k->sites && !x->ends && !leads; s++)
+        for (unsigned s = first; s < t->k->sites && !x->ends && !leads && !kept; s++)
             bt_sites(t->k)[s].resume = (u16)code_used(t);
         t->failed = t->failed || (u64)(t->e.end - t->e.p) < tr_code_spare(t->n);
     }

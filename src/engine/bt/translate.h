@@ -52,6 +52,7 @@ struct shape {
     const struct isa_form_info *f;
     int mem;              // operand number, or -1
     bool vex, high, low8; // AH and friends; SPL and friends
+    u8 opcode;            // instead of the instruction's, or 0
     bool lent;            // the memory operand is [rsi]
     u8 at[8];             // host registers by ISA_FIELD_*
     u8 scratches;
@@ -140,6 +141,7 @@ struct tr {
     u32 size;                // ... and with that
     bool wrote_flags;        // the current instruction has
     struct bt_recipe recipe; // of the flags that were written last, or RECIPE_NONE
+    struct bt_recipe made;   // of those that the current instruction writes, where it had to be prepared
     bool polled;             // the doorbell has been looked at in this block
     bool share, upgrade;     // groups of accesses are looked for, writes among reads
     unsigned at_hand;        // 1 + the number of the place that is in HOST_T0; 0: none is
@@ -242,6 +244,16 @@ bool x87_form(unsigned form);
 void flags_clobber(struct tr *t);
 // Before code that looks at the host's flags, or passes some through.
 void flags_need(struct tr *t);
+// The same where it looks at CF alone and overwrites all.
+void flags_need_carry(struct tr *t);
+// The same for INC and DEC: true where CF stays in the slot, so that the state afterwards is FLAGS_HALF. `kept`: their operand is.
+bool flags_pass_carry(struct tr *t, bool kept);
+// The same for a condition: returns the code to use for it then.
+unsigned flags_condition(struct tr *t, unsigned cc);
+// Before the current instruction is emitted: is its recipe going to be needed? With its memory operand kept, or what it shifts: which is
+// done here.
+bool flags_keep_memory(struct tr *t);
+void flags_keep_shifted(struct tr *t);
 // The current instruction's own flags are in the host's now. Those that it passes through were there before.
 void flags_now_host(struct tr *t);
 // Around each instruction.
@@ -253,14 +265,34 @@ void flags_settle(struct tr *t);
 void flags_save(struct tr *t);
 void flags_emit_save(struct emit *e, struct bt_ctx *c);
 void flags_emit_restore(struct emit *e, struct bt_ctx *c);
-// A recipe's flags into the host's; destroys HOST_T1.
-void flags_emit_recipe(struct tr *t, const struct bt_recipe *r);
 // The current instruction has overwritten what it overwrites, and there is more to come.
 void flags_spoil(struct tr *t);
 // Tell a link where the flags are when the block is left here. `lost`: not in the host's then.
 void flags_leave(const struct tr *t, struct bt_link *l, bool lost);
 // Does the current instruction need the flags as they are, to read or to pass through?
 bool flags_wanted(const struct tr *t);
+
+// --- recipe.c -------------------------------------------------------------------------------------------------------------------
+
+// How the flags that the current instruction has just written can be had again, as long as its registers are what they are now.
+struct bt_recipe recipe_of(const struct tr *t);
+// Is CF part of it, and not in the slot?
+bool recipe_has_carry(const struct bt_recipe *r);
+// Does the current instruction overwrite an operand of the recipe?
+bool recipe_spoiled(const struct tr *t);
+// Keep those operands.
+void recipe_keep(struct tr *t);
+// The flags into the host's; destroys HOST_T1. Without `carry` CF is not what it should be, where it is in the slot.
+void recipe_emit(struct tr *t, const struct bt_recipe *r, bool carry);
+// Only ZF, SF and PF, of a recipe whose first operand is the result.
+void recipe_emit_result(struct tr *t, const struct bt_recipe *r);
+// CF out of the slot.
+void recipe_emit_carry(struct tr *t);
+// Can the current instruction be emitted so that its memory operand is kept? Emit it so, with the operand at s->ref.
+bool recipe_can_keep_memory(const struct tr *t, const struct shape *s);
+void recipe_emit_memory(struct tr *t, const struct shape *s);
+// If it shifts a register by a constant: keep that.
+void recipe_keep_shifted(struct tr *t);
 
 // --- mem.c ----------------------------------------------------------------------------------------------------------------------
 
