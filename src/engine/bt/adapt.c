@@ -86,12 +86,13 @@ static u64 last_of(const struct bt *b, const struct adapt_site *a)
     return dead || (a->state == ADAPT_COUNTED && a->streak < 2) ? 0 : a->last;
 }
 
-// The record of a site, which may be new, or left of what was in its place before; NULL: all that it could have are in use.
+// The record of a site, which may be new, or left of what was in its place before; NULL: all that it could have are in use. Of those that are
+// not, the one that was slow least often makes room: the others are worth knowing of.
 static struct adapt_site *record_of(struct bt *b, const struct bt_site *s, u64 now)
 {
     u64 place = place_of(s);
     u32 site = bt_distance(b, s);
-    struct adapt_site *set = set_of(b, place), *best = set, *old = NULL;
+    struct adapt_site *set = set_of(b, place), *best = NULL, *old = NULL;
     for (unsigned i = 0; i < ADAPT_WAYS; i++) {
         struct adapt_site *a = &set[i];
         if (a->site == site)
@@ -99,14 +100,14 @@ static struct adapt_site *record_of(struct bt *b, const struct bt_site *s, u64 n
         look_at_time(a, now);
         if (!a->site && a->place == place && a->op == s->op)
             old = a;
-        if (last_of(b, a) < last_of(b, best))
+        if (now - last_of(b, a) >= WITHIN && (!best || total(a) < total(best)))
             best = a;
     }
     if (old) {
         old->site = site;
         return old;
     }
-    if (now - last_of(b, best) < WITHIN)
+    if (!best)
         return NULL;
     if (best->state == ADAPT_SPECIAL)
         go_back(b, best);
