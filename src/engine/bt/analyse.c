@@ -1,6 +1,6 @@
 // From guest bytes to a list of instructions, and which status flags matter where.
 //
-// A block ends at a branch that always leaves, at an instruction that may change modes, mappings or interrupts, at the end of the page, or
+// A block goes on where a JMP forwards in the page leads, and ends at any other branch that always leaves, at an instruction that may change modes, mappings or interrupts, at the end of the page, or
 // when it is long enough. An instruction that crosses the page's end is a block of its own.
 //
 // Walking backwards, a flag is *seen* before an instruction when that one or a later one may look at it before it is overwritten:
@@ -94,11 +94,30 @@ static void classify(struct tr *t, struct tr_insn *x)
     x->shares =
         !(x->form->is & FORM_ADDRESS) && (x->emitter == TR_IDENT || x->emitter == TR_VECTOR || x->emitter == TR_X87 ||
                                           x->emitter == TR_STACK || x->emitter == TR_FLOW);
+    x->follows = false;
     memset(x->access, 0, sizeof x->access);
+}
+
+// Forwards only: a way that comes back to where it has been goes backwards somewhere, and polls there.
+static bool can_follow(const struct tr *t, const struct tr_insn *x, unsigned off, unsigned room)
+{
+    i64 target = (i64)x->next + x->in.imm;
+    return t->b->opts & BT_OPT_FOLLOW && x->emitter == TR_FLOW && x->in.op == ISA_OP_JMP &&
+           x->in.opnd[0].kind == ISA_OPND_REL && target >= x->next && target + ISA_MAX_LEN < (i64)off + room;
+}
+
+static void follow(struct tr_insn *x)
+{
+    x->follows = true;
+    x->ends = false;
+    x->emitter = TR_NOTHING;
+    x->next = (u16)(x->next + x->in.imm);
 }
 
 static bool may_leave(const struct tr_insn *x)
 {
+    if (x->follows)
+        return false;
     if (x->form->is & FORM_LEAVES || x->step || x->check || x->next > MEM_PAGE_SIZE)
         return true;
     if (x->mem >= 0 && !(x->form->is & FORM_ADDRESS) &&
@@ -136,6 +155,10 @@ void analyse(struct tr *t, const u8 *code, unsigned room, unsigned off)
         at += x->in.len;
         x->next = (u16)(off + at);
         classify(t, x);
+        if (can_follow(t, x, off, room)) {
+            follow(x);
+            at = x->next - off;
+        }
         if (flow_goes_back(x))
             t->poll_before = (int)t->n;
         ends = x->ends || x->next > MEM_PAGE_SIZE;

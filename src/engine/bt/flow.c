@@ -61,7 +61,7 @@ unsigned flow_count_fars(const struct tr *t)
     unsigned n = is_far(t->insn[t->n - 1].next);
     for (unsigned i = 0; i < t->n; i++) {
         const struct tr_insn *x = &t->insn[i];
-        n += x->in.opnd[0].kind == ISA_OPND_REL && is_far(target_of(x));
+        n += x->in.opnd[0].kind == ISA_OPND_REL && !x->follows && is_far(target_of(x));
         n += x->in.op == ISA_OP_CALL && is_far(x->next);
     }
     return n;
@@ -178,6 +178,8 @@ static bool goes_back(const struct tr *t, i64 target)
 bool flow_frees_flags(const struct tr_insn *x)
 {
     i64 target = target_of(x);
+    if (x->follows)
+        return false;
     switch (x->in.op) {
     case ISA_OP_CALL:
     case ISA_OP_RET: return true;
@@ -194,7 +196,7 @@ bool flow_saves_flags(const struct tr_insn *x)
 bool flow_goes_back(const struct tr_insn *x)
 {
     unsigned op = x->in.op;
-    return (op == ISA_OP_JCC || op == ISA_OP_JMP) && !x->step && x->in.opnd[0].kind == ISA_OPND_REL &&
+    return (op == ISA_OP_JCC || op == ISA_OP_JMP) && !x->step && !x->follows && x->in.opnd[0].kind == ISA_OPND_REL &&
            target_of(x) >= 0 && target_of(x) <= x->off;
 }
 

@@ -240,6 +240,6 @@ void share_probes(struct tr *t)
         if ((f->implicit_read | f->implicit_written) & ISA_IMPLICIT_STACK)
             stack_access(t, &s, in);
         follow_registers(t, &s, in);
-        s.branches += f->cls == ISA_CLASS_BRANCH;
+        s.branches += f->cls == ISA_CLASS_BRANCH && !x->follows;
     }
 }

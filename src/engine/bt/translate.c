@@ -157,6 +157,8 @@ static enum flags_at wanted_at_start(struct tr *t)
         const struct tr_insn *x = tr_now(t);
         if (!x->seen)
             return FLAGS_NONE;
+        if (x->follows)
+            continue;
         if (x->step || x->check || x->form->is & (FORM_STRING | FORM_STACK) || x->form->cls > ISA_CLASS_BRANCH ||
             flow_frees_flags(x))
             return FLAGS_SLOT;
@@ -342,6 +344,13 @@ static void emit_insns(struct tr *t)
     t->failed = t->failed || t->links > t->k->links || t->fars > t->k->fars; // never
 }
 
+// Behind the last byte that is translated. What JMPs go past is counted as if it were: that only costs when it is written to.
+static u16 end_of(const struct tr *t)
+{
+    const struct tr_insn *last = &t->insn[t->n - 1];
+    return (u16)(last->off + last->in.len);
+}
+
 static struct bt_block *new_block(struct tr *t, unsigned mode, hva page, hva page2)
 {
     struct bt *b = t->b;
@@ -362,7 +371,7 @@ static struct bt_block *new_block(struct tr *t, unsigned mode, hva page, hva pag
         *bt_second(k) = (struct bt_second){.page = page2};
     }
     k->off = t->insn[0].off;
-    k->end = t->insn[t->n - 1].next;
+    k->end = end_of(t);
     k->mode = (u8)mode;
     k->n = (u8)t->n;
     k->fars = (u8)fars;

@@ -82,6 +82,7 @@ struct tr_insn {
     bool step;          // goes to the interpreter ...
     bool call;          // ... decoded
     bool ends;          // nothing is emitted after it
+    bool follows;       // a JMP in the page, forwards: the block goes on where it leads, which is `next`
     bool shares;        // its memory operand may be one of a group: it is emitted by mem_operand()
     struct tr_access access[ACCESSES];
     u8 check;  // VEC_*: what has to be seen to before it
