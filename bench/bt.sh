@@ -5,6 +5,7 @@
 #   bench/bt.sh BUILD_DIR                           everything: tables, and the same in build/bench-bt.md, .json and .raw
 #   bench/bt.sh BUILD_DIR load NAME[,NAME] ENGINE   only these loads, only in pogo: seconds, and the guest's console
 #   bench/bt.sh BUILD_DIR nano ENGINE               only the single operations, only in pogo
+#   bench/bt.sh BUILD_DIR opts [NAME[,NAME]]        what each of the translator's optimisations is worth: without it, with it, in turn
 #   bench/bt.sh BUILD_DIR publish                   put build/bench-bt.md into docs/PERFORMANCE.md
 #
 #   ENGINES="..."    pogo's engines (default: all that work here but the interpreter)
@@ -194,6 +195,42 @@ some_loads() { # names engine
         END { exit bad }' "$last" "$raw" || { cat "$logs/bench.$2.err" && exit 1; }
 }
 
+# Processor time (CLOCK) of each load without an optimisation as a multiple of that with all of them: the quickest of the rounds.
+all_opts() { # names
+    local names=${1:-$(sed -n 's/^BT_OPT([^"]*"\([^"]*\)".*/\1/p' src/engine/bt/opts.def)} name i
+    clock=${CLOCK:-cpu} raw=$work/raw
+    : >"$raw"
+    prepare_loads
+    for ((i = 1; i <= rounds; i++)); do
+        for name in all ${names//,/ }; do
+            loads_once "bt$([ "$name" = all ] || echo ",opt-$name=off")"
+        done
+        say "round $i of $rounds"
+    done
+    awk -v column="$([ "$clock" = cpu ] && echo 6 || echo 5)" '
+        $1 == "failed" { print; bad = 1 }
+        $1 != "load" { next }
+        !($3 in known) { known[$3]; load[++loads] = $3 }
+        !($4 in seen) { seen[$4]; env[++envs] = $4 }
+        !(($3, $4) in least) || $column + 0 < least[$3, $4] { least[$3, $4] = $column + 0 }
+        END {
+            printf "%-10s", "without"
+            for (l = 1; l <= loads; l++) printf " %10s", load[l]
+            printf " %10s\n", "mean"
+            for (e = 2; e <= envs; e++) {
+                name = env[e]; sub(/.*opt-/, "", name); sub(/=off/, "", name)
+                printf "%-10s", name
+                sum = n = 0
+                for (l = 1; l <= loads; l++) {
+                    a = least[load[l], env[1]]; b = least[load[l], env[e]]
+                    if (a > 0 && b > 0) { printf " %10.2f", b / a; sum += log(b / a); n++ } else printf " %10s", "-"
+                }
+                printf " %10s\n", n ? sprintf("%.3f", exp(sum / n)) : "-"
+            }
+            exit bad
+        }' "$raw"
+}
+
 publish() {
     local page=docs/PERFORMANCE.md
     awk -v tables=build/bench-bt.md '
@@ -212,6 +249,7 @@ nano)
     nano_once "${3:-${engines%%[ $'\n']*}}"
     awk '{ printf "%-22s %10s %10s %10s\n", $2, $4, $5, $6 } /^failed/ { bad = 1 } END { exit bad }' "$raw"
     ;;
+opts) all_opts "${3:-}" ;;
 publish) publish ;;
 *)
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2

@@ -272,9 +272,9 @@ static bool resumes(const struct tr *t)
 }
 
 // Loops run through edges, the others are rarely run.
-static bool lies_apart(const struct tail *l)
+static bool lies_apart(const struct tr *t, const struct tail *l)
 {
-    return l->kind != TAIL_EDGE;
+    return l->kind != TAIL_EDGE && t->b->opts & BT_OPT_APART;
 }
 
 static void emit_tails_of(struct tr *t, bool apart)
@@ -283,7 +283,7 @@ static void emit_tails_of(struct tr *t, bool apart)
     const u8 *start = apart ? t->cold : t->code;
     for (unsigned i = 0; i < t->tails; i++) {
         struct tail *l = &t->tail[i];
-        if (lies_apart(l) != apart)
+        if (lies_apart(t, l) != apart)
             continue;
         t->i = l->insn;
         l->at = before + (u32)(t->e.p - start);
@@ -295,6 +295,7 @@ static void emit_tails_of(struct tr *t, bool apart)
 static void emit_tails(struct tr *t)
 {
     t->straight = code_used(t);
+    t->e.end += t->b->opts & BT_OPT_APART ? 0 : tr_tails_max(t->n);
     emit_tails_of(t, false);
     t->body = code_used(t);
     t->e.p = t->cold;
@@ -359,7 +360,9 @@ static struct bt_block *new_block(struct tr *t, unsigned mode, hva page, hva pag
         (u32)((page2 ? sizeof(struct bt_second) : 0) + fars * sizeof(struct bt_far) + links * sizeof(struct bt_link));
     u32 meta = (u32)(sizeof(struct bt_block) + records + tr_sites_max(t->n) * sizeof(struct bt_site) +
                      t->n * sizeof(struct bt_call) + 8);
-    codecache_room(b, tr_code_max(t->n), tr_tails_max(t->n), meta);
+    const bool apart = b->opts & BT_OPT_APART;
+    const u32 room = tr_code_max(t->n) + (apart ? 0 : tr_tails_max(t->n));
+    codecache_room(b, room, apart ? tr_tails_max(t->n) : 0, meta);
     struct bt_part *p = &b->cache.part[b->cache.now];
     struct bt_block *k = bt_near(b, p->meta + p->meta_used);
     t->code = b->cache.mem.write + p->code + p->code_used;
