@@ -355,6 +355,13 @@ snippets:
         jmp     . + 0x20
         end
 
+        snippet flow/follow
+        mov     rax, [rbx]
+        jmp     1f
+        ud2
+1:      mov     rcx, [rbx+8]
+        end
+
         snippet flow/jump-back
         nop
         jmp     . - 0x20
