@@ -43,6 +43,8 @@ static void print(struct testvm *t, const struct snippet *s)
 {
     struct bt *b = t->v->engine_state;
     enum isa_mode mode = s->bits == 64 ? ISA_MODE_64 : ISA_MODE_32;
+    const struct bt_recipe compared = {.kind = RECIPE_CMP, .size = 4, .a = X86_RAX, .b = X86_RBX};
+    bool variant = strstr(s->name, "/variant");
 
     codecache_flush(b);
     b->mode = (u8)(mode | BLOCK_FLAT | (s->user ? BLOCK_USER : 0));
@@ -57,7 +59,7 @@ static void print(struct testvm *t, const struct snippet *s)
     memcpy(t->ram + PAGE + s->off, s->code, (size_t)(s->end - s->code));
     fprintf(out, "=== %s%s%s%s\n", s->name, s->bits == 64 ? "" : ", 32-bit", s->counting ? ", counting" : "",
             s->user ? ", CPL 3" : "");
-    if (!translate(b, s->off, b->mode, (hva)t->ram + PAGE, PAGE, NULL))
+    if (!translate(b, s->off, b->mode | (variant ? BLOCK_VARIANT : 0), (hva)t->ram + PAGE, PAGE, &compared))
         fprintf(out, "not translated\n");
     fprintf(out, "\n");
 }

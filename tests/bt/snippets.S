@@ -274,6 +274,77 @@ snippets:
 1:      nop
         end
 
+        snippet flags/kept
+        cmp     eax, ebx
+        mov     eax, [rdx]
+        mov     r10, [rsi]
+        je      1f
+        nop
+1:      nop
+        end
+
+        snippet flags/kept-memory
+        cmp     byte ptr [rdi], 5
+        mov     ecx, [rdx]
+        ja      1f
+        add     [rdi], rcx
+        mov     edx, [rsi]
+        xor     eax, eax
+1:      nop
+        end
+
+        snippet flags/kept-shifted
+        shl     eax, 3
+        mov     ecx, [rdx]
+        jc      1f
+        nop
+1:      nop
+        end
+
+        snippet flags/kept-for-nothing
+        add     rsp, 8
+        pop     rbx
+        ret
+        end
+
+        snippet flags/byte
+        cmp     sil, al
+        mov     ecx, [rdx]
+        setl    bl
+        cmp     r10w, 0x1234
+        mov     r10, [rdx]
+        jb      1f
+        nop
+1:      nop
+        end
+
+        snippet flags/carry-apart
+        nop
+1:      dec     eax
+        movups  xmm1, [rcx]
+        lea     rcx, [rcx+16]
+        jnz     1b
+        adc     edx, edx
+        end
+
+        snippet flags/one-of-the-slot
+        bt      eax, 3
+        mov     ecx, [rdx]
+        setz    bl
+        cmovbe  ecx, ebx
+        jnp     1f
+        adc     edx, 0
+1:      nop
+        end
+
+        snippet flags/variant
+        mov     ecx, [rdx]
+        mov     ebx, [rsi]
+        je      1f
+        add     ecx, ebx
+1:      nop
+        end
+
         snippet flags/pushed
         cmp     eax, ebx
         pushfq
