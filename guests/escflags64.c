@@ -1,5 +1,6 @@
 // The flags in the frames of exceptions: every kind of instruction that sets flags, then up to three that leave them alone but overwrite
-// what they were made of, then one that traps. The frame must have what PUSHF right after the first would have given.
+// what they were made of, then one that traps. The frame must have what PUSHF right after the first would have given. In place of what
+// traps there are also instructions that look at flags, alone, in pairs and in loops: they must find what POPF brings back right before them.
 //
 // QEMU's TCG is no peer: it faults where a jump has gone to, and not at the jump.
 #include "code.h"
@@ -9,6 +10,7 @@ const char guest_name[] = "escflags64";
 #define REGION 0x01000000ul // code goes here, some 5 KB for each producer
 #define ABSENT 0x60000000ul
 #define NON_CANONICAL 0x0000900000000000ull
+#define READERS_EACH 18 // a third of them right behind the producer
 #define FL_COMPARED 0xcd5u
 
 struct text {
@@ -25,17 +27,21 @@ enum { AT, AFTER, ELSEWHERE }; // where IP is
 #define PRODUCER(text) TEXT("producers", text, 0, 0)
 #define NEUTRAL(text) TEXT("neutrals", text, 0, 0)
 #define TRAPS(vector, where, text) TEXT("traps", text, vector, where)
+#define READER(text) TEXT("readers", text, 0, 0)
 #define LABEL(table, label) __asm__(".pushsection .rodata." table ", \"a\"; .globl " label "; " label ": .popsection");
 
 __asm__(".set AT, 0; .set AFTER, 1; .set ELSEWHERE, 2");
 LABEL("producers", "producers")
 LABEL("neutrals", "neutrals")
 LABEL("traps", "traps")
+LABEL("readers", "readers")
 #include "escflags64_ways.def"
 LABEL("producers", "producers_end")
 LABEL("neutrals", "neutrals_end")
 LABEL("traps", "traps_end")
+LABEL("readers", "readers_end")
 extern const struct text producers[], producers_end[], neutrals[], neutrals_end[], traps[], traps_end[];
+extern const struct text readers[], readers_end[];
 
 static u64 scratch[4] __attribute__((aligned(16)));
 
@@ -114,6 +120,24 @@ __attribute__((noinline)) static u64 expected(const u8 *fn, const struct values 
     load_scratch(v);
     __asm__ volatile(CALL_TEXT : "=r"(r13), "+S"(rsi), "+D"(rdi) : "b"(scratch) : "r8", "r12", CALL_CLOBBERS);
     return r13;
+}
+
+struct seen {
+    u64 result, flags; // R14, R13
+};
+
+__attribute__((noinline)) static struct seen look(const u8 *fn, const struct values *v)
+{
+    register u64 r13 __asm__("r13");
+    register u64 r14 __asm__("r14") = 0;
+    const struct values *rsi = v;
+    const u8 *rdi = fn;
+    load_scratch(v);
+    __asm__ volatile(CALL_TEXT
+                     : "=r"(r13), "+r"(r14), "+S"(rsi), "+D"(rdi)
+                     : "b"(scratch)
+                     : "r8", "r12", "rax", "rcx", "rdx", "r9", "r10", "r11", "r15", "memory", "cc");
+    return (struct seen){r14, r13};
 }
 
 // --- code ---------------------------------------------------------------------------------------------------------------
@@ -195,6 +219,65 @@ static void all_of(const struct text *producer)
     check_at(wrong == 0, __FILE__, __LINE__, "%s: %u of %u runs", producer->name, wrong, runs);
 }
 
+static u8 *start_code(const struct text *producer)
+{
+    next_code = (u8 *)(((u64)next_code + 15) & ~15ull);
+    u8 *at = next_code;
+    put_text(producer);
+    return at;
+}
+
+static void end_code(void)
+{
+    PUT(next_code, 0x9c, 0x41, 0x5d, 0xc3); // PUSHF; POP R13; RET
+    next_code += 4;
+}
+
+// A producer, `k` neutrals, a reader, whose results must be those with POPF between the neutrals and the reader.
+static unsigned compare_reader(const struct text *producer, const struct text *reader, unsigned k)
+{
+    const struct text *between[3];
+    for (unsigned i = 0; i < k; i++)
+        do
+            between[i] = &neutrals[next_random() % (u64)(neutrals_end - neutrals)];
+        while (*between[i]->from == 0xfc ||
+               *between[i]->from == 0xe8); // CLD, which POPF would undo; CALL for its address
+    const u8 *plain = start_code(producer);
+    for (unsigned i = 0; i < k; i++)
+        put_text(between[i]);
+    put_text(reader);
+    end_code();
+    const u8 *sure = start_code(producer);
+    PUT(next_code, 0x9c, 0x41, 0x5d); // PUSHF; POP R13
+    next_code += 3;
+    for (unsigned i = 0; i < k; i++)
+        put_text(between[i]);
+    PUT(next_code, 0x41, 0x55, 0x9d); // PUSH R13; POPF
+    next_code += 3;
+    put_text(reader);
+    end_code();
+    unsigned wrong = 0;
+    for (unsigned i = 0; i < 4; i++) {
+        struct values v = {next_value(), next_value(), next_value(), next_value(), 2 | (next_random() & 0x8d5)};
+        struct seen got = look(plain, &v), want = look(sure, &v);
+        if (got.result == want.result && !((got.flags ^ want.flags) & FL_COMPARED))
+            continue;
+        if (++wrong == 1)
+            print("%s; %s%s%s; %s: %lx, not %lx, flags %lx, not %lx\n", producer->name, k ? between[0]->name : "",
+                  k > 1 ? "; " : "", k > 1 ? between[1]->name : "", reader->name, (unsigned long)got.result,
+                  (unsigned long)want.result, (unsigned long)got.flags, (unsigned long)want.flags);
+    }
+    return wrong;
+}
+
+static void readers_of(const struct text *producer)
+{
+    unsigned wrong = 0;
+    for (unsigned i = 0; i < READERS_EACH; i++)
+        wrong += compare_reader(producer, &readers[next_random() % (u64)(readers_end - readers)], i % 3);
+    check_at(wrong == 0, __FILE__, __LINE__, "%s, and what looks at flags: %u wrong", producer->name, wrong);
+}
+
 void guest_main(void)
 {
     *pte_of(ABSENT) = 0;
@@ -203,4 +286,6 @@ void guest_main(void)
     set_gate(0x91, (word)gate_stub(0x91), SEL_DATA, 14, 3, 0); // #GP
     for (const struct text *p = producers; p < producers_end; p++)
         all_of(p);
+    for (const struct text *p = producers; p < producers_end; p++)
+        readers_of(p);
 }
