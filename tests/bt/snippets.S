@@ -138,6 +138,11 @@ snippets:
 
 // --- memory
 
+        snippet memory/rip-far
+        lea     rax, [rip + 0x7fffffff]
+        mov     rcx, [rip + 0x7fffffff]
+        end
+
         snippet memory/modes
         mov     eax, [rbx]
         mov     eax, [rbx+8]

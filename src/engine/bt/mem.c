@@ -63,7 +63,11 @@ static void effective_address(struct tr *t, unsigned to, unsigned size)
     const struct insn *in = tr_in(t);
     if (in->base == ISA_REG_RIP) {
         emit_load(&t->e, 8, HOST_T1, &t->b->ctx->page_base);
-        emit_lea(&t->e, size, to, HOST_T1, X86_RSP, 0, (i32)in->disp + tr_now(t)->next);
+        i64 disp = in->disp + tr_now(t)->next;
+        bool fits = disp <= INT32_MAX;
+        emit_lea(&t->e, size, to, HOST_T1, X86_RSP, 0, fits ? (i32)disp : (i32)in->disp);
+        if (!fits)
+            emit_lea(&t->e, size, to, to, X86_RSP, 0, tr_now(t)->next);
     } else if (in->base == ISA_REG_NONE) {
         ea_no_base(t, to, size);
     } else {
