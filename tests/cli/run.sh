@@ -223,7 +223,7 @@ perf_map() { # accel
     mv "/tmp/perf-$(cat "$tmp/pid").map" "$tmp/map" || echo 'no map'
 }
 problem=$(perf_map bt)
-grep -Evq '^[0-9a-f]+ [0-9a-f]+ bt:[0-9a-z]+$' "$tmp/map" && problem="$problem; a bad line"
+grep -Evq '^[0-9a-f]+ [1-9a-f][0-9a-f]* bt(-apart)?:[0-9a-z]+$' "$tmp/map" && problem="$problem; a bad line"
 grep -q ' bt:glue$' "$tmp/map" && grep -q ' bt:1000[0-9a-f]*$' "$tmp/map" || problem="$problem; a name is missing"
 verdict 'map for perf' "$problem"
 verdict 'map for perf, no code' "$(perf_map interp; [ -s "$tmp/map" ] && echo 'names nothing')"

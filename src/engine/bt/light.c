@@ -47,13 +47,13 @@ static const struct cpuid_regs *cpuid(struct bt *b, u32 leaf, u32 subleaf)
     return &k->regs;
 }
 
-// RBX goes by way of ctx.tmp[0].
+// RBX goes by way of ctx.tmp[0] where the block goes on.
 static enum light light_cpuid(struct bt *b)
 {
     u64 *gpr = b->in.c->gpr;
     const struct cpuid_regs *r = cpuid(b, (u32)gpr[X86_RAX], (u32)gpr[X86_RCX]);
     gpr[X86_RAX] = r->eax;
-    b->ctx->tmp[0] = r->ebx;
+    b->ctx->tmp[0] = gpr[X86_RBX] = r->ebx;
     gpr[X86_RCX] = r->ecx;
     gpr[X86_RDX] = r->edx;
     return LIGHT_DONE;
@@ -346,6 +346,9 @@ u64 service_light(struct bt *b)
 {
     const struct bt_site *s = bt_near(b, (u32)b->ctx->site);
     enum light r = run(b, s);
+    // Most of these serialize: code behind them that a device or another processor has written is seen.
+    if (r == LIGHT_DONE && keeper_pending(b->in.v))
+        r = LIGHT_LEAVE;
     b->ctx->why = r == LIGHT_LEAVE ? BT_AFTER : BT_STEP;
     b->stats.light += r != LIGHT_NOT;
     return r == LIGHT_DONE ? bt_exec(b, bt_site_block(s)->code + s->retry) : 0;

@@ -426,6 +426,8 @@ static void name_code(const struct tr *t)
     char name[32];
     snprintf(name, sizeof name, "bt:%llx", (unsigned long long)rip);
     h->ops->code_name(h->self, (const void *)bt_exec(b, t->k->code), t->body, name);
+    if (t->size == t->body)
+        return;
     snprintf(name, sizeof name, "bt-apart:%llx", (unsigned long long)rip);
     h->ops->code_name(h->self, (const void *)apart, t->size - t->body, name);
 }
