@@ -252,6 +252,7 @@ static enum light light_segment(struct bt *b, const struct bt_site *s)
     if (!data_segment(b, (u16)sel, &new) || (!flat && (new.base || new.limit != ~0u || new.attr &X86_SEG_E ||
                                                        !(new.attr &X86_SEG_W) || new.attr &X86_SEG_UNUSABLE)))
         return LIGHT_NOT;
+    event_keep_x87(b); // it has the selector of its last operand
     b->in.c->seg[reg] = new;
     bt_take_segments(b);
     return LIGHT_DONE;
