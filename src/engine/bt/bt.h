@@ -546,7 +546,7 @@ static inline bool bt_requested(const struct bt *b)
     u32 req = atomic_load_explicit(&b->in.v->request, memory_order_relaxed);
     if (LIKELY(!req))
         return false;
-    return req & ~((c->rflags & X86_FL_IF ? 0 : VCPU_REQ_INTR) | (c->nmi_blocked ? VCPU_REQ_NMIS : 0));
+    return req & ~(c->rflags & X86_FL_IF ? 0 : VCPU_REQ_INTR);
 }
 
 // May translated code run at all just now?
