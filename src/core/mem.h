@@ -89,7 +89,7 @@ int mem_add_shadow(struct mem *m, gpa base, u64 size, const struct mem_region *r
 // that is a change, of which the caller then tells the processors by mmu_map_changed(). One caller at a time.
 bool mem_shadow_set(struct mem *m, gpa base, u32 what);
 
-// Is this address in the page that processor `cpu` has for itself? Such a page is never in a TLB.
+// Is this address in the page that processor `cpu` has for itself? It is in that processor's TLB as a device at most.
 static inline bool mem_is_own(const struct mem *m, u32 cpu, gpa a)
 {
     return UNLIKELY((a | (MEM_PAGE_SIZE - 1)) == m->own_last[cpu]);

@@ -645,6 +645,39 @@ void mmu_cr3_loaded(struct vcpu *v, bool noflush)
         tlb_flush_nonglobal(&v->tlb);
 }
 
+bool mmu_write_cr3(struct vcpu *v, u64 val)
+{
+    struct cpu *c = &v->cpu;
+    bool pcide = c->cr4 & X86_CR4_PCIDE, noflush = pcide && val & X86_CR3_NOFLUSH;
+    if (pcide)
+        val &= ~X86_CR3_NOFLUSH;
+    if (cpu_long_mode(c) && val >> (v->model ? v->model->maxphyaddr : 48))
+        return false;
+    if (c->cr0 & X86_CR0_PG && c->cr4 & X86_CR4_PAE && !cpu_long_mode(c) && !mmu_load_pdptes(v, val))
+        return false;
+    c->cr3 = val;
+    mmu_cr3_loaded(v, noflush);
+    return true;
+}
+
+enum { INVPCID_ADDRESS, INVPCID_CONTEXT, INVPCID_ALL_GLOBAL, INVPCID_ALL };
+
+bool mmu_invpcid(struct vcpu *v, u64 type, const u64 desc[2])
+{
+    struct tlb *t = &v->tlb;
+    u16 pcid = (u16)desc[0];
+    if (type > INVPCID_ALL || desc[0] >> 12 || (type <= INVPCID_CONTEXT && pcid && !(v->cpu.cr4 & X86_CR4_PCIDE)) ||
+        (type == INVPCID_ADDRESS && !gva_canonical(desc[1])))
+        return false;
+    switch (type) {
+    case INVPCID_ADDRESS: tlb_flush_pcid_gva(t, pcid, desc[1]); break;
+    case INVPCID_CONTEXT: tlb_flush_pcid(t, pcid); break;
+    case INVPCID_ALL_GLOBAL: tlb_flush_all(t); break;
+    default: tlb_flush_all_nonglobal(t); break;
+    }
+    return true;
+}
+
 void mmu_a20_update(struct vcpu *v)
 {
     vcpu_request_clear(v, VCPU_REQ_A20);

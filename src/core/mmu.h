@@ -86,6 +86,10 @@ void mmu_cr4_changed(struct vcpu *v, u64 old);
 void mmu_efer_changed(struct vcpu *v, u64 old);
 // cpu.cr3 was loaded, bit 63 taken off; `noflush`: that bit, only with CR4.PCIDE.
 void mmu_cr3_loaded(struct vcpu *v, bool noflush);
+// MOV to CR3, with what bit 63 means under CR4.PCIDE. False: #GP(0), state unchanged. SDM 3A 2.5, 4.10.4.1; APM 2 3.1.2.
+bool mmu_write_cr3(struct vcpu *v, u64 val);
+// INVPCID. False: #GP(0), state unchanged. SDM 2A.
+bool mmu_invpcid(struct vcpu *v, u64 type, const u64 desc[2]);
 // Take over machine.a20_mask (VCPU_REQ_A20). Called by the engine between instructions.
 void mmu_a20_update(struct vcpu *v);
 // All of `cpu` may have changed (reset, snapshot, another engine): forget everything and make the right PCID current.

@@ -271,15 +271,9 @@ void adapt_port(struct bt *b, const struct bt_site *s)
 
 // --- serving --------------------------------------------------------------------------------------------------------------------
 
-static u64 *reg_of(struct bt *b, unsigned g)
-{
-    struct bt_ctx *c = b->ctx;
-    return g == X86_R10 ? &c->r10 : g == X86_R11 ? &c->r11 : g == X86_R15 ? &c->r15 : &b->in.c->gpr[g];
-}
-
 static void loaded(struct bt *b, const struct adapt_site *a, u64 val)
 {
-    u64 *r = reg_of(b, a->reg);
+    u64 *r = bt_reg(b, a->reg);
     if (a->move == ADAPT_LOAD_SIGNED)
         val = sign_extend(val, a->size);
     if (a->high)
@@ -294,7 +288,7 @@ static u64 to_store(struct bt *b, const struct adapt_site *a)
 {
     if (a->move == ADAPT_STORE_IMM)
         return (u64)a->imm;
-    u64 r = *reg_of(b, a->reg);
+    u64 r = *bt_reg(b, a->reg);
     return a->high ? r >> 8 : r;
 }
 
@@ -314,13 +308,6 @@ static u64 common_way(struct bt *b, u64 *outcome)
     return 0;
 }
 
-// Done: to the next instruction, unless something is due before it.
-static u64 done(struct bt *b, const struct adapt_site *a)
-{
-    b->ctx->why = BT_AFTER;
-    return bt_undisturbed(b) && (LIKELY(!a->vec) || vecstate_load(b, a->vec)) ? a->resume : 0;
-}
-
 // Flags that follow from registers are worked out before one of them changes. A move leaves them alone, whoever looks.
 static void keep_flags(struct bt *b, const struct bt_site *s)
 {
@@ -330,6 +317,16 @@ static void keep_flags(struct bt *b, const struct bt_site *s)
     alu_flags_unpack(&c->rflags, (u16)b->ctx->slot);
     service_follow_recipe(b, &s->recipe);
     b->ctx->slot = alu_flags_pack(c->rflags);
+}
+
+// Done but for the register that is loaded: to the next instruction, unless something is due before it.
+static u64 done(struct bt *b, const struct adapt_site *a)
+{
+    b->ctx->why = BT_AFTER;
+    if (LIKELY(bt_undisturbed(b) && (!a->vec || vecstate_load(b, a->vec))))
+        return a->resume;
+    keep_flags(b, bt_near(b, a->site));
+    return 0;
 }
 
 // Devices may look at the exact time, and logs and breakpoints are the interpreter's.
@@ -343,15 +340,10 @@ static u64 device(struct bt *b, struct adapt_site *a, gpa phys)
     vecstate_park(b);
     if (a->move >= ADAPT_STORE) {
         mem_cpu_store(mem, x->v->id, phys, a->size, to_store(b, a));
-        u64 go = done(b, a);
-        if (UNLIKELY(!go))
-            keep_flags(b, bt_near(b, a->site));
-        return go;
+        return done(b, a);
     }
     u64 val = mem_cpu_load(mem, x->v->id, phys, a->size);
     u64 go = done(b, a);
-    if (UNLIKELY(!go))
-        keep_flags(b, bt_near(b, a->site));
     loaded(b, a, val);
     return go;
 }
@@ -396,10 +388,7 @@ static u64 crossing(struct bt *b, struct adapt_site *a, gva lin)
         copy((u8 *)lo, (const u8 *)&val, first);
         val >>= first * 8;
         copy((u8 *)hi, (const u8 *)&val, size - first);
-        u64 go = done(b, a);
-        if (UNLIKELY(!go))
-            keep_flags(b, bt_near(b, a->site));
-        return go;
+        return done(b, a);
     }
     if (a->vec && !vecstate_load(b, a->vec))
         return common_way(b, &b->stats.crossings);
@@ -428,10 +417,7 @@ static u64 code(struct bt *b, struct adapt_site *a, gpa phys)
         vecstate_park(b);
         mem_cpu_store(mem, v->id, phys, a->size, to_store(b, a));
     }
-    u64 go = done(b, a);
-    if (UNLIKELY(!go))
-        keep_flags(b, bt_near(b, a->site));
-    return go;
+    return done(b, a);
 }
 
 // None of what made it special, as far as that is known without a look at the page tables.

@@ -534,6 +534,13 @@ static inline struct bt_sharing *bt_sharing(struct bt *b, hva page, unsigned off
     return &b->sharing[((page >> 12) * 0x9e3779b97f4a7c15ull + off * 0xc2b2ae3d27d4eb4full) >> 52];
 }
 
+// Where guest register `g` is while a light call is served: those of the context are not in struct cpu then.
+static inline u64 *bt_reg(struct bt *b, unsigned g)
+{
+    struct bt_ctx *c = b->ctx;
+    return g == X86_R10 ? &c->r10 : g == X86_R11 ? &c->r11 : g == X86_R15 ? &c->r15 : &b->in.c->gpr[g];
+}
+
 static inline struct bt_alone *bt_alone_slot(struct bt *b, u32 site)
 {
     return &b->alones[(site / BT_UNIT * 0x9e3779b1u) >> 22];

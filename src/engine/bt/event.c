@@ -206,14 +206,9 @@ static bool iret_long(struct bt *b)
     u16 cpl = (u16)frame[1] & X86_SEL_RPL;
     if (!gva_canonical(rip) || !usual_target(b, frame, &cs, &ss) || event_drops_segment(c, cpl))
         return false;
-    event_keep_x87(b);
-    c->seg[X86_CS] = cs;
-    c->seg[X86_SS] = ss;
-    c->cpl = (u8)cpl;
-    c->gpr[X86_RSP] = sp;
     c->rip = rip;
     flags_set(c, mask, flags);
-    interp_mode_changed(x);
+    event_return(b, &cs, &ss, cpl, sp);
     return true;
 }
 

@@ -95,4 +95,16 @@ static inline void event_keep_x87(struct bt *b)
 bool event32_deliver(struct bt *b, const struct cpu_event *ev);
 bool event32_iret(struct bt *b);
 
+// The last of an IRET, when RIP and flags are what it returns to: to these segments, at CPL `cpl`.
+static inline void event_return(struct bt *b, const struct x86_seg *cs, const struct x86_seg *ss, unsigned cpl, u64 sp)
+{
+    struct cpu *c = b->in.c;
+    event_keep_x87(b);
+    c->seg[X86_CS] = *cs;
+    c->seg[X86_SS] = *ss;
+    c->cpl = (u8)cpl;
+    c->gpr[X86_RSP] = sp;
+    interp_mode_changed(&b->in);
+}
+
 #endif

@@ -95,14 +95,9 @@ bool event32_iret(struct bt *b)
         if ((ss_sel & X86_SEL_RPL) != cpl || !event_stack32(b, ss_sel, &ss) || event_drops_segment(c, cpl))
             return false;
     }
-    event_keep_x87(b);
-    c->seg[X86_CS] = cs;
-    c->seg[X86_SS] = ss;
-    c->cpl = (u8)cpl;
-    c->gpr[X86_RSP] = sp;
     c->rip = frame[0];
     flags_set(c, mask, frame[2]);
-    interp_mode_changed(x);
+    event_return(b, &cs, &ss, cpl, sp);
     return true;
 }
 

@@ -148,18 +148,7 @@ static enum light mappings_changed(struct bt *b)
 
 static enum light light_cr3(struct bt *b, u64 val)
 {
-    struct vcpu *v = b->in.v;
-    struct cpu *c = b->in.c;
-    bool pcide = c->cr4 & X86_CR4_PCIDE, noflush = pcide && val & X86_CR3_NOFLUSH;
-    if (pcide)
-        val &= ~X86_CR3_NOFLUSH;
-    if (cpu_long_mode(c) && val >> (v->model ? v->model->maxphyaddr : 48))
-        return LIGHT_NOT;
-    if (!cpu_long_mode(c) && c->cr0 & X86_CR0_PG && c->cr4 & X86_CR4_PAE && !mmu_load_pdptes(v, val))
-        return LIGHT_NOT;
-    c->cr3 = val;
-    mmu_cr3_loaded(v, noflush);
-    return mappings_changed(b);
+    return mmu_write_cr3(b->in.v, val) ? mappings_changed(b) : LIGHT_NOT;
 }
 
 static enum light light_cr8(struct bt *b, u64 val)
@@ -199,25 +188,11 @@ static enum light light_invlpg(struct bt *b)
     return mappings_changed(b);
 }
 
-enum { INVPCID_ADDRESS, INVPCID_CONTEXT, INVPCID_ALL_GLOBAL, INVPCID_ALL };
-
 // ctx.tmp: the descriptor, and the type.
 static enum light light_invpcid(struct bt *b)
 {
-    const u64 *desc = b->ctx->tmp, type = b->ctx->tmp[2];
-    struct tlb *t = &b->in.v->tlb;
-    u16 pcid = (u16)desc[0];
-    if (b->in.c->cpl || type > INVPCID_ALL || desc[0] >> 12 ||
-        (type <= INVPCID_CONTEXT && pcid && !(b->in.c->cr4 & X86_CR4_PCIDE)) ||
-        (type == INVPCID_ADDRESS && !gva_canonical(desc[1])))
-        return LIGHT_NOT;
-    switch (type) {
-    case INVPCID_ADDRESS: tlb_flush_pcid_gva(t, pcid, desc[1]); break;
-    case INVPCID_CONTEXT: tlb_flush_pcid(t, pcid); break;
-    case INVPCID_ALL_GLOBAL: tlb_flush_all(t); break;
-    default: tlb_flush_all_nonglobal(t); break;
-    }
-    return mappings_changed(b);
+    const u64 *desc = b->ctx->tmp;
+    return !b->in.c->cpl && mmu_invpcid(b->in.v, desc[2], desc) ? mappings_changed(b) : LIGHT_NOT;
 }
 
 // --- segments -----------------------------------------------------------------------------------------------------------------

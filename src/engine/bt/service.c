@@ -27,12 +27,9 @@ void service_sync_at(struct bt *b, u64 rip, i64 left)
     count(b, left);
 }
 
-static u64 recipe_operand(const struct bt *b, unsigned g)
+static u64 recipe_operand(struct bt *b, unsigned g)
 {
-    const struct bt_ctx *c = b->ctx;
-    if (g >= RECIPE_KEPT)
-        return c->kept[g - RECIPE_KEPT];
-    return g == X86_R10 ? c->r10 : g == X86_R11 ? c->r11 : g == X86_R15 ? c->r15 : b->in.c->gpr[g];
+    return g >= RECIPE_KEPT ? b->ctx->kept[g - RECIPE_KEPT] : *bt_reg(b, g);
 }
 
 // Status flags that the host's registers did not hold any more: as the instruction that wrote them left them.

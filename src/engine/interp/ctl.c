@@ -83,18 +83,8 @@ void interp_write_cr0(struct interp *x, u64 val)
 
 void interp_write_cr3(struct interp *x, u64 val)
 {
-    struct cpu *c = x->c;
-    bool pcide = c->cr4 & X86_CR4_PCIDE;
-    bool noflush = pcide && val & X86_CR3_NOFLUSH;
-    if (pcide)
-        val &= ~X86_CR3_NOFLUSH;
-    unsigned phys_bits = x->v->model ? x->v->model->maxphyaddr : 48;
-    if (cpu_long_mode(c) && val >> phys_bits)
+    if (!mmu_write_cr3(x->v, val))
         interp_gp0(x);
-    if (c->cr0 & X86_CR0_PG && c->cr4 & X86_CR4_PAE && !cpu_long_mode(c))
-        load_pdptes(x, val);
-    c->cr3 = val;
-    mmu_cr3_loaded(x->v, noflush);
 }
 
 // CR4 bits exist with the features that define them. SDM 3A 2.5; APM 2 3.1.3.
@@ -310,30 +300,12 @@ void op_invlpg(struct interp *x, const struct insn *in)
     mmu_invlpg(x->v, a);
 }
 
-enum { INVPCID_ADDRESS, INVPCID_CONTEXT, INVPCID_ALL_GLOBAL, INVPCID_ALL };
-
 void op_invpcid(struct interp *x, const struct insn *in)
 {
-    struct cpu *c = x->c;
-    struct tlb *t = &x->v->tlb;
     u64 desc[2];
     require_cpl0(x);
-    u64 type = gpr_get(c, in->opnd[0].reg, x->mode == ISA_MODE_64 ? 8 : 4);
+    u64 type = gpr_get(x->c, in->opnd[0].reg, x->mode == ISA_MODE_64 ? 8 : 4);
     interp_load_buf(x, in->seg, interp_ea(x, in), desc, sizeof desc);
-    if (type > INVPCID_ALL || desc[0] >> 12)
+    if (!mmu_invpcid(x->v, type, desc))
         interp_gp0(x);
-    u16 pcid = (u16)desc[0];
-    bool pcide = c->cr4 & X86_CR4_PCIDE;
-    if (type <= INVPCID_CONTEXT && pcid && !pcide)
-        interp_gp0(x);
-    switch (type) {
-    case INVPCID_ADDRESS:
-        if (!gva_canonical(desc[1]))
-            interp_gp0(x);
-        tlb_flush_pcid_gva(t, pcid, desc[1]);
-        return;
-    case INVPCID_CONTEXT: tlb_flush_pcid(t, pcid); return;
-    case INVPCID_ALL_GLOBAL: tlb_flush_all(t); return;
-    default: tlb_flush_all_nonglobal(t); return;
-    }
 }
